@@ -1,0 +1,386 @@
+// Rulebook of a sparse convolution on the CPU, by sorting: memory grows with the voxels, never with the grid.
+//
+// Input voxels are sorted by a key that is linear in their coordinates, with room around the grid so that a kernel
+// that reaches over an edge meets no voxel of the next row. As outputs ascend, the window of every kernel row ascends
+// too: one cursor a kernel row walks the sorted keys once and all the neighbours are found without a hash table.
+#include <ATen/ops/empty.h>
+#include <torch/library.h>
+
+#include <numeric>
+#include <vector>
+
+#include "../sparse_conv.h"
+#include "parallel.h"
+#include "radix_sort.h"
+
+namespace mxd::sparse_conv {
+namespace {
+
+struct Pair {
+  int32_t in, out;
+};
+
+// Steps of a linear key over (batch, coordinates), row-major.
+struct KeySteps {
+  std::array<uint64_t, kMaxDims> step{};
+  uint64_t batch_step = 1, limit = 0;
+
+  KeySteps(const std::array<int64_t, kMaxDims>& extent, int ndim, int64_t batch_size) {
+    bool overflow = false;
+    for (int d = ndim - 1; d >= 0; d--) {
+      step[d] = batch_step;
+      overflow |= __builtin_mul_overflow(batch_step, static_cast<uint64_t>(extent[d]), &batch_step);
+    }
+    overflow |= __builtin_mul_overflow(batch_step, static_cast<uint64_t>(batch_size), &limit);
+    TORCH_CHECK_VALUE(!overflow && limit < uint64_t{1} << 63,
+                      "spatial_shape times batch_size must stay below 2**63 cells, padding included; "
+                      "in this dimension order the extents were ",
+                      at::IntArrayRef(extent.data(), ndim), " and batch_size ", batch_size);
+  }
+};
+
+// Input voxels in the order of their keys.
+struct SortedVoxels {
+  std::vector<uint64_t> keys;
+  std::vector<int32_t> rows;  // empty where the voxels came sorted
+
+  int32_t row(int64_t position) const {
+    return rows.empty() ? static_cast<int32_t>(position) : rows[position];
+  }
+};
+
+KeySteps input_steps(const Geometry& g) {
+  std::array<int64_t, kMaxDims> extent{};
+  for (int d = 0; d < g.ndim; d++) {
+    const int64_t window_end =
+        (g.out_shape[d] - 1) * g.stride[d] + (g.kernel[d] - 1) * g.dilation[d] + 1;
+    extent[d] = std::max(g.in_shape[d] + g.padding[d], window_end);
+  }
+  return {extent, g.ndim, g.batch_size};
+}
+
+[[noreturn]] void fail_out_of_range(const int32_t* row, int64_t position, const Geometry& g) {
+  TORCH_CHECK_VALUE(row[0] >= 0 && row[0] < g.batch_size, "indices[", position,
+                    "] has the batch index ", row[0], "; allowed are 0 to ", g.batch_size - 1,
+                    " (batch_size ", g.batch_size, ")");
+  TORCH_CHECK_VALUE(false, "indices[", position, "] is ",
+                    at::ArrayRef<int32_t>(row, g.ndim + 1),
+                    " (batch, then coordinates), outside of spatial_shape ",
+                    at::IntArrayRef(g.in_shape.data(), g.ndim));
+}
+
+SortedVoxels sort_voxels(const int32_t* indices, int64_t count, const Geometry& g,
+                         const KeySteps& steps) {
+  SortedVoxels voxels;
+  voxels.keys.resize(count);
+  const int64_t parts = at::get_num_threads(), width = g.ndim + 1;
+  std::vector<int64_t> first_bad(parts, count);
+  std::vector<char> ascending(parts, 1);
+  cpu::for_each_part(parts, count, [&](int64_t part, int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++) {
+      const int32_t* row = indices + i * width;
+      bool inside = row[0] >= 0 && row[0] < g.batch_size;
+      uint64_t key = row[0] * steps.batch_step;
+      for (int d = 0; d < g.ndim; d++) {
+        inside &= row[1 + d] >= 0 && row[1 + d] < g.in_shape[d];
+        key += (row[1 + d] + g.padding[d]) * steps.step[d];
+      }
+      if (!inside) {
+        first_bad[part] = i;
+        break;
+      }
+      voxels.keys[i] = key;
+      if (i > begin && key < voxels.keys[i - 1]) ascending[part] = 0;
+    }
+  });
+  const int64_t bad = *std::min_element(first_bad.begin(), first_bad.end());
+  if (bad < count) fail_out_of_range(indices + bad * width, bad, g);
+
+  bool sorted = std::all_of(ascending.begin(), ascending.end(), [](char part) { return part; });
+  for (int64_t part = 1; part < parts; part++) {
+    const int64_t begin = part * count / parts;
+    if (begin > 0 && begin < count) sorted &= voxels.keys[begin - 1] <= voxels.keys[begin];
+  }
+  if (!sorted) {
+    voxels.rows.resize(count);
+    std::iota(voxels.rows.begin(), voxels.rows.end(), 0);
+    cpu::radix_sort(voxels.keys, &voxels.rows, steps.limit);
+  }
+  const auto twin = std::adjacent_find(voxels.keys.begin(), voxels.keys.end());
+  if (twin != voxels.keys.end()) {
+    const int64_t position = twin - voxels.keys.begin();
+    TORCH_CHECK_VALUE(false, "indices must name each voxel once, but rows ", voxels.row(position),
+                      " and ", voxels.row(position + 1), " are both ",
+                      at::ArrayRef<int32_t>(indices + voxels.row(position) * width, width));
+  }
+  return voxels;
+}
+
+// Keys of all outputs that at least one of the voxels in [begin, end) reaches, possibly several times.
+std::vector<uint64_t> reached_outputs(const int32_t* indices, const SortedVoxels& voxels,
+                                      int64_t begin, int64_t end, const Geometry& g,
+                                      const KeySteps& out_steps) {
+  const int last = g.ndim - 1;
+  const int64_t kernel_rows = g.kernel_volume / g.kernel[last];
+  std::vector<uint64_t> found;
+  found.reserve((end - begin) * 2);
+  // With dilation 1 a voxel reaches a run of outputs along the last dimension, and along one kernel row these runs
+  // ascend with the voxels: what lies below `reached` is there already.
+  const bool runs = g.dilation[last] == 1;
+  std::vector<uint64_t> reached(kernel_rows, 0);
+  std::vector<uint64_t> prefixes(kernel_rows), along_last;
+
+  for (int64_t i = begin; i < end; i++) {
+    const int32_t* row = indices + static_cast<int64_t>(voxels.row(i)) * (g.ndim + 1);
+    // The coordinate of the output that kernel index k along d joins to this voxel, or -1.
+    auto output = [&](int d, int64_t k) -> int64_t {
+      const int64_t from = row[1 + d] + g.padding[d] - k * g.dilation[d];
+      return from >= 0 && from % g.stride[d] == 0 && from / g.stride[d] < g.out_shape[d]
+                 ? from / g.stride[d]
+                 : -1;
+    };
+    along_last.clear();
+    for (int64_t k = g.kernel[last] - 1; k >= 0; k--)
+      if (const int64_t o = output(last, k); o >= 0) along_last.push_back(o);
+    if (along_last.empty()) continue;
+
+    constexpr uint64_t kNone = ~uint64_t{0};
+    int64_t filled = 1;
+    prefixes[0] = row[0] * out_steps.batch_step;
+    for (int d = 0; d < last; d++) {
+      // Expands in place from the back: entry e becomes entries e * kernel[d] ... + kernel[d] - 1.
+      for (int64_t e = filled - 1; e >= 0; e--) {
+        const uint64_t prefix = prefixes[e];
+        for (int64_t k = g.kernel[d] - 1; k >= 0; k--) {
+          const int64_t o = prefix == kNone ? -1 : output(d, k);
+          prefixes[e * g.kernel[d] + k] = o < 0 ? kNone : prefix + o * out_steps.step[d];
+        }
+      }
+      filled *= g.kernel[d];
+    }
+    for (int64_t r = 0; r < kernel_rows; r++) {
+      if (prefixes[r] == kNone) continue;
+      for (const uint64_t o : along_last) {
+        const uint64_t key = prefixes[r] + o;
+        if (runs && key < reached[r]) continue;
+        found.push_back(key);
+        reached[r] = key + 1;
+      }
+    }
+  }
+  return found;
+}
+
+std::vector<uint64_t> output_keys(const int32_t* indices, const SortedVoxels& voxels,
+                                  const Geometry& g, const KeySteps& out_steps) {
+  const int64_t count = voxels.keys.size(), parts = at::get_num_threads();
+  std::vector<std::vector<uint64_t>> found(parts);
+  cpu::for_each_part(parts, count, [&](int64_t part, int64_t begin, int64_t end) {
+    found[part] = reached_outputs(indices, voxels, begin, end, g, out_steps);
+  });
+  std::vector<uint64_t> keys = std::move(found[0]);
+  for (int64_t part = 1; part < parts; part++)
+    keys.insert(keys.end(), found[part].begin(), found[part].end());
+  cpu::radix_sort(keys, nullptr, out_steps.limit);
+  keys.erase(std::unique(keys.begin(), keys.end()), keys.end());
+  TORCH_CHECK_VALUE(keys.size() < static_cast<size_t>(std::numeric_limits<int32_t>::max()),
+                    "the convolution must have fewer than 2**31 - 1 output voxels, had ",
+                    keys.size());
+  return keys;
+}
+
+// Key of the first cell of every output's window, in the input's key space; fills out_indices on the way.
+std::vector<uint64_t> window_starts(const std::vector<uint64_t>& out_keys, const Geometry& g,
+                                    const KeySteps& steps, const KeySteps& out_steps,
+                                    int32_t* out_indices) {
+  const int64_t count = out_keys.size();
+  std::vector<uint64_t> starts(count);
+  at::parallel_for(0, count, 4096, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++) {
+      int32_t* row = out_indices + i * (g.ndim + 1);
+      uint64_t rest = out_keys[i];
+      row[0] = static_cast<int32_t>(rest / out_steps.batch_step);
+      rest %= out_steps.batch_step;
+      starts[i] = row[0] * steps.batch_step;
+      for (int d = 0; d < g.ndim; d++) {
+        row[1 + d] = static_cast<int32_t>(rest / out_steps.step[d]);
+        rest %= out_steps.step[d];
+        starts[i] += row[1 + d] * g.stride[d] * steps.step[d];
+      }
+    }
+  });
+  return starts;
+}
+
+std::tuple<at::Tensor, at::Tensor> find_pairs(const std::vector<uint64_t>& starts,
+                                              const SortedVoxels& voxels, const Geometry& g,
+                                              const KeySteps& steps, const at::Device& device) {
+  const int64_t count = starts.size(), in_count = voxels.keys.size();
+  const int64_t tiles = tile_count(count), volume = g.kernel_volume;
+  const int last = g.ndim - 1;
+  const uint64_t dilation = g.dilation[last], reach = (g.kernel[last] - 1) * dilation;
+  const int64_t kernel_rows = volume / g.kernel[last];
+  std::vector<uint64_t> row_start(kernel_rows, 0);
+  for (int64_t r = 0; r < kernel_rows; r++)
+    for (int64_t d = last - 1, rest = r; d >= 0; rest /= g.kernel[d], d--)
+      row_start[r] += rest % g.kernel[d] * g.dilation[d] * steps.step[d];
+
+  // A worker appends its tiles' pairs to a list of its own; they are put together in the order of the tiles at the end.
+  struct Worker {
+    std::vector<Pair> pairs, tile_pairs;
+    std::vector<int64_t> cursor;
+  };
+  struct Place {
+    int64_t worker, begin;
+  };
+  std::vector<Worker> workers(at::get_num_threads());
+  std::vector<Place> places(tiles);
+  auto bounds = at::empty({tiles, volume + 1}, at::TensorOptions(at::kLong).device(device));
+  int64_t* bound = bounds.mutable_data_ptr<int64_t>();
+
+  cpu::for_each_unit(tiles, [&](int64_t tile, int64_t id) {
+    Worker& worker = workers[id];
+    const int64_t begin = tile * kTileRows, end = std::min(begin + kTileRows, count);
+    worker.tile_pairs.resize(volume * kTileRows);
+    worker.cursor.resize(kernel_rows);
+    int64_t* pair_count = bound + tile * (volume + 1) + 1;
+    std::fill(pair_count - 1, pair_count + volume, 0);
+    for (int64_t r = 0; r < kernel_rows; r++)
+      worker.cursor[r] = std::lower_bound(voxels.keys.begin(), voxels.keys.end(),
+                                          starts[begin] + row_start[r]) -
+                         voxels.keys.begin();
+    for (int64_t i = begin; i < end; i++) {
+      const int32_t out = g.subm ? voxels.row(i) : static_cast<int32_t>(i);
+      for (int64_t r = 0; r < kernel_rows; r++) {
+        const uint64_t from = starts[i] + row_start[r];
+        int64_t q = worker.cursor[r];
+        while (q < in_count && voxels.keys[q] < from) q++;
+        worker.cursor[r] = q;
+        for (; q < in_count && voxels.keys[q] <= from + reach; q++) {
+          const uint64_t offset = voxels.keys[q] - from;
+          if (dilation != 1 && offset % dilation) continue;
+          const int64_t k = r * g.kernel[last] + (dilation == 1 ? offset : offset / dilation);
+          worker.tile_pairs[k * kTileRows + pair_count[k]++] = {voxels.row(q), out};
+        }
+      }
+    }
+    places[tile] = {id, static_cast<int64_t>(worker.pairs.size())};
+    for (int64_t k = 0; k < volume; k++) {
+      const Pair* first = &worker.tile_pairs[k * kTileRows];
+      worker.pairs.insert(worker.pairs.end(), first, first + pair_count[k]);
+    }
+  });
+
+  int64_t total = 0;
+  for (int64_t tile = 0; tile < tiles; tile++)
+    for (int64_t k = 0; k <= volume; k++) {
+      int64_t& value = bound[tile * (volume + 1) + k];
+      total += value;
+      value = total;
+    }
+  auto pairs = at::empty({total, 2}, at::TensorOptions(at::kInt).device(device));
+  auto* to = reinterpret_cast<Pair*>(pairs.mutable_data_ptr<int32_t>());
+  at::parallel_for(0, tiles, 16, [&](int64_t begin, int64_t end) {
+    for (int64_t tile = begin; tile < end; tile++) {
+      const int64_t first = bound[tile * (volume + 1)], size = bound[tile * (volume + 1) + volume] - first;
+      const auto from = workers[places[tile].worker].pairs.begin() + places[tile].begin;
+      std::copy(from, from + size, to + first);
+    }
+  });
+  return {pairs, bounds};
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> rulebook_cpu(
+    const at::Tensor& indices, int64_t batch_size, at::IntArrayRef spatial_shape,
+    at::IntArrayRef kernel_size, at::IntArrayRef stride, at::IntArrayRef padding,
+    at::IntArrayRef dilation, bool subm) {
+  const Geometry g =
+      make_geometry(batch_size, spatial_shape, kernel_size, stride, padding, dilation, subm);
+  check_indices(indices, g.ndim);
+  const at::Tensor rows = indices.contiguous();
+  const int32_t* data = rows.const_data_ptr<int32_t>();
+  const KeySteps steps = input_steps(g);
+  const SortedVoxels voxels = sort_voxels(data, rows.size(0), g, steps);
+
+  std::vector<uint64_t> starts;
+  at::Tensor out_indices;
+  if (subm) {
+    out_indices = rows.clone();
+    starts = voxels.keys;
+    uint64_t shift = 0;
+    for (int d = 0; d < g.ndim; d++) shift += g.padding[d] * steps.step[d];
+    for (uint64_t& start : starts) start -= shift;
+  } else {
+    const KeySteps out_steps(g.out_shape, g.ndim, batch_size);
+    const std::vector<uint64_t> out_keys = output_keys(data, voxels, g, out_steps);
+    out_indices =
+        at::empty({static_cast<int64_t>(out_keys.size()), g.ndim + 1}, indices.options());
+    starts = window_starts(out_keys, g, steps, out_steps, out_indices.mutable_data_ptr<int32_t>());
+  }
+  auto [pairs, bounds] = find_pairs(starts, voxels, g, steps, indices.device());
+  return {out_indices, pairs, bounds};
+}
+
+// The same pairs with input and output exchanged, grouped by tiles of input rows: a counting sort by (tile, k).
+std::tuple<at::Tensor, at::Tensor> rulebook_transpose_cpu(const at::Tensor& pairs,
+                                                          const at::Tensor& bounds,
+                                                          int64_t num_in) {
+  check_rulebook(pairs, bounds, bounds.dim() == 2 ? bounds.size(1) - 1 : 0);
+  TORCH_CHECK_VALUE(num_in >= 0, "num_in must be at least 0, was ", num_in);
+  const at::Tensor from_pairs = pairs.contiguous(), from_bounds = bounds.contiguous();
+  const auto* from = reinterpret_cast<const Pair*>(from_pairs.const_data_ptr<int32_t>());
+  const int64_t* from_bound = from_bounds.const_data_ptr<int64_t>();
+  const int64_t from_tiles = bounds.size(0), volume = bounds.size(1) - 1;
+  const int64_t tiles = tile_count(num_in), bins = tiles * volume;
+  const int64_t parts = std::clamp<int64_t>(pairs.size(0) / 16384, 1, at::get_num_threads());
+
+  std::vector<int64_t> place(parts * bins, 0);
+  auto for_each_pair = [&](int64_t first_tile, int64_t last_tile, const auto& body) {
+    for (int64_t t = first_tile; t < last_tile; t++)
+      for (int64_t k = 0; k < volume; k++)
+        for (int64_t p = from_bound[t * (volume + 1) + k]; p < from_bound[t * (volume + 1) + k + 1]; p++)
+          body(from[p], from[p].in / kTileRows * volume + k);
+  };
+  cpu::for_each_part(parts, from_tiles, [&](int64_t part, int64_t begin, int64_t end) {
+    int64_t* histogram = place.data() + part * bins;
+    for_each_pair(begin, end, [&](const Pair& pair, int64_t bin) {
+      TORCH_CHECK_VALUE(pair.in >= 0 && pair.in < num_in, "pairs must name input rows below num_in ",
+                        num_in, ", named ", pair.in);
+      histogram[bin]++;
+    });
+  });
+
+  auto out_bounds = at::empty({tiles, volume + 1}, bounds.options());
+  int64_t* bound = out_bounds.mutable_data_ptr<int64_t>();
+  int64_t next = 0;
+  for (int64_t tile = 0; tile < tiles; tile++) {
+    bound[tile * (volume + 1)] = next;
+    for (int64_t k = 0; k < volume; k++) {
+      for (int64_t part = 0; part < parts; part++) {
+        int64_t& start = place[part * bins + tile * volume + k];
+        const int64_t size = start;
+        start = next;
+        next += size;
+      }
+      bound[tile * (volume + 1) + k + 1] = next;
+    }
+  }
+  auto out_pairs = at::empty({next, 2}, pairs.options());
+  auto* to = reinterpret_cast<Pair*>(out_pairs.mutable_data_ptr<int32_t>());
+  cpu::for_each_part(parts, from_tiles, [&](int64_t part, int64_t begin, int64_t end) {
+    int64_t* slot = place.data() + part * bins;
+    for_each_pair(begin, end, [&](const Pair& pair, int64_t bin) {
+      to[slot[bin]++] = {pair.out, pair.in};
+    });
+  });
+  return {out_pairs, out_bounds};
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(mxd, CPU, m) {
+  m.impl("sparse_conv_rulebook", TORCH_FN(rulebook_cpu));
+  m.impl("sparse_conv_rulebook_transpose", TORCH_FN(rulebook_transpose_cpu));
+}
+
+}  // namespace mxd::sparse_conv

@@ -1,0 +1,153 @@
+// Sparse convolution: what every backend shares. Argument checks, geometry, and the rulebook's layout.
+//
+// A rulebook lists, for every kernel offset k, the pairs (input row, output row) it connects:
+//   pairs  int32 [P, 2]          (input row, output row), grouped by tile, then by k
+//   bounds int64 [tiles, K + 1]  tile t's pairs for offset k are pairs[bounds[t, k] : bounds[t, k + 1]]
+// A tile is a set of at most kTileRows output rows, so that one thread works on rows that stay in its cache. It is
+// rows [t * kTileRows, (t + 1) * kTileRows), except where one offset pairs every row of the tile (the centre of a
+// submanifold convolution): then the tile's rows are the ones that this offset names.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/util/Exception.h>
+
+#include <algorithm>
+#include <array>
+#include <limits>
+
+namespace mxd::sparse_conv {
+
+constexpr int64_t kTileRows = 512;
+constexpr int kMaxDims = 4;
+
+inline int64_t tile_count(int64_t rows) { return (rows + kTileRows - 1) / kTileRows; }
+
+// The geometry of a convolution: output o and kernel offset k meet input o * stride - padding + k * dilation.
+struct Geometry {
+  int ndim = 0;
+  int64_t batch_size = 0, kernel_volume = 1;
+  bool subm = false;
+  std::array<int64_t, kMaxDims> in_shape{}, out_shape{}, kernel{}, stride{}, padding{}, dilation{};
+};
+
+inline Geometry make_geometry(int64_t batch_size, at::IntArrayRef spatial_shape,
+                              at::IntArrayRef kernel_size, at::IntArrayRef stride,
+                              at::IntArrayRef padding, at::IntArrayRef dilation, bool subm) {
+  Geometry g;
+  g.ndim = static_cast<int>(spatial_shape.size());
+  g.subm = subm;
+  g.batch_size = batch_size;
+  TORCH_CHECK_VALUE(g.ndim >= 1 && g.ndim <= kMaxDims, "spatial_shape must have 1 to ", kMaxDims,
+                    " numbers, was ", spatial_shape);
+  TORCH_CHECK_VALUE(batch_size >= 0, "batch_size must be at least 0, was ", batch_size);
+  auto check = [&](const char* name, at::IntArrayRef values, int64_t least) {
+    TORCH_CHECK_VALUE(static_cast<int>(values.size()) == g.ndim, name, " must have ", g.ndim,
+                      " numbers, one for each of spatial_shape, was ", values);
+    for (int64_t value : values)
+      TORCH_CHECK_VALUE(value >= least && value <= std::numeric_limits<int32_t>::max(), name,
+                        " must be at least ", least, " in every dimension, was ", values);
+  };
+  check("spatial_shape", spatial_shape, 1);
+  check("kernel_size", kernel_size, 1);
+  check("stride", stride, 1);
+  check("padding", padding, 0);
+  check("dilation", dilation, 1);
+  for (int d = 0; d < g.ndim; d++) {
+    g.in_shape[d] = spatial_shape[d];
+    g.kernel[d] = kernel_size[d];
+    g.dilation[d] = dilation[d];
+    // Sites stay where they are and the kernel is centred, whatever stride and padding say.
+    g.stride[d] = subm ? 1 : stride[d];
+    g.padding[d] = subm ? kernel_size[d] / 2 * dilation[d] : padding[d];
+    const int64_t reach = dilation[d] * (kernel_size[d] - 1);
+    g.out_shape[d] =
+        subm ? g.in_shape[d] : (g.in_shape[d] + 2 * padding[d] - reach - 1) / stride[d] + 1;
+    TORCH_CHECK_VALUE(subm || g.in_shape[d] + 2 * padding[d] > reach, "kernel_size ", kernel_size,
+                      " with dilation ", dilation, " and padding ", padding,
+                      " must fit into spatial_shape ", spatial_shape, ", and does not in dimension ",
+                      d);
+    g.kernel_volume *= g.kernel[d];
+  }
+  TORCH_CHECK_VALUE(g.kernel_volume <= 1 << 15, "kernel_size must hold at most ", 1 << 15,
+                    " points, was ", kernel_size);
+  return g;
+}
+
+inline void check_indices(const at::Tensor& indices, int ndim) {
+  TORCH_CHECK_VALUE(indices.dim() == 2 && indices.size(1) == ndim + 1,
+                    "indices must have shape [voxels, ", ndim + 1, "] (batch and ", ndim,
+                    " coordinates), was ", indices.sizes());
+  TORCH_CHECK_TYPE(indices.scalar_type() == at::kInt, "indices must be int32, was ",
+                   indices.scalar_type());
+  TORCH_CHECK_VALUE(indices.size(0) < std::numeric_limits<int32_t>::max(),
+                    "indices must have fewer than 2**31 - 1 rows, was ", indices.size(0));
+}
+
+inline void check_rulebook(const at::Tensor& pairs, const at::Tensor& bounds,
+                           int64_t kernel_volume) {
+  TORCH_CHECK_VALUE(pairs.dim() == 2 && pairs.size(1) == 2, "pairs must have shape [P, 2], was ",
+                    pairs.sizes());
+  TORCH_CHECK_VALUE(bounds.dim() == 2 && bounds.size(1) == kernel_volume + 1,
+                    "bounds must have shape [tiles, ", kernel_volume + 1,
+                    "] for a weight of ", kernel_volume, " kernel points, was ", bounds.sizes());
+  TORCH_CHECK_TYPE(pairs.scalar_type() == at::kInt, "pairs must be int32, was ",
+                   pairs.scalar_type());
+  TORCH_CHECK_TYPE(bounds.scalar_type() == at::kLong, "bounds must be int64, was ",
+                   bounds.scalar_type());
+}
+
+inline void check_float(const char* name, const at::Tensor& tensor) {
+  const auto type = tensor.scalar_type();
+  TORCH_CHECK_TYPE(
+      type == at::kFloat || type == at::kDouble || type == at::kHalf || type == at::kBFloat16, name,
+      " must be float32, float64, float16 or bfloat16, was ", type);
+}
+
+inline void check_forward(const at::Tensor& features, const at::Tensor& weight,
+                          const std::optional<at::Tensor>& bias, const at::Tensor& pairs,
+                          const at::Tensor& bounds, int64_t num_out, int64_t groups) {
+  check_float("features", features);
+  TORCH_CHECK_VALUE(features.dim() == 2, "features must have shape [voxels, channels], was ",
+                    features.sizes());
+  TORCH_CHECK_VALUE(weight.dim() == 3,
+                    "weight must have shape [kernel points, in_channels / groups, out_channels], was ",
+                    weight.sizes());
+  TORCH_CHECK_TYPE(weight.scalar_type() == features.scalar_type(),
+                   "weight must have the dtype of features, ", features.scalar_type(), ", was ",
+                   weight.scalar_type());
+  TORCH_CHECK_VALUE(groups >= 1, "groups must be at least 1, was ", groups);
+  TORCH_CHECK_VALUE(weight.size(1) * groups == features.size(1), "features must have ",
+                    weight.size(1) * groups, " channels (in_channels of the weight), was ",
+                    features.size(1));
+  TORCH_CHECK_VALUE(weight.size(2) % groups == 0, "groups must divide out_channels ",
+                    weight.size(2), ", was ", groups);
+  if (bias.has_value()) {
+    TORCH_CHECK_VALUE(bias->dim() == 1 && bias->size(0) == weight.size(2),
+                      "bias must have shape [", weight.size(2), "], was ", bias->sizes());
+    TORCH_CHECK_TYPE(bias->scalar_type() == features.scalar_type(),
+                     "bias must have the dtype of features, ", features.scalar_type(), ", was ",
+                     bias->scalar_type());
+  }
+  TORCH_CHECK_VALUE(num_out >= 0, "num_out must be at least 0, was ", num_out);
+  check_rulebook(pairs, bounds, weight.size(0));
+}
+
+inline void check_weight_grad(const at::Tensor& features, const at::Tensor& grad,
+                              const at::Tensor& pairs, const at::Tensor& bounds, int64_t groups) {
+  check_float("features", features);
+  TORCH_CHECK_VALUE(features.dim() == 2, "features must have shape [voxels, channels], was ",
+                    features.sizes());
+  TORCH_CHECK_VALUE(grad.dim() == 2, "grad must have shape [output voxels, channels], was ",
+                    grad.sizes());
+  TORCH_CHECK_TYPE(grad.scalar_type() == features.scalar_type(),
+                   "grad must have the dtype of features, ", features.scalar_type(), ", was ",
+                   grad.scalar_type());
+  TORCH_CHECK_VALUE(groups >= 1 && features.size(1) % groups == 0 && grad.size(1) % groups == 0,
+                    "groups must divide the channels of features, ", features.size(1),
+                    ", and of grad, ", grad.size(1), ", was ", groups);
+  TORCH_CHECK_VALUE(bounds.dim() == 2 && bounds.size(1) >= 2,
+                    "bounds must have shape [tiles, kernel points + 1], was ", bounds.sizes());
+  check_rulebook(pairs, bounds, bounds.size(1) - 1);
+}
+
+}  // namespace mxd::sparse_conv

@@ -1,0 +1,27 @@
+"""The `mxd` command: one module a subcommand, imported only when it is asked for."""
+
+import argparse
+import importlib
+
+COMMANDS = {
+    'doctor': ('mxd_mmplugin.engine.doctor', 'report versions, devices, backends and swapped names'),
+    'synth': ('mxd_mmplugin.datasets.synth', 'generate a nuScenes-format data set'),
+}
+
+
+def main(argv=None) -> int:
+    """Run `mxd COMMAND ...`; each command's module has `add_arguments(parser)` and `run(args)`."""
+    parser = argparse.ArgumentParser(prog='mxd', description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
+    for name, (module, summary) in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=summary, add_help=False)
+        command.set_defaults(module=module)
+    args, rest = parser.parse_known_args(argv)
+    module = importlib.import_module(args.module)
+    command = argparse.ArgumentParser(prog=f'mxd {args.command}', description=module.__doc__)
+    module.add_arguments(command)
+    return module.run(command.parse_args(rest)) or 0
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())

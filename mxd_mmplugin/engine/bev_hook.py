@@ -1,0 +1,73 @@
+"""A hook that leaves bird's-eye pictures of validated and tested frames in the work folder."""
+
+from pathlib import Path
+
+from mmengine.dist import master_only
+from mmengine.hooks import Hook
+
+from .bev import draw_bev
+
+
+class BEVPictureHook(Hook):
+    """Draw a few frames of each validation and test with their ground truth and predictions.
+
+    The frames are spread evenly over the data set and are the same ones every time. The pictures
+    go to `<work_dir>/pictures/val_epoch_<N>/` and `<work_dir>/pictures/test/`. Boxes have to be in
+    the LiDAR frame; the ground truth is drawn where the data set gives it.
+
+    Args:
+        frames (int): pictures for each run over the data set, at most one a batch. Default: 4.
+        score_thr (float): predictions below this score are left out. Default: 0.3.
+        view_range (sequence of float): x_min, y_min, x_max, y_max of the picture, in metres of
+            the LiDAR frame. Default: 51.2 to each side.
+    """
+
+    def __init__(self, frames=4, score_thr=0.3, view_range=(-51.2, -51.2, 51.2, 51.2)):
+        if frames < 1:
+            raise ValueError(f'frames is {frames}; it has to be 1 or more')
+        if len(view_range) != 4 or view_range[0] >= view_range[2] or view_range[1] >= view_range[3]:
+            raise ValueError(
+                f'view_range is {view_range}; it has to be x_min, y_min, x_max, y_max with '
+                'x_min < x_max and y_min < y_max'
+            )
+        self.frames = frames
+        self.score_thr = score_thr
+        self.view_range = view_range
+
+    def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        """Draw the first frame of a chosen batch of the validation."""
+        name = f'val_epoch_{runner.epoch}'
+        self._draw(runner, runner.val_dataloader, name, batch_idx, data_batch, outputs)
+
+    def after_test_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        """Draw the first frame of a chosen batch of the test."""
+        self._draw(runner, runner.test_dataloader, 'test', batch_idx, data_batch, outputs)
+
+    @master_only
+    def _draw(self, runner, dataloader, name, batch_idx, data_batch, outputs):
+        chosen = {i * len(dataloader) // self.frames for i in range(self.frames)}
+        if batch_idx not in chosen:
+            return
+        sample = outputs[0]
+        truth = sample.get('eval_ann_info') or {}
+        predicted = sample.pred_instances_3d
+        title = f'{name.replace("_", " ")}, frame {batch_idx + 1} of {len(dataloader)}'
+        draw_bev(
+            Path(runner.work_dir) / 'pictures' / name / f'frame_{batch_idx:04d}.png',
+            _first_points(data_batch).cpu(),
+            dataloader.dataset.metainfo['classes'],
+            gt_boxes=truth['gt_bboxes_3d'].tensor.cpu() if truth else (),
+            gt_labels=truth['gt_labels_3d'] if truth else (),
+            boxes=predicted.bboxes_3d.tensor.cpu(),
+            labels=predicted.labels_3d.cpu(),
+            scores=predicted.scores_3d.cpu(),
+            score_thr=self.score_thr,
+            view_range=self.view_range,
+            title=title,
+        )
+
+
+def _first_points(data_batch):
+    """Points of a batch's first frame; with test-time augmentation, of its first version."""
+    version = data_batch[0] if isinstance(data_batch, (list, tuple)) else data_batch
+    return version['inputs']['points'][0]

@@ -1,0 +1,183 @@
+"""Report versions, devices, how each op is served and which registry names are ours.
+
+Exit status: 0 when everything that training needs on the found device is there, 1 when not.
+"""
+
+import os
+import platform
+import sys
+from dataclasses import dataclass
+from glob import glob
+from importlib import import_module, metadata
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package that the report looks for.
+
+    Attributes:
+        name: its name for pip.
+        module: the module whose import proves that it works.
+        required: whether training needs it.
+        remedy: how to get it, or what its absence means.
+    """
+
+    name: str
+    module: str
+    required: bool
+    remedy: str
+
+
+PACKAGES = (
+    Package('torch', 'torch', True, 'pip install torch'),
+    Package('numpy', 'numpy', True, "pip install 'numpy<2'"),
+    Package('mmengine', 'mmengine', True, 'pip install mmengine'),
+    Package(
+        'mmcv',
+        'mmcv.ops',
+        True,
+        'MMCV_WITH_OPS=1 pip install --no-build-isolation mmcv==2.1.0 (not mmcv-lite)',
+    ),
+    Package('mmdet', 'mmdet.models', True, 'pip install mmdet==3.3.0'),
+    Package('mmdet3d', 'mmdet3d.models', True, 'pip install --no-deps mmdet3d==1.4.0'),
+    Package('nuscenes-devkit', 'nuscenes', True, 'pip install --no-deps nuscenes-devkit==1.2.0'),
+    Package('mxd-mmplugin', 'mxd_mmplugin.registry', True, 'pip install --no-build-isolation -e .'),
+    Package('torch-npu', 'torch_npu', False, 'only for an NPU; of the same version as torch'),
+    Package('spconv', 'spconv', False, 'not needed: the sparse convolutions are ours'),
+)
+
+MARKS = {'ok': '[green]ok[/]', 'absent': '[dim]absent[/]'}
+
+
+def add_arguments(parser):
+    """`mxd doctor` takes no arguments."""
+
+
+def run(args) -> int:
+    """Print the report.
+
+    Returns:
+        int: the exit status, 0 or 1.
+    """
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    remedies = []
+    for section in (_packages, _device, _ops, _registry):
+        try:
+            table, missing = section()
+        except Exception as error:
+            table, missing = None, [f'{section.__doc__.split(":")[0]}: {_first_line(error)}']
+        if table is not None:
+            console.print(table)
+        remedies += missing
+    if remedies:
+        console.print('[bold red]Missing for training on this machine:[/]')
+        for remedy in remedies:
+            console.print(f'  - {escape(remedy)}')
+        return 1
+    console.print('[bold green]Everything that training needs on this machine is there.[/]')
+    return 0
+
+
+def _packages():
+    """Packages: the version of each, and whether it can be imported."""
+    table = _table('Packages', 'package', 'version', 'state', 'note')
+    table.add_row('python', platform.python_version(), MARKS['ok'], sys.executable)
+    missing = []
+    for package in PACKAGES:
+        version, error = _version(package.name), _import_error(package.module)
+        if error is None:
+            table.add_row(package.name, version or '', MARKS['ok'], '')
+            continue
+        state = 'absent' if version is None else 'broken'
+        note = package.remedy if state == 'absent' else error
+        mark = f'[red]{state}[/]' if package.required or state == 'broken' else MARKS[state]
+        table.add_row(package.name, version or '', mark, escape(note))
+        if package.required:
+            missing.append(f'{package.name} is {state}: {package.remedy}')
+    return table, missing
+
+
+def _device():
+    """Devices: what PyTorch finds here, and what training will use."""
+    table = _table('Devices', 'device', 'found', 'details')
+    missing = []
+    nodes = glob('/dev/davinci[0-9]*')
+    npu_error = _import_error('torch_npu')
+    import torch
+
+    npus = torch.npu.device_count() if npu_error is None else 0
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if npus:
+        names = ', '.join(sorted({torch.npu.get_device_name(i) for i in range(npus)}))
+        table.add_row('NPU', str(npus), names)
+    elif nodes:
+        table.add_row('NPU', f'[red]{len(nodes)}, unusable[/]', escape(npu_error or 'no driver'))
+        missing.append(
+            f'{len(nodes)} NPU(s) are in this machine, but torch_npu does not see them: install '
+            f'CANN and the torch_npu of PyTorch {torch.__version__}, source set_env.sh of CANN'
+        )
+    else:
+        table.add_row('NPU', 'none', '')
+    gpu_names = ', '.join(sorted({torch.cuda.get_device_name(i) for i in range(gpus)}))
+    table.add_row('CUDA', str(gpus or 'none'), gpu_names)
+    table.add_row(
+        'CPU',
+        f'{len(os.sched_getaffinity(0))} cores',
+        f'{platform.machine()}, {torch.backends.cpu.get_cpu_capability()} kernels, '
+        f'{torch.get_num_threads()} threads',
+    )
+    used = 'NPU' if npus else 'CUDA' if gpus else 'CPU'
+    table.caption = f'Training uses the {used}.'
+    return table, missing
+
+
+def _ops():
+    """Ops: how each is served on each device."""
+    backends = import_module('mxd_mmplugin.ops').backends()
+    devices = list(dict.fromkeys(device for served in backends.values() for device in served))
+    table = _table('Ops', 'op', *devices)
+    for op, served in backends.items():
+        table.add_row(op, *(escape(str(served.get(device, ''))) for device in devices))
+    return table, []
+
+
+def _registry():
+    """Registry: the names that stock configs use, and the class that each one builds."""
+    table = _table('Registered names', 'registry', 'name', 'ours', 'class', 'note')
+    for row in import_module('mxd_mmplugin.registry').status():
+        ours = '[green]yes[/]' if row.swapped else '[yellow]no[/]'
+        table.add_row(row.registry, row.name, ours, escape(row.cls), escape(row.note))
+    return table, []
+
+
+def _table(title, *columns):
+    """Make a table with a bold title above it, at the left."""
+    table = Table(title=f'[bold]{title}[/]', title_justify='left', caption_justify='left')
+    for column in columns:
+        table.add_column(column, overflow='fold')
+    return table
+
+
+def _version(name):
+    """Version of an installed package, or None."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _import_error(module):
+    """What keeps a module from being imported, or None when it can be."""
+    try:
+        import_module(module)
+    except Exception as error:
+        return f'{type(error).__name__}: {_first_line(error)}'
+    return None
+
+
+def _first_line(error):
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

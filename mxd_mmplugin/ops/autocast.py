@@ -1,0 +1,28 @@
+"""Autocast for operators that PyTorch does not know."""
+
+import torch
+
+
+def autocast(*tensors):
+    """Cast floating tensors as autocast casts the inputs of a convolution, where it is on.
+
+    Args:
+        *tensors (Tensor or None): the first one tells the device. float64 is left alone, as
+            autocast leaves it.
+
+    Returns:
+        tuple[Tensor or None, ...]: the tensors, in the autocast dtype where autocast is on.
+    """
+    device = tensors[0].device.type
+    if hasattr(torch, 'get_autocast_dtype'):
+        enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+    elif device == 'cpu':  # PyTorch before 2.4
+        enabled, dtype = torch.is_autocast_cpu_enabled(), torch.get_autocast_cpu_dtype()
+    else:
+        enabled, dtype = torch.is_autocast_enabled(), torch.get_autocast_gpu_dtype()
+    if not enabled:
+        return tensors
+    return tuple(
+        x if x is None or x.dtype == torch.float64 or not x.is_floating_point() else x.to(dtype)
+        for x in tensors
+    )

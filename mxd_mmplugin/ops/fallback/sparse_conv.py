@@ -1,0 +1,150 @@
+"""Sparse convolution in plain PyTorch, on any device: keys, `unique` and `searchsorted`, then gather, matmul, scatter.
+
+The rulebook has the layout that csrc/ops/sparse_conv.h describes, with all output rows in one tile.
+"""
+
+import itertools
+
+import torch
+from torch import Tensor
+
+LIBRARY = torch.library.Library('mxd', 'IMPL')
+
+
+def _linear_key(batch: Tensor, coordinates: Tensor, shape) -> Tensor:
+    """Row-major cell number, int64, of (...,) batch indices and (..., ndim) coordinates."""
+    key = batch
+    for dimension, size in enumerate(shape):
+        key = key * size + coordinates[..., dimension]
+    return key
+
+
+def _check(indices: Tensor, batch_size: int, spatial_shape) -> None:
+    if indices.dtype != torch.int32:
+        raise TypeError(f'indices must be int32, was {indices.dtype}')
+    if indices.dim() != 2 or indices.shape[1] != len(spatial_shape) + 1:
+        raise ValueError(
+            f'indices must have shape [voxels, {len(spatial_shape) + 1}], was {list(indices.shape)}'
+        )
+    limit = indices.new_tensor([batch_size, *spatial_shape])
+    bad = ((indices < 0) | (indices >= limit)).any(1)
+    if bad.any():
+        row = int(bad.nonzero()[0])
+        raise ValueError(
+            f'indices[{row}] is {indices[row].tolist()} (batch, then coordinates), outside of '
+            f'batch_size {batch_size} or spatial_shape {list(spatial_shape)}'
+        )
+
+
+def rulebook(indices, batch_size, spatial_shape, kernel_size, stride, padding, dilation, subm):
+    """See `mxd_mmplugin.ops.build_rulebook`.
+
+    Returns:
+        tuple[Tensor, Tensor, Tensor]: out_indices int32 [M, ndim + 1], pairs int32 [P, 2] and
+        bounds int64 [tiles, K + 1].
+    """
+    _check(indices, batch_size, spatial_shape)
+    device = indices.device
+    if subm:
+        stride = [1] * len(kernel_size)
+        padding = [k // 2 * d for k, d in zip(kernel_size, dilation)]
+        out_shape = list(spatial_shape)
+    else:
+        out_shape = [
+            (size + 2 * p - d * (k - 1) - 1) // s + 1
+            for size, k, s, p, d in zip(spatial_shape, kernel_size, stride, padding, dilation)
+        ]
+    if min(out_shape, default=1) < 1:
+        raise ValueError(
+            f'kernel_size {list(kernel_size)} must fit into spatial_shape {list(spatial_shape)}'
+        )
+    batch, coordinates = indices[:, 0].long(), indices[:, 1:].long()
+    if torch.unique(_linear_key(batch, coordinates, spatial_shape)).numel() < len(indices):
+        raise ValueError('indices must name each voxel once, and some are there twice')
+
+    def vector(values):
+        return torch.tensor(values, device=device)
+
+    offsets = vector(list(itertools.product(*(range(k) for k in kernel_size))))
+    moved = coordinates + vector(padding) - (offsets * vector(dilation))[:, None]  # [K, N, ndim]
+    out = torch.div(moved, vector(stride), rounding_mode='floor')
+    reached = ((moved % vector(stride) == 0) & (out >= 0) & (out < vector(out_shape))).all(-1)
+    keys = _linear_key(batch.expand(len(offsets), -1), out, out_shape)
+    if subm:
+        sites, order = torch.sort(_linear_key(batch, coordinates, out_shape))
+        out_indices = indices.clone()
+    else:
+        sites = torch.unique(keys[reached])
+        order = torch.arange(len(sites), device=device)
+        rest, columns = sites, []
+        for size in reversed(out_shape):
+            columns.append(rest % size)
+            rest = torch.div(rest, size, rounding_mode='floor')
+        out_indices = torch.stack([rest, *reversed(columns)], 1).int()
+    place = torch.searchsorted(sites, keys).clamp(max=max(len(sites) - 1, 0))
+    if len(sites):
+        reached &= sites[place] == keys
+    k, row = reached.nonzero(as_tuple=True)
+    pairs = torch.stack([row, order[place[k, row]]], 1).int()
+    counts = torch.bincount(k, minlength=len(offsets)).cumsum(0)
+    bounds = torch.cat([counts.new_zeros(1), counts])[None]
+    return out_indices, pairs, bounds if len(out_indices) else bounds[:0]
+
+
+def _offset_of_pairs(bounds: Tensor) -> Tensor:
+    """The kernel offset, int64 [P], of each pair."""
+    offsets = torch.arange(bounds.shape[1] - 1, device=bounds.device).repeat(len(bounds))
+    return offsets.repeat_interleave((bounds[:, 1:] - bounds[:, :-1]).flatten())
+
+
+def rulebook_transpose(pairs, bounds, num_in):
+    """Exchange inputs and outputs; see `Rulebook.transposed`."""
+    offset = _offset_of_pairs(bounds)
+    order = torch.argsort(offset, stable=True)
+    counts = torch.bincount(offset, minlength=bounds.shape[1] - 1).cumsum(0)
+    out_bounds = torch.cat([counts.new_zeros(1), counts])[None]
+    return pairs[order].flip(1), out_bounds if num_in else out_bounds[:0]
+
+
+def _grouped(weight: Tensor, groups: int) -> Tensor:
+    """[K, in / groups, out] -> [K, groups, in / groups, out / groups]."""
+    volume, inputs, outputs = weight.shape
+    return weight.reshape(volume, inputs, groups, outputs // groups).transpose(1, 2)
+
+
+def _pairs_of(offset: int, pairs: Tensor, offset_of_pairs: Tensor):
+    return pairs[offset_of_pairs == offset].long().unbind(1)
+
+
+def forward(features, weight, bias, pairs, bounds, num_out, groups):
+    """See `mxd_mmplugin.ops.sparse_conv`; weight is [K, in / groups, out]."""
+    out = features.new_zeros(num_out, groups, weight.shape[2] // groups)
+    offset_of_pairs = _offset_of_pairs(bounds)
+    rows = features.reshape(len(features), groups, weight.shape[1])
+    for k, matrix in enumerate(_grouped(weight, groups)):
+        source, target = _pairs_of(k, pairs, offset_of_pairs)
+        out.index_add_(0, target, torch.einsum('ngi,gio->ngo', rows[source], matrix))
+    out = out.flatten(1)
+    return out if bias is None else out + bias
+
+
+def weight_grad(features, grad, pairs, bounds, groups):
+    """Gradient of the weight, [K, in / groups, out]."""
+    offset_of_pairs = _offset_of_pairs(bounds)
+    rows = features.reshape(len(features), groups, features.shape[1] // groups)
+    grads = grad.reshape(len(grad), groups, grad.shape[1] // groups)
+    parts = []
+    for k in range(bounds.shape[1] - 1):
+        source, target = _pairs_of(k, pairs, offset_of_pairs)
+        part = torch.einsum('ngi,ngo->igo', rows[source], grads[target])
+        parts.append(part.flatten(1))
+    return torch.stack(parts)
+
+
+for _name, _function in (
+    ('sparse_conv_rulebook', rulebook),
+    ('sparse_conv_rulebook_transpose', rulebook_transpose),
+    ('sparse_conv', forward),
+    ('sparse_conv_weight_grad', weight_grad),
+):
+    LIBRARY.impl(_name, _function, 'CompositeExplicitAutograd')

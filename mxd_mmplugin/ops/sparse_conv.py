@@ -1,0 +1,201 @@
+"""Sparse convolution: the rulebook and the convolution over it.
+
+A sparse tensor is N occupied voxels of a grid: features [N, C] and indices int32 [N, ndim + 1], a row being the batch
+index and the coordinates in the order of `spatial_shape`. Output o and kernel point k meet the voxel at
+`o * stride - padding + k * dilation`, as in a dense convolution whose other cells are zero; a regular convolution has
+an output wherever at least one voxel is met (Graham and van der Maaten, "Submanifold Sparse Convolutional Networks",
+arXiv 1706.01307), a submanifold convolution at the input's own voxels only.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Optional
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from .autocast import autocast
+
+
+@dataclass(frozen=True, eq=False)
+class Rulebook:
+    """Which voxels a sparse convolution joins, and how; made by `build_rulebook`.
+
+    Attributes:
+        indices (Tensor): the input's voxels, int32 [N, ndim + 1].
+        out_indices (Tensor): the output's voxels, int32 [M, ndim + 1]; of a submanifold convolution
+            the input's own, else sorted by batch and coordinates.
+        out_shape (tuple[int]): the output's grid.
+        pairs (Tensor): int32 [P, 2], (input row, output row).
+        bounds (Tensor): int64 [tiles, K + 1], where the pairs of a kernel point lie; the layout
+            belongs to the device's kernels (csrc/ops/sparse_conv.h).
+        geometry (dict): batch_size, spatial_shape, kernel_size, stride, padding, dilation, subm.
+    """
+
+    indices: Tensor
+    out_indices: Tensor
+    out_shape: tuple
+    pairs: Tensor
+    bounds: Tensor
+    geometry: dict
+
+    @cached_property
+    def transposed(self) -> tuple:
+        """(pairs, bounds) with inputs and outputs exchanged, for the gradient of the input."""
+        return torch.ops.mxd.sparse_conv_rulebook_transpose(
+            self.pairs, self.bounds, len(self.indices)
+        )
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether exchanging inputs and outputs is the same as reversing the kernel."""
+        return self.geometry['subm'] and all(k % 2 for k in self.geometry['kernel_size'])
+
+
+def build_rulebook(
+    indices: Tensor, batch_size: int, spatial_shape, kernel_size, stride, padding, dilation, subm
+) -> Rulebook:
+    """Find the output voxels of a sparse convolution and the pairs of voxels that it joins.
+
+    Time and memory grow with the number of voxels, not with the grid. The result is the same from
+    run to run.
+
+    Args:
+        indices (Tensor): int32 [N, ndim + 1], batch index and 1 to 4 coordinates, each voxel once,
+            in any order.
+        batch_size (int): batch indices are 0 to batch_size - 1.
+        spatial_shape (Sequence[int]): cells of the grid in each dimension.
+        kernel_size, stride, padding, dilation (Sequence[int]): one number a dimension.
+        subm (bool): submanifold: outputs are the input's voxels, the kernel is centred, stride and
+            padding are not used.
+
+    Returns:
+        Rulebook: see there.
+
+    Raises:
+        ValueError: a voxel outside of the grid or the batch, or there twice; a kernel that does not
+            fit; a geometry number out of its range.
+        TypeError: indices that are not int32.
+    """
+    lists = [
+        [int(v) for v in values] for values in (spatial_shape, kernel_size, stride, padding, dilation)
+    ]
+    shape, kernel, stride, padding, dilation = lists
+    out_indices, pairs, bounds = torch.ops.mxd.sparse_conv_rulebook(
+        indices, int(batch_size), *lists, subm
+    )
+    out_shape = shape
+    if subm:
+        out_indices = indices
+    else:
+        out_shape = [
+            (size + 2 * p - d * (k - 1) - 1) // s + 1
+            for size, k, s, p, d in zip(shape, kernel, stride, padding, dilation)
+        ]
+    geometry = dict(
+        batch_size=int(batch_size),
+        spatial_shape=tuple(shape),
+        kernel_size=tuple(kernel),
+        stride=tuple(stride),
+        padding=tuple(padding),
+        dilation=tuple(dilation),
+        subm=bool(subm),
+    )
+    return Rulebook(indices, out_indices, tuple(out_shape), pairs, bounds, geometry)
+
+
+class SparseConvFunction(Function):
+    """Autograd of `sparse_conv`; weight is [K, in / groups, out]."""
+
+    @staticmethod
+    def forward(ctx, features, weight, bias, rulebook, groups):
+        """Convolve over the rulebook's pairs."""
+        ctx.save_for_backward(features, weight)
+        ctx.rulebook, ctx.groups = rulebook, groups
+        return torch.ops.mxd.sparse_conv(
+            features, weight, bias, rulebook.pairs, rulebook.bounds, len(rulebook.out_indices), groups
+        )
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        """The input's gradient is a convolution of the output's with the kernel transposed."""
+        (features, weight), rulebook, groups = ctx.saved_tensors, ctx.rulebook, ctx.groups
+        grad_features = grad_weight = grad_bias = None
+        if ctx.needs_input_grad[0]:
+            volume, inputs, outputs = weight.shape
+            back = weight.reshape(volume, inputs, groups, outputs // groups)
+            back = back.permute(0, 3, 2, 1).reshape(volume, outputs // groups, groups * inputs)
+            if rulebook.symmetric:
+                back, (pairs, bounds) = back.flip(0), (rulebook.pairs, rulebook.bounds)
+            else:
+                pairs, bounds = rulebook.transposed
+            grad_features = torch.ops.mxd.sparse_conv(
+                grad, back, None, pairs, bounds, len(features), groups
+            )
+        if ctx.needs_input_grad[1]:
+            grad_weight = torch.ops.mxd.sparse_conv_weight_grad(
+                features, grad, rulebook.pairs, rulebook.bounds, groups
+            )
+        if ctx.needs_input_grad[2]:
+            grad_bias = grad.sum(0)
+        return grad_features, grad_weight, grad_bias, None, None
+
+
+def sparse_conv(
+    features: Tensor, weight: Tensor, bias: Optional[Tensor], rulebook: Rulebook, groups: int = 1
+) -> Tensor:
+    """Sparse convolution, regular or submanifold, over a rulebook.
+
+    Args:
+        features (Tensor): [N, in_channels], float32, float64, float16 or bfloat16 (the last two are
+            summed in float32). Follows autocast as `torch.nn.functional.conv3d` does.
+        weight (Tensor): [*kernel_size, in_channels / groups, out_channels], mmcv's layout.
+        bias (Tensor, optional): [out_channels].
+        rulebook (Rulebook): of the voxels that the features belong to.
+        groups (int): channel groups, as in `torch.nn.Conv3d`.
+
+    Returns:
+        Tensor: [M, out_channels], M being the rulebook's output voxels. Differentiable once in
+        features, weight and bias; bit-identical from run to run on the CPU.
+
+    Raises:
+        ValueError: shapes that do not match; TypeError: dtypes that do not.
+    """
+    kernel_size = rulebook.geometry['kernel_size']
+    if tuple(weight.shape[:-2]) != kernel_size:
+        raise ValueError(
+            f'weight must have the kernel_size {kernel_size} of the rulebook, was {tuple(weight.shape)}'
+        )
+    if len(features) != len(rulebook.indices):
+        raise ValueError(
+            f'features must have a row for each of the {len(rulebook.indices)} voxels of the rulebook, '
+            f'was {tuple(features.shape)}'
+        )
+    features, weight, bias = autocast(features, weight, bias)
+    return SparseConvFunction.apply(features, weight.flatten(0, -3), bias, rulebook, groups)
+
+
+if hasattr(torch.library, 'register_fake'):  # PyTorch 2.4: tracing with sizes that depend on data
+
+    @torch.library.register_fake('mxd::sparse_conv_rulebook')
+    def _rulebook_fake(
+        indices, batch_size, spatial_shape, kernel_size, stride, padding, dilation, subm
+    ):
+        sizes = torch.library.get_ctx()
+        volume = 1
+        for k in kernel_size:
+            volume *= k
+        rows = indices.shape[0] if subm else sizes.new_dynamic_size()
+        return (
+            indices.new_empty(rows, indices.shape[1]),
+            indices.new_empty(sizes.new_dynamic_size(), 2),
+            indices.new_empty(sizes.new_dynamic_size(), volume + 1, dtype=torch.int64),
+        )
+
+    @torch.library.register_fake('mxd::sparse_conv_rulebook_transpose')
+    def _rulebook_transpose_fake(pairs, bounds, num_in):
+        tiles = torch.library.get_ctx().new_dynamic_size()
+        return torch.empty_like(pairs), bounds.new_empty(tiles, bounds.shape[1])
