@@ -1,5 +1,1 @@
-"""Data sets and their transforms."""
-
-from .db_sampler import DataBaseSampler
-
-__all__ = ['DataBaseSampler']
+"""Data sets and their transforms; mmdet3d is imported only by the modules that need it."""

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "../sparse_conv.h"
+#include "memory.h"
 #include "parallel.h"
 #include "simd.h"
 
@@ -319,7 +320,7 @@ at::Tensor forward_in(const at::Tensor& features, const at::Tensor& weight,
                       const std::optional<at::Tensor>& bias, const at::Tensor& pairs,
                       const at::Tensor& bounds, int64_t num_out, int64_t groups) {
   const int64_t channels = weight.size(2) / groups, padded_channels = padded<T>(channels);
-  auto out = at::empty({num_out, groups * padded_channels}, features.options());
+  auto out = cpu::empty_output({num_out, groups * padded_channels}, features.options());
   const auto packed = pack_weight<T>(weight, groups, padded_channels, kernels<T>().panel);
   const at::Tensor padded_bias =
       bias ? pad_channels(bias->unsqueeze(0), groups, channels, padded_channels) : at::Tensor();

@@ -1,0 +1,89 @@
+# Everything is set up in .venv of this checkout, and nothing twice: a stamp file marks each step
+# that is done. Needed on the machine: Python 3.11 (make PYTHON=... where python3 is another one),
+# a C++ compiler and make.
+PYTHON ?= python3
+CONFIG ?= configs/centerpoint/centerpoint_voxel02_second_secfpn_1xb4-onecycle-12e_nus-generated-3d.py
+DATA ?= data/nuscenes-generated
+WORK_DIR ?= work_dirs/$(basename $(notdir $(CONFIG)))
+
+BIN := .venv/bin
+PIP := $(BIN)/pip --disable-pip-version-check
+STAMP := .venv/.stamp-
+NATIVE := $(shell find csrc -name "*.cpp" -o -name "*.h")
+TORCH := $(shell sed -n "s/^torch==//p" requirements/build.txt)
+
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help venv train data test lint bench clean
+
+help:  ## show this help
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+venv: $(STAMP)package $(STAMP)runtime $(STAMP)test  ## install everything, the test tools too
+
+train: $(STAMP)package $(DATA)/nuscenes_dbinfos_train.pkl  ## train and evaluate CenterPoint on generated scenes
+	$(BIN)/python tools/train.py $(CONFIG) --work-dir $(WORK_DIR)
+	$(BIN)/python tools/test.py $(CONFIG) "$$(cat $(WORK_DIR)/last_checkpoint)" --work-dir $(WORK_DIR)
+	@echo
+	@echo "data        $(DATA)"
+	@echo "checkpoint  $$(cat $(WORK_DIR)/last_checkpoint)"
+	@echo "pictures    $(WORK_DIR)/pictures"
+	@echo "logs        $$(ls -td $(WORK_DIR)/20*/ | head -n 2 | paste -sd ' ')(test, training)"
+
+data: $(DATA)/nuscenes_dbinfos_train.pkl  ## generate the nuScenes-format scenes and their info files
+
+test: lint $(STAMP)package $(STAMP)runtime  ## check the style and run all tests
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)test  ## check the style of the Python and C++ sources
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $(NATIVE)
+
+bench: $(STAMP)package $(STAMP)runtime .rivals/.stamp  ## measure the ops against spconv
+	$(BIN)/python -m benchmarks
+
+clean:  ## remove what was built; .venv, .rivals, data and work_dirs stay
+	rm -rf build *.egg-info mxd_mmplugin/*.so $(STAMP)package .pytest_cache .hypothesis .ruff_cache
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and \
+	    "Python 3.11 is needed, not %d.%d: make PYTHON=python3.11" % sys.version_info[:2])'
+	$(PYTHON) -m venv .venv
+
+$(STAMP)build: requirements/build.txt | $(BIN)/python
+	$(PIP) install --quiet --no-deps -r $<
+	@touch $@
+
+# Several minutes. A wheel of mmcv is good for one torch only, hence a cache folder for each.
+$(STAMP)mmcv: requirements/mmcv.txt $(STAMP)build
+	@echo 'Compiling the ops of mmcv: about 8 minutes on two cores.'
+	MMCV_WITH_OPS=1 FORCE_CUDA=0 $(PIP) install --quiet --force-reinstall --no-deps \
+	    --no-build-isolation -r $< \
+	    --cache-dir $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/mxd_mmplugin/mmcv-torch-$(TORCH)
+	@touch $@
+
+$(STAMP)runtime: requirements/runtime.txt $(STAMP)build $(STAMP)mmcv
+	$(PIP) install --quiet --no-deps -r $<
+	@touch $@
+
+$(STAMP)test: requirements/test.txt | $(BIN)/python
+	$(PIP) install --quiet --no-deps -r $<
+	@touch $@
+
+$(STAMP)package: setup.py pyproject.toml $(NATIVE) $(STAMP)build
+	$(PIP) install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+.rivals/.stamp: requirements/bench.txt | $(BIN)/python
+	rm -rf .rivals
+	$(PIP) install --quiet --no-deps --target .rivals -r $<
+	@touch $@
+
+$(DATA)/.stamp-scenes: $(wildcard mxd_mmplugin/datasets/synth/*.py) | $(STAMP)package $(STAMP)runtime
+	$(BIN)/mxd synth --out $(DATA) --scenes 10 --seed 0
+	@touch $@
+
+$(DATA)/nuscenes_dbinfos_train.pkl: $(DATA)/.stamp-scenes
+	$(BIN)/python tools/create_data.py nuscenes --root-path $(DATA) --out-dir $(DATA) \
+	    --extra-tag nuscenes --version v1.0-mini
