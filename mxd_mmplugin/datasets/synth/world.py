@@ -1,0 +1,99 @@
+"""One scene's world: its scenery, its actors and the ego vehicle, sweep by sweep."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .actors import Actor
+from .geometry import merge, rotation_z
+from .layout import Layout, make_layout
+from .population import populate
+from .scenery import Plot, make_plots, make_scenery
+from .sensors import SWEEP_SECONDS, SWEEPS_PER_KEY_FRAME, Sensor
+
+SCENERY = -1  # the owner of a face that belongs to no actor
+
+
+@dataclass(frozen=True)
+class World:
+    """All that a sensor can see, in the district frame.
+
+    Faces come in three runs: the scenery's, those of actors that stand still all through, and
+    those of actors that move.
+
+    Attributes:
+        layout: the streets.
+        plots: what lies beside them.
+        actors: sorted so that those that stand still come first.
+        ego_track: (T + 1, 3) x, y, yaw; row k + 1 belongs to sweep k.
+        mesh: all faces; the vertices of actors are in the frame of their boxes.
+        owner: (F,) int64, the index in `actors` of each face's actor, or SCENERY.
+        vertex_owner: (V,) int64, the same for each vertex.
+        fixed_faces: the number of faces that never move.
+    """
+
+    layout: Layout
+    plots: list[Plot]
+    actors: list[Actor]
+    ego_track: np.ndarray
+    mesh: object
+    owner: np.ndarray
+    vertex_owner: np.ndarray
+    fixed_faces: int
+
+    def ego_pose(self, step) -> np.ndarray:
+        """The ego pose x, y, yaw at the time `step` (...), in sweeps, which may be fractional."""
+        step = np.asarray(step, dtype=np.float64) + 1
+        track = self.ego_track.copy()
+        track[:, 2] = np.unwrap(track[:, 2])
+        rows = np.arange(len(track))
+        return np.stack([np.interp(step, rows, track[:, i]) for i in range(3)], axis=-1)
+
+    def sensor_pose(self, sensor: Sensor, step) -> tuple[np.ndarray, np.ndarray]:
+        """Origin (..., 3) and rotation (..., 3, 3) that take `sensor`'s frame to the district's."""
+        pose = self.ego_pose(step)
+        turn = rotation_z(pose[..., 2])
+        origin = np.concatenate([pose[..., :2], np.zeros_like(pose[..., :1])], axis=-1)
+        return origin + turn @ np.asarray(sensor.translation), turn @ sensor.rotation
+
+    def boxes(self, step: int) -> np.ndarray:
+        """The actors' boxes (N, 7) at sweep `step`: centre x, y, z, length, width, height, yaw."""
+        tracks = np.array([actor.track[step] for actor in self.actors])
+        sizes = np.array([actor.body.size for actor in self.actors])
+        centre_z = tracks[:, 2] + sizes[:, 2] / 2
+        return np.column_stack([tracks[:, :2], centre_z, sizes, tracks[:, 3]])
+
+    def vertices(self, step: int) -> np.ndarray:
+        """All vertices (V, 3) at sweep `step`."""
+        boxes = self.boxes(step)
+        vertices = self.mesh.vertices.copy()
+        moved = self.vertex_owner != SCENERY
+        owner = self.vertex_owner[moved]
+        turned = np.einsum('nij,nj->ni', rotation_z(boxes[:, 6])[owner], vertices[moved])
+        vertices[moved] = turned + boxes[owner, :3]
+        return vertices
+
+
+def make_world(spec, seed: int, key_frames: int) -> World:
+    """Builds scene `spec`'s world for `key_frames` key frames; `seed` is the data set's."""
+    rng = np.random.default_rng([seed, spec.number])
+    steps = (key_frames - 1) * SWEEPS_PER_KEY_FRAME + 1
+    layout = make_layout(spec, rng)
+    plots = make_plots(layout, rng)
+    scenery = make_scenery(layout, plots, rng)
+    actors, ego_track = populate(layout, plots, spec.plan, rng, steps, SWEEP_SECONDS)
+    actors = sorted(actors, key=lambda actor: not actor.still)
+    meshes = [scenery] + [actor.body.mesh for actor in actors]
+    owners = np.arange(SCENERY, len(actors))
+    owner = np.repeat(owners, [len(mesh.faces) for mesh in meshes])
+    standing = sum(actor.still for actor in actors)
+    return World(
+        layout,
+        plots,
+        actors,
+        ego_track,
+        merge(meshes),
+        owner,
+        np.repeat(owners, [len(mesh.vertices) for mesh in meshes]),
+        int(np.count_nonzero(owner < standing)),
+    )

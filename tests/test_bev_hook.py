@@ -1,0 +1,125 @@
+"""Bird's-eye pictures, of plain arrays and by the hook."""
+
+from types import SimpleNamespace
+
+import matplotlib.image
+import numpy as np
+import pytest
+import torch
+from mmdet3d.structures import Det3DDataSample, LiDARInstance3DBoxes
+from mmengine.registry import HOOKS
+from mmengine.structures import InstanceData
+
+from mxd_mmplugin.engine.bev import PALETTE, TRUTH, draw_bev
+
+CLASSES = ('car', 'pedestrian')
+# 8 m long, 4 m wide, one at 10 m in x, one at 10 m in y.
+BOXES = np.array([[10, 0, 0, 8, 4, 2, 0.0], [0, 10, 0, 8, 4, 2, 0.0]])
+VIEW = (-20, -20, 20, 20)
+
+
+def rgb(color):
+    return np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+
+
+def has_color(picture, color, x, y, radius=0.5):
+    """Whether a colour is near a point in metres."""
+    height, width = picture.shape[:2]
+    row, column = (20 - y) / 40 * height, (x + 20) / 40 * width
+    reach = int(radius / 40 * width)
+    patch = picture[
+        int(row) - reach : int(row) + reach + 1, int(column) - reach : int(column) + reach + 1, :3
+    ]
+    return bool((np.abs(patch - rgb(color)).max(axis=-1) < 0.06).any())
+
+
+def test_boxes_stand_where_they_are(tmp_path):
+    path = draw_bev(
+        tmp_path / 'new' / 'frame.png',
+        np.zeros((0, 5)),
+        CLASSES,
+        gt_boxes=BOXES[:1],
+        gt_labels=[0],
+        boxes=BOXES[1:],
+        labels=[1],
+        scores=[0.9],
+        view_range=VIEW,
+    )
+    picture = matplotlib.image.imread(path)
+    assert has_color(picture, TRUTH, 12, 2) and has_color(picture, TRUTH, 6, 0)
+    assert has_color(picture, PALETTE[1], 2, 12) and has_color(picture, PALETTE[1], -4, 10)
+    assert not has_color(picture, TRUTH, 0, 12) and not has_color(picture, PALETTE[1], 12, 2)
+    # The tick leaves the front, which is to +x at yaw 0.
+    assert has_color(picture, TRUTH, 14.6, 0, radius=0.2)
+    assert not has_color(picture, TRUTH, 5.4, 0, radius=0.2)
+
+
+def test_low_scores_and_unknown_labels_are_left_out(tmp_path):
+    path = draw_bev(
+        tmp_path / 'frame.png',
+        np.zeros((0, 3)),
+        CLASSES,
+        gt_boxes=BOXES[:1],
+        gt_labels=[-1],
+        boxes=BOXES[1:],
+        labels=[1],
+        scores=[0.2],
+        score_thr=0.3,
+        view_range=VIEW,
+    )
+    picture = matplotlib.image.imread(path)
+    assert not has_color(picture, TRUTH, 12, 2) and not has_color(picture, PALETTE[1], 2, 12)
+
+
+def test_points_are_drawn(tmp_path):
+    path = draw_bev(tmp_path / 'a.png', np.full((500, 4), -5.0), CLASSES, view_range=VIEW)
+    picture = matplotlib.image.imread(path)
+    dark = picture[..., :3].max(axis=-1) < 0.75
+    height, width = dark.shape
+    row, column = int(25 / 40 * height), int(15 / 40 * width)
+    assert dark[row - 2 : row + 3, column - 2 : column + 3].any()
+
+
+def sample(with_truth=True):
+    """One predicted car, and the same car as ground truth."""
+    boxes = LiDARInstance3DBoxes(torch.tensor(BOXES[:1], dtype=torch.float32))
+    result = Det3DDataSample()
+    result.pred_instances_3d = InstanceData(
+        bboxes_3d=boxes, labels_3d=torch.tensor([0]), scores_3d=torch.tensor([0.8])
+    )
+    result.eval_ann_info = None
+    if with_truth:
+        result.eval_ann_info = dict(gt_bboxes_3d=boxes, gt_labels_3d=np.array([0]))
+    return result
+
+
+class Loader(list):
+    """A data loader of five batches."""
+
+    def __init__(self):
+        points = dict(inputs=dict(points=[torch.rand(50, 5)]))
+        super().__init__([points, points, [points, points], points, points])
+        self.dataset = SimpleNamespace(metainfo=dict(classes=CLASSES))
+
+
+@pytest.mark.parametrize('with_truth', [True, False])
+def test_hook_draws_the_same_frames_of_val_and_test(tmp_path, with_truth):
+    hook = HOOKS.build(dict(type='BEVPictureHook', frames=2))
+    runner = SimpleNamespace(
+        work_dir=str(tmp_path), epoch=3, val_dataloader=Loader(), test_dataloader=Loader()
+    )
+    for index, batch in enumerate(Loader()):
+        hook.after_val_iter(runner, index, batch, [sample(with_truth)])
+        hook.after_test_iter(runner, index, batch, [sample(with_truth)])
+    for run in ('val_epoch_3', 'test'):
+        names = sorted(path.name for path in (tmp_path / 'pictures' / run).iterdir())
+        assert names == ['frame_0000.png', 'frame_0002.png']
+
+
+@pytest.mark.parametrize(
+    'arguments, message',
+    [(dict(frames=0), 'frames is 0'), (dict(view_range=(5, 0, 5, 1)), 'view_range is')],
+)
+def test_hook_names_a_wrong_argument(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        HOOKS.build(dict(type='BEVPictureHook', **arguments))
