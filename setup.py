@@ -6,7 +6,6 @@ from setuptools import setup
 from torch.utils.cpp_extension import BuildExtension, CppExtension
 
 
-
 class Build(BuildExtension):
     """Keeps object files in build/, so that an editable install compiles only what has changed."""
 

@@ -4,7 +4,10 @@ import argparse
 import importlib
 
 COMMANDS = {
-    'doctor': ('mxd_mmplugin.engine.doctor', 'report versions, devices, backends and swapped names'),
+    'doctor': (
+        'mxd_mmplugin.engine.doctor',
+        'report versions, devices, backends and swapped names',
+    ),
     'synth': ('mxd_mmplugin.datasets.synth', 'generate a nuScenes-format data set'),
 }
 

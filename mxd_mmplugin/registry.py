@@ -50,9 +50,16 @@ def table() -> list:
     note = "in place of mmcv's, which has no CPU kernel, or spconv's"
     entries = [
         Entry(MODELS, cls.__name__, cls, True, note)
-        for cls in (modules.SubMConv2d, modules.SubMConv3d, modules.SparseConv2d, modules.SparseConv3d)
+        for cls in (
+            modules.SubMConv2d,
+            modules.SubMConv3d,
+            modules.SparseConv2d,
+            modules.SparseConv3d,
+        )
     ]
-    entries.append(Entry(HOOKS, 'BEVPictureHook', BEVPictureHook, False, 'pictures of validation frames'))
+    entries.append(
+        Entry(HOOKS, 'BEVPictureHook', BEVPictureHook, False, 'pictures of validation frames')
+    )
     if importlib.util.find_spec('mmdet3d'):
         from mmdet3d.registry import TRANSFORMS
 

@@ -29,7 +29,9 @@ def test_a_package_that_cannot_be_imported_is_a_row(name, monkeypatch, capsys):
     package = next(p for p in doctor.PACKAGES if p.name == name)
     stock = doctor._import_error
     broken = 'ImportError: libfoo.so.1: no such file'
-    monkeypatch.setattr(doctor, '_import_error', lambda m: broken if m == package.module else stock(m))
+    monkeypatch.setattr(
+        doctor, '_import_error', lambda m: broken if m == package.module else stock(m)
+    )
     monkeypatch.setattr(doctor, '_version', lambda name: '1.0')
     status, text = report(capsys)
     assert status == package.required

@@ -46,7 +46,9 @@ def problems(draw, max_dims=3, max_channels=70):
         subm=draw(st.booleans()),
     )
     features = torch.randn(count, inputs, dtype=torch.float64, generator=generator)
-    weight = torch.randn(*kernel, inputs // groups, outputs, dtype=torch.float64, generator=generator)
+    weight = torch.randn(
+        *kernel, inputs // groups, outputs, dtype=torch.float64, generator=generator
+    )
     bias = torch.randn(outputs, dtype=torch.float64, generator=generator)
     bias = draw(st.sampled_from([None, bias]))
     return indices, geometry, features, weight, bias, groups
@@ -169,11 +171,16 @@ def test_half_precision_sums_in_float32(dtype, tolerance):
     assert out.dtype == dtype
     torch.testing.assert_close(out.float(), expected, rtol=tolerance, atol=tolerance)
     grad = torch.randn_like(out)
-    ours, theirs = torch.autograd.grad(out, half, grad), torch.autograd.grad(expected, full, grad.float())
+    ours, theirs = (
+        torch.autograd.grad(out, half, grad),
+        torch.autograd.grad(expected, full, grad.float()),
+    )
     for got, want in zip(ours, theirs):
         assert got.dtype == dtype
         scale = want.abs().max()
-        torch.testing.assert_close(got.float() / scale, want / scale, rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(
+            got.float() / scale, want / scale, rtol=tolerance, atol=tolerance
+        )
 
 
 def test_autocast_as_for_a_convolution():
@@ -205,7 +212,9 @@ def test_bit_identical_whatever_the_number_of_threads():
     def run():
         results = []
         for subm in (True, False):
-            rulebook = build_rulebook(indices, 1, [40] * 3, [3] * 3, [2] * 3, [1] * 3, [1] * 3, subm)
+            rulebook = build_rulebook(
+                indices, 1, [40] * 3, [3] * 3, [2] * 3, [1] * 3, [1] * 3, subm
+            )
             leaves = with_grad(features, weight)
             out = sparse_conv(*leaves, None, rulebook)
             results += [rulebook.out_indices, rulebook.pairs, rulebook.bounds, out]
@@ -270,7 +279,12 @@ ROWS = [[0, 1, 2], [1, 3, 4]]
 @pytest.mark.parametrize(
     'rows, change, error, message',
     [
-        ([[0, 1, 2], [0, 4, 0]], {}, ValueError, r'indices\[1\] is \[0, 4, 0\].*outside of spatial_shape'),
+        (
+            [[0, 1, 2], [0, 4, 0]],
+            {},
+            ValueError,
+            r'indices\[1\] is \[0, 4, 0\].*outside of spatial_shape',
+        ),
         ([[0, 1, -1]], {}, ValueError, r'indices\[0\].*outside of spatial_shape \[4, 5\]'),
         ([[2, 1, 1]], {}, ValueError, r'indices\[0\] has the batch index 2; allowed are 0 to 1'),
         ([[-1, 1, 1]], {}, ValueError, r'batch index -1'),
@@ -303,14 +317,26 @@ def test_bad_indices_dtype(dtype):
     'change, error, message',
     [
         (dict(features=torch.randn(2, 5)), ValueError, 'features must have 4 channels'),
-        (dict(features=torch.randn(3, 4)), ValueError, 'features must have a row for each of the 2'),
+        (
+            dict(features=torch.randn(3, 4)),
+            ValueError,
+            'features must have a row for each of the 2',
+        ),
         (dict(features=torch.randn(2, 4).long()), TypeError, 'features must be float32'),
-        (dict(features=torch.randn(2, 4).double()), TypeError, 'weight must have the dtype of features'),
+        (
+            dict(features=torch.randn(2, 4).double()),
+            TypeError,
+            'weight must have the dtype of features',
+        ),
         (dict(weight=torch.randn(3, 1, 4, 6)), ValueError, 'weight must have the kernel_size'),
         (dict(bias=torch.randn(5)), ValueError, r'bias must have shape \[6\]'),
         (dict(bias=torch.randn(6).double()), TypeError, 'bias must have the dtype of features'),
         (dict(groups=0), ValueError, 'groups must be at least 1'),
-        (dict(groups=4, weight=torch.randn(3, 3, 1, 6)), ValueError, 'groups must divide out_channels'),
+        (
+            dict(groups=4, weight=torch.randn(3, 3, 1, 6)),
+            ValueError,
+            'groups must divide out_channels',
+        ),
     ],
 )
 def test_bad_convolution_input(change, error, message):

@@ -112,7 +112,9 @@ def test_stock_encoder_equals_dense_network(real_points, monkeypatch):
         x = features.clone().requires_grad_()
         with monkeypatch.context() as patch:
             if net is dense:
-                patch.setattr('mmdet3d.models.middle_encoders.sparse_encoder.SparseConvTensor', tensor)
+                patch.setattr(
+                    'mmdet3d.models.middle_encoders.sparse_encoder.SparseConvTensor', tensor
+                )
             out = net(x, indices, 1)
         weight = torch.sin(torch.arange(out.numel(), dtype=out.dtype)).view_as(out)
         (out * weight).sum().backward()

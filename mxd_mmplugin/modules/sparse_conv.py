@@ -203,9 +203,7 @@ class SparseConvolution(_SparseModule):
         if weight is not None and weight.dim() == self.ndim + 2:
             spconv2 = weight.permute(*range(1, weight.dim()), 0)
             marked = local_metadata.get('version') == 2
-            if spconv2.shape == self.weight.shape and (
-                marked or weight.shape != self.weight.shape
-            ):
+            if spconv2.shape == self.weight.shape and (marked or weight.shape != self.weight.shape):
                 state_dict[prefix + 'weight'] = spconv2
         # Not spconv's own loader, which mmdet3d replaces by one that permutes every weight.
         nn.Module._load_from_state_dict(self, state_dict, prefix, local_metadata, *args)

@@ -80,7 +80,8 @@ def build_rulebook(
         TypeError: indices that are not int32.
     """
     lists = [
-        [int(v) for v in values] for values in (spatial_shape, kernel_size, stride, padding, dilation)
+        [int(v) for v in values]
+        for values in (spatial_shape, kernel_size, stride, padding, dilation)
     ]
     shape, kernel, stride, padding, dilation = lists
     out_indices, pairs, bounds = torch.ops.mxd.sparse_conv_rulebook(
@@ -115,7 +116,13 @@ class SparseConvFunction(Function):
         ctx.save_for_backward(features, weight)
         ctx.rulebook, ctx.groups = rulebook, groups
         return torch.ops.mxd.sparse_conv(
-            features, weight, bias, rulebook.pairs, rulebook.bounds, len(rulebook.out_indices), groups
+            features,
+            weight,
+            bias,
+            rulebook.pairs,
+            rulebook.bounds,
+            len(rulebook.out_indices),
+            groups,
         )
 
     @staticmethod

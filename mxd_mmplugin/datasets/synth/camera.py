@@ -13,7 +13,9 @@ from .sensors import IMAGE_HEIGHT, IMAGE_WIDTH, Camera
 from .world import SCENERY, World
 
 NEAR = 0.2  # metres, nothing nearer is drawn
-FAR = 160.0  # metres to the nearest corner, nothing farther is drawn
+FAR = 160.0  # metres to a face's nearest corner, nothing farther is drawn
+LARGE = 2500  # pixels; larger faces of the scenery are filled one by one, front to back
+STRIP = 48  # rows filled at a time
 SUN = np.array([0.45, -0.35, 0.82]) / np.linalg.norm([0.45, -0.35, 0.82])
 SKY_TOP, SKY_HORIZON = np.array([96, 148, 208]), np.array([206, 220, 232])
 
@@ -23,9 +25,9 @@ class View:
     """What one camera sees.
 
     Attributes:
-        face: (900, 1600) int32, the face at each pixel; the number of faces plus the row for sky.
-        shown: (N,) int64, pixels that show each actor.
-        covered: (N,) int64, pixels that would show each actor if nothing stood before it.
+        face: (900, 1600) int32, the face at each pixel; for sky, the number of faces plus the row.
+        shown: (N,) int64, the pixels that show each actor.
+        covered: (N,) int64, the pixels that would show each actor if nothing stood before it.
     """
 
     face: np.ndarray
@@ -33,32 +35,15 @@ class View:
     covered: np.ndarray
 
 
-class Renderer:
-    """Images of one world."""
+class Frame:
+    """The world at one instant, ready to be drawn for each camera."""
 
-    def __init__(self, world: World):
-        """Makes the buffers that all images share."""
+    def __init__(self, world: World, step: int):
+        """Places and shades the faces at sweep `step`."""
         self.world = world
-        shape = (IMAGE_HEIGHT, IMAGE_WIDTH)
-        self._nearness = np.empty(shape, np.float32)
-        self._stamp = np.empty(shape, np.int32)
-        self._columns = np.arange(IMAGE_WIDTH, dtype=np.float32)
-        self._rows = np.arange(IMAGE_HEIGHT, dtype=np.float32)
-
-    def views(self, step: int) -> 'Views':
-        """The world as the cameras see it at sweep `step`."""
-        return Views(self, step)
-
-
-class Views:
-    """The world at one instant, for all cameras."""
-
-    def __init__(self, renderer: Renderer, step: int):
-        """Shades the faces, which all cameras share."""
-        self._renderer = renderer
-        self._step = step
-        world = renderer.world
+        self.step = step
         self._vertices = world.vertices(step)
+        self._owner = np.append(world.owner, np.full(IMAGE_HEIGHT, SCENERY))
         normals = face_normals(self._vertices[world.mesh.faces])
         light = 0.62 + 0.38 * np.clip(normals @ SUN, -0.35, 1)
         faces = np.clip(world.mesh.rgb * light[:, None], 0, 255)
@@ -74,56 +59,184 @@ class Views:
         return pixels.reshape(IMAGE_HEIGHT, IMAGE_WIDTH, 4)[:, :, :3]
 
     def draw(self, camera: Camera) -> View:
-        """Draws the world as `camera` sees it."""
-        renderer, world = self._renderer, self._renderer.world
-        origin, rotation = world.sensor_pose(camera, self._step)
-        points = (self._vertices - origin) @ rotation
-        number, plane, edges = _project(points[world.mesh.faces], camera)
+        """Draws what `camera` sees."""
+        world = self.world
+        origin, rotation = world.sensor_pose(camera, self.step)
+        quads = ((self._vertices - origin) @ rotation)[world.mesh.faces]
+        numbers, planes, polygons = _project(quads, camera)
+        rows = _scan(polygons)
+        scenery = world.owner[numbers] == SCENERY
+        large = scenery & (np.bincount(rows.polygon, rows.count, len(numbers)) > LARGE)
 
+        nearness = np.zeros((IMAGE_HEIGHT, IMAGE_WIDTH), np.float32)
         face = np.empty((IMAGE_HEIGHT, IMAGE_WIDTH), np.int32)
-        face[:] = len(world.mesh.faces) + np.arange(IMAGE_HEIGHT)[:, None]
-        nearness, stamp = renderer._nearness, renderer._stamp
-        nearness.fill(0)
-        stamp.fill(SCENERY)
-        covered = np.zeros(len(world.actors), np.int64)
-        columns, rows = renderer._columns, renderer._rows
-        spans = _spans(edges)
-        for index, (top, bottom, first, last, left, right) in spans:
-            a, b, c = plane[index]
-            here = (slice(top, bottom), slice(first, last))
-            u = columns[first:last]
-            inside = (u >= left) & (u <= right)
-            own = number[index]
-            actor = world.owner[own]
-            if actor != SCENERY:
-                stamped = stamp[here]
-                covered[actor] += np.count_nonzero(inside & (stamped != actor))
-                stamped[inside] = actor
-            # The inverse of a plane's depth is linear in the image.
-            depth = (a * u) + (b * rows[top:bottom] + c)[:, None]
-            buffer = nearness[here]
-            inside &= depth > buffer
-            np.copyto(buffer, depth, where=inside)
-            np.copyto(face[here], own, where=inside)
-        owners = np.append(world.owner, np.full(IMAGE_HEIGHT, SCENERY))
-        shown = np.bincount(
-            np.bincount(face.ravel(), minlength=len(owners)).nonzero()[0] * 0, minlength=1
-        )
-        counts = np.bincount(face.ravel(), minlength=len(owners))
-        shown = np.bincount(owners + 1, weights=counts, minlength=len(world.actors) + 1)[1:]
-        return View(face, shown.astype(np.int64), covered)
+        face[:] = len(world.owner) + np.arange(IMAGE_HEIGHT)[:, None]
+        nearest_first = np.argsort(quads[numbers, :, 2].min(1), kind='stable')
+        for index in nearest_first[large[nearest_first]]:
+            _fill_large(face, nearness, rows.of(index), planes[index], numbers[index])
+        small = rows.where(~large[rows.polygon])
+        pixels, polygon = _fill_small(face.ravel(), nearness.ravel(), small, planes, numbers)
+        covered = self._covered(pixels, world.owner[numbers][polygon])
+        seen = np.bincount(face.ravel(), minlength=len(self._owner))
+        shown = np.bincount(self._owner + 1, weights=seen, minlength=len(world.actors) + 1)
+        return View(face, shown[1:].astype(np.int64), covered)
+
+    def _covered(self, pixels, owner):
+        """The number of different `pixels` (P,) of each `owner` (P,), which runs in ascending order."""
+        counts = np.zeros(len(self.world.actors), np.int64)
+        last = np.empty(IMAGE_HEIGHT * IMAGE_WIDTH, np.int32)
+        cuts = np.searchsorted(owner, np.arange(len(counts) + 1))
+        for actor in np.flatnonzero(np.diff(cuts)):
+            own = pixels[cuts[actor] : cuts[actor + 1]]
+            order = np.arange(len(own), dtype=np.int32)
+            last[own] = order
+            counts[actor] = np.count_nonzero(last[own] == order)
+        return counts
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The pixels of polygons, one image row of one polygon after the other.
+
+    Attributes:
+        polygon: (R,) int64, ascending.
+        row: (R,) int64, and ascending within a polygon.
+        first: (R,) int64, the first column.
+        count: (R,) int64, the number of columns; may be 0.
+        starts: (K + 1,) int64, where the rows of each polygon start.
+    """
+
+    polygon: np.ndarray
+    row: np.ndarray
+    first: np.ndarray
+    count: np.ndarray
+    starts: np.ndarray
+
+    def of(self, polygon: int):
+        """Row, first column and count of one polygon's rows."""
+        rows = slice(self.starts[polygon], self.starts[polygon + 1])
+        return self.row[rows], self.first[rows], self.count[rows]
+
+    def where(self, kept: np.ndarray):
+        """Polygon, row, first column and count of the rows where `kept` (R,) is true."""
+        return self.polygon[kept], self.row[kept], self.first[kept], self.count[kept]
+
+
+def _fill_large(face, nearness, rows, plane, number):
+    """Fills one polygon strip by strip; a strip that is hidden as a whole costs one look."""
+    a, b, c = plane
+    for start in range(0, len(rows[0]), STRIP):
+        row, first, count = (values[start : start + STRIP] for values in rows)
+        filled = count > 0
+        if not filled.any():
+            continue
+        low, high = first[filled].min(), (first + count).max()
+        here = (slice(row[0], row[-1] + 1), slice(low, high))
+        buffer = nearness[here]
+        # The inverse of a plane's depth is linear in the image, so a corner is the nearest.
+        along_row = (b * row + c).astype(np.float32)[:, None]
+        along_column = (a * np.arange(low, high)).astype(np.float32)
+        if along_row.max() + along_column[[0, -1]].max() <= buffer.min():
+            continue
+        column = np.arange(low, high, dtype=np.int16)
+        inside = column >= first[:, None].astype(np.int16)
+        inside &= column < (first + count)[:, None].astype(np.int16)
+        inverse_depth = along_row + along_column
+        inside &= inverse_depth > buffer
+        np.copyto(buffer, inverse_depth, where=inside)
+        np.copyto(face[here], number, where=inside)
+
+
+def _fill_small(face, nearness, rows, planes, numbers):
+    """Fills all polygons of `rows` at once; `face` and `nearness` are flat.
+
+    Returns:
+        pixels: (P,) int64, flat, every pixel that each polygon covers, hidden or not.
+        polygon: (P,) int64, ascending.
+    """
+    polygon, row, first, count = rows
+    a, b, c = planes[polygon].T
+    ends = np.cumsum(count)
+    starts = ends - count
+    step = np.arange(ends[-1] if len(ends) else 0)
+    pixels = step + np.repeat(row * IMAGE_WIDTH + first - starts, count)
+    inverse_depth = (
+        np.repeat(a, count) * step + np.repeat(b * row + c + a * (first - starts), count)
+    ).astype(np.float32)
+    polygon = np.repeat(polygon, count)
+    ahead = np.flatnonzero(inverse_depth > nearness[pixels])
+    place, depth = pixels[ahead], inverse_depth[ahead]
+    np.maximum.at(nearness, place, depth)
+    nearest = depth == nearness[place]
+    face[place[nearest]] = numbers[polygon[ahead[nearest]]]
+    return pixels, polygon
 
 
 def _project(quads: np.ndarray, camera: Camera):
-    """Projects the faces (F, 4, 3), in the camera frame, that face the camera.
+    """Projects the faces (F, 4, 3), in the camera frame, of which the camera sees the outside.
 
     Returns:
-        number: (K,) the index of each face drawn.
-        plane: (K, 3) float32, a, b, c with 1 / depth = a u + b v + c on the face.
-        polygons: list of K arrays (n, 2) of u, v.
+        numbers: (K,) int64, the faces that may be in the image.
+        planes: (K, 3) float64, a, b, c with 1 / depth = a u + b v + c on each.
+        polygons: (K, 5, 2) float64, u, v of the corners; the last is repeated as needed.
     """
     depth = quads[:, :, 2]
     normals = np.cross(quads[:, 2] - quads[:, 0], quads[:, 3] - quads[:, 1])
     offset = np.sum(normals * quads[:, 0], axis=1)
-    drawn = (offset < -1e-9) & (depth.max(1) > NEAR) & (depth.min(1) < FAR)
-    return drawn, normals, offset
+    numbers = np.flatnonzero((offset < -1e-9) & (depth.max(1) > NEAR) & (depth.min(1) < FAR))
+    quads, normals, offset = quads[numbers], normals[numbers], offset[numbers]
+
+    corners = quads[:, [0, 1, 2, 3, 3]]
+    for index in np.flatnonzero(quads[:, :, 2].min(1) < NEAR):
+        corners[index] = _clip_near(quads[index])
+    (cu, cv), focal = camera.centre, camera.focal
+    polygons = corners[:, :, :2] / corners[:, :, 2:] * focal + (cu, cv)
+    low, high = np.ceil(polygons.min(1)), np.floor(polygons.max(1))
+    seen = np.all((low <= high) & (high >= 0) & (low < (IMAGE_WIDTH, IMAGE_HEIGHT)), axis=1)
+
+    slope = normals[seen] / offset[seen, None]
+    planes = np.column_stack(
+        [
+            slope[:, 0] / focal,
+            slope[:, 1] / focal,
+            slope[:, 2] - (slope[:, 0] * cu + slope[:, 1] * cv) / focal,
+        ]
+    )
+    return numbers[seen], planes, polygons[seen]
+
+
+def _clip_near(corners: np.ndarray) -> np.ndarray:
+    """The part (5, 3) of a face (4, 3) beyond the near plane, its last corner repeated."""
+    kept = []
+    for here, after in zip(corners, np.roll(corners, -1, axis=0)):
+        if here[2] >= NEAR:
+            kept.append(here)
+        if (here[2] >= NEAR) != (after[2] >= NEAR):
+            kept.append(here + (after - here) * (NEAR - here[2]) / (after[2] - here[2]))
+    kept += kept[-1:] * (5 - len(kept))
+    return np.array(kept)
+
+
+def _scan(polygons: np.ndarray) -> _Rows:
+    """Finds the pixels of convex polygons (K, 5, 2) of u, v."""
+    u, v = polygons[..., 0], polygons[..., 1]
+    top = np.maximum(np.ceil(v.min(1)), 0).astype(np.int64)
+    bottom = np.minimum(np.floor(v.max(1)), IMAGE_HEIGHT - 1).astype(np.int64)
+    height = bottom - top + 1
+    starts = np.concatenate([[0], np.cumsum(height)])
+    polygon = np.repeat(np.arange(len(polygons)), height)
+    row = np.arange(len(polygon)) + (top - starts[:-1])[polygon]
+    left, right = np.full(len(row), np.inf), np.full(len(row), -np.inf)
+    for i in range(5):
+        j = (i + 1) % 5
+        rise = v[:, j] - v[:, i]
+        slope = np.divide(u[:, j] - u[:, i], rise, out=np.zeros_like(rise), where=rise != 0)
+        low, high = np.minimum(v[:, i], v[:, j]), np.maximum(v[:, i], v[:, j])
+        low[rise == 0] = np.inf
+        crossing = slope[polygon] * row + (u[:, i] - slope * v[:, i])[polygon]
+        crosses = (row >= low[polygon]) & (row <= high[polygon])
+        np.minimum(left, crossing, out=left, where=crosses)
+        np.maximum(right, crossing, out=right, where=crosses)
+    first = np.ceil(np.clip(left, 0, IMAGE_WIDTH)).astype(np.int64)
+    last = np.floor(np.clip(right, -1, IMAGE_WIDTH - 1)).astype(np.int64)
+    return _Rows(polygon, row, first, np.maximum(last - first + 1, 0), starts)

@@ -43,10 +43,8 @@ class Lidar:
         """
         world = self.world
         origins, directions, rings = self._beams(step)
-        moving = slice(world.fixed_faces, None)
-        quads = world.vertices(step)[world.mesh.faces[moving]]
-        ego = world.ego_pose(step)[:2]
-        near = np.linalg.norm(quads[:, 0, :2] - ego, axis=1) < MAX_RANGE
+        quads = world.vertices(step)[world.mesh.faces[world.fixed_faces :]]
+        near = _may_be_hit(quads, world.sensor_pose(LIDAR, step)[0])
         distance, face, cosine = self._fixed.cast(origins, directions)
         if near.any():
             hit, moving_face, moving_cosine = _EmbreeFaces(quads[near]).cast(origins, directions)
@@ -93,6 +91,14 @@ class Lidar:
         origins = np.broadcast_to(origin[:, None], directions.shape)
         rings = np.broadcast_to(np.arange(BEAMS), (COLUMNS, BEAMS))
         return origins.reshape(-1, 3), directions.reshape(-1, 3), rings.reshape(-1)
+
+
+def _may_be_hit(quads: np.ndarray, origin: np.ndarray) -> np.ndarray:
+    """Which of the faces (F, 4, 3) turn their outside to a sensor at `origin` and are in range."""
+    offset = quads[:, 0] - origin
+    # The sensor moves by less than a metre in a sweep, and may see a little round a face's edge.
+    outside = np.sum(face_normals(quads) * offset, axis=1) < 1.0
+    return outside & (np.linalg.norm(offset, axis=1) < MAX_RANGE)
 
 
 class _EmbreeFaces:

@@ -1,11 +1,12 @@
 """One scene's world: its scenery, its actors and the ego vehicle, sweep by sweep."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from .actors import Actor
-from .geometry import merge, rotation_z
+from .geometry import Mesh, merge, rotation_z
 from .layout import Layout, make_layout
 from .population import populate
 from .scenery import Plot, make_plots, make_scenery
@@ -30,16 +31,18 @@ class World:
         owner: (F,) int64, the index in `actors` of each face's actor, or SCENERY.
         vertex_owner: (V,) int64, the same for each vertex.
         fixed_faces: the number of faces that never move.
+        fixed_vertices: the number of vertices that never move.
     """
 
     layout: Layout
     plots: list[Plot]
     actors: list[Actor]
     ego_track: np.ndarray
-    mesh: object
+    mesh: Mesh
     owner: np.ndarray
     vertex_owner: np.ndarray
     fixed_faces: int
+    fixed_vertices: int
 
     def ego_pose(self, step) -> np.ndarray:
         """The ego pose x, y, yaw at the time `step` (...), in sweeps, which may be fractional."""
@@ -65,13 +68,24 @@ class World:
 
     def vertices(self, step: int) -> np.ndarray:
         """All vertices (V, 3) at sweep `step`."""
+        moving = self._place(slice(self.fixed_vertices, None), step)
+        return np.concatenate([self._fixed, moving])
+
+    @cached_property
+    def _fixed(self) -> np.ndarray:
+        """The vertices (fixed_vertices, 3) that never move."""
+        scenery = int(np.count_nonzero(self.vertex_owner == SCENERY))
+        standing = self._place(slice(scenery, self.fixed_vertices), 0)
+        return np.concatenate([self.mesh.vertices[:scenery], standing])
+
+    def _place(self, which: slice, step: int) -> np.ndarray:
+        """The vertices `which`, all of actors, at sweep `step`."""
         boxes = self.boxes(step)
-        vertices = self.mesh.vertices.copy()
-        moved = self.vertex_owner != SCENERY
-        owner = self.vertex_owner[moved]
-        turned = np.einsum('nij,nj->ni', rotation_z(boxes[:, 6])[owner], vertices[moved])
-        vertices[moved] = turned + boxes[owner, :3]
-        return vertices
+        owner, local = self.vertex_owner[which], self.mesh.vertices[which]
+        cos, sin = np.cos(boxes[:, 6])[owner], np.sin(boxes[:, 6])[owner]
+        x = boxes[owner, 0] + cos * local[:, 0] - sin * local[:, 1]
+        y = boxes[owner, 1] + sin * local[:, 0] + cos * local[:, 1]
+        return np.stack([x, y, boxes[owner, 2] + local[:, 2]], axis=1)
 
 
 def make_world(spec, seed: int, key_frames: int) -> World:
@@ -87,6 +101,7 @@ def make_world(spec, seed: int, key_frames: int) -> World:
     owners = np.arange(SCENERY, len(actors))
     owner = np.repeat(owners, [len(mesh.faces) for mesh in meshes])
     standing = sum(actor.still for actor in actors)
+    vertex_owner = np.repeat(owners, [len(mesh.vertices) for mesh in meshes])
     return World(
         layout,
         plots,
@@ -94,6 +109,7 @@ def make_world(spec, seed: int, key_frames: int) -> World:
         ego_track,
         merge(meshes),
         owner,
-        np.repeat(owners, [len(mesh.vertices) for mesh in meshes]),
+        vertex_owner,
         int(np.count_nonzero(owner < standing)),
+        int(np.count_nonzero(vertex_owner < standing)),
     )
