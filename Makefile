@@ -41,7 +41,7 @@ lint: $(STAMP)test  ## check the style of the Python and C++ sources
 	$(BIN)/clang-format --dry-run -Werror $(NATIVE)
 
 bench: $(STAMP)package $(STAMP)runtime .rivals/.stamp  ## measure the ops against spconv
-	$(BIN)/python -m benchmarks
+	PYTHONPATH=.rivals $(BIN)/python -m benchmarks.sparse_conv
 
 clean:  ## remove what was built; .venv, .rivals, data and work_dirs stay
 	rm -rf build *.egg-info mxd_mmplugin/*.so $(STAMP)package .pytest_cache .hypothesis .ruff_cache

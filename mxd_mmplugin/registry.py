@@ -2,8 +2,14 @@
 
 import importlib.util
 from dataclasses import dataclass
+from typing import Optional
 
+import torch
+from mmcv.ops import get_compiling_cuda_version
 from mmengine.registry import HOOKS, MODELS, Registry
+
+from .engine.bev_hook import BEVPictureHook
+from .modules import SparseConv2d, SparseConv3d, SubMConv2d, SubMConv3d
 
 
 @dataclass(frozen=True)
@@ -12,23 +18,25 @@ class Entry:
 
     Attributes:
         registry (Registry): mmengine's registry or a child of it.
-        name (str): the class's own name.
         cls (type): what is registered.
-        swapped (bool): under `name` too, in place of another package's class; else under the
-            explicit name alone.
-        note (str): what it replaces, for the report.
+        explicit_name (str): a name that no other package uses, by which a config can choose this
+            class alone.
+        name (str, optional): the name of another package's class that it stands in for.
+        swapped (bool): whether `name` is taken on this machine.
+        note (str): what it is for, for the report.
     """
 
     registry: Registry
-    name: str
     cls: type
-    swapped: bool
-    note: str
+    explicit_name: str
+    name: Optional[str] = None
+    swapped: bool = False
+    note: str = ''
 
     @property
-    def explicit_name(self) -> str:
-        """The name that no other package uses, by which a config can choose this class alone."""
-        return f'Mxd{self.name}' if self.swapped else self.name
+    def names(self) -> list:
+        """The names to register."""
+        return [self.explicit_name, self.name] if self.swapped else [self.explicit_name]
 
 
 @dataclass(frozen=True)
@@ -42,31 +50,31 @@ class Status:
     note: str
 
 
+def cuda_serves() -> bool:
+    """Whether the ops run on a GPU through mmcv's own kernels, so that nothing of mmcv's is swapped."""
+    return torch.cuda.is_available() and get_compiling_cuda_version() != 'not available'
+
+
 def table() -> list:
     """All entries for the packages that are installed."""
-    from . import modules
-    from .engine.bev_hook import BEVPictureHook
-
-    note = "in place of mmcv's, which has no CPU kernel, or spconv's"
-    entries = [
-        Entry(MODELS, cls.__name__, cls, True, note)
-        for cls in (
-            modules.SubMConv2d,
-            modules.SubMConv3d,
-            modules.SparseConv2d,
-            modules.SparseConv3d,
-        )
-    ]
+    swap = not cuda_serves()
+    note = (
+        "for mmcv's, which has no CPU kernel, or spconv's" if swap else "left to mmcv's CUDA kernel"
+    )
+    layers = (SubMConv2d, SubMConv3d, SparseConv2d, SparseConv3d)
+    entries = [Entry(MODELS, cls, f'Mxd{cls.__name__}', cls.__name__, swap, note) for cls in layers]
     entries.append(
-        Entry(HOOKS, 'BEVPictureHook', BEVPictureHook, False, 'pictures of validation frames')
+        Entry(HOOKS, BEVPictureHook, 'BEVPictureHook', note='pictures of validation frames')
     )
     if importlib.util.find_spec('mmdet3d'):
         from mmdet3d.registry import TRANSFORMS
 
         from .datasets.db_sampler import DataBaseSampler
 
-        note = "in place of mmdet3d's, which needs np.long"
-        entries.append(Entry(TRANSFORMS, 'DataBaseSampler', DataBaseSampler, True, note))
+        note = "for mmdet3d's, which needs np.long"
+        entries.append(
+            Entry(TRANSFORMS, DataBaseSampler, 'MxdDataBaseSampler', 'DataBaseSampler', True, note)
+        )
     return entries
 
 
@@ -76,27 +84,19 @@ def register() -> None:
         # It registers spconv's layers over mmcv's when it is imported: let it be first.
         import mmdet3d.models.layers.spconv  # noqa: F401
     for entry in table():
-        names = [entry.explicit_name, entry.name] if entry.swapped else [entry.explicit_name]
-        entry.registry.register_module(name=names, module=entry.cls, force=True)
+        entry.registry.register_module(name=entry.names, module=entry.cls, force=True)
 
 
 def status() -> list:
     """What the registries hold now under the names of the table.
 
     Returns:
-        list[Status]: one for each swapped and each explicit name.
+        list[Status]: one for each name that can be swapped and each explicit name.
     """
     rows = []
     for entry in table():
-        for name in dict.fromkeys([entry.name, entry.explicit_name]):
+        for name in filter(None, (entry.name, entry.explicit_name)):
             cls = entry.registry.get(name)
-            rows.append(
-                Status(
-                    entry.registry.name,
-                    name,
-                    cls is entry.cls,
-                    f'{cls.__module__}.{cls.__qualname__}' if cls else 'nothing',
-                    entry.note,
-                )
-            )
+            held = f'{cls.__module__}.{cls.__qualname__}' if cls else 'nothing'
+            rows.append(Status(entry.registry.name, name, cls is entry.cls, held, entry.note))
     return rows

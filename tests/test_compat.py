@@ -124,7 +124,7 @@ class Attack:
 @needs_weights_only
 @pytest.mark.parametrize('args', [(HistoryBuffer, '__init__'), (np.ndarray, 'min')])
 def test_getattr_in_a_checkpoint_stays_refused(args, tmp_path):
-    with pytest.raises(pickle.UnpicklingError, match='allowed are HistoryBuffer.min'):
+    with pytest.raises(pickle.UnpicklingError, match='allowed are HistoryBuffer'):
         reload(Attack(*args), tmp_path)
 
 

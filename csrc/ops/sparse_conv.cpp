@@ -1,4 +1,5 @@
-// Sparse convolution: schema and Meta kernels. The layout of pairs and bounds is told in sparse_conv.h.
+// Sparse convolution: schema and Meta kernels. The layout of pairs and bounds is told in
+// sparse_conv.h.
 #include "sparse_conv.h"
 
 #include <ATen/ops/empty.h>
@@ -15,26 +16,29 @@ at::Tensor forward_meta(const at::Tensor& features, const at::Tensor& weight,
 
 at::Tensor weight_grad_meta(const at::Tensor& features, const at::Tensor& grad,
                             const at::Tensor& pairs, const at::Tensor& bounds, int64_t groups) {
-  return at::empty_symint(
-      {bounds.sym_size(1) - 1, features.sym_size(1) / groups, grad.sym_size(1)},
-      features.options());
+  return at::empty_symint({bounds.sym_size(1) - 1, features.sym_size(1) / groups, grad.sym_size(1)},
+                          features.options());
 }
 
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(mxd, m) {
   m.def(
-      "sparse_conv_rulebook(Tensor indices, int batch_size, int[] spatial_shape, int[] kernel_size, "
-      "int[] stride, int[] padding, int[] dilation, bool subm) -> (Tensor out_indices, Tensor pairs, "
+      "sparse_conv_rulebook(Tensor indices, int batch_size, int[] spatial_shape, int[] "
+      "kernel_size, "
+      "int[] stride, int[] padding, int[] dilation, bool subm) -> (Tensor out_indices, Tensor "
+      "pairs, "
       "Tensor bounds)");
   m.def(
-      "sparse_conv_rulebook_transpose(Tensor pairs, Tensor bounds, SymInt num_in) -> (Tensor pairs, "
+      "sparse_conv_rulebook_transpose(Tensor pairs, Tensor bounds, SymInt num_in) -> (Tensor "
+      "pairs, "
       "Tensor bounds)");
   m.def(
       "sparse_conv(Tensor features, Tensor weight, Tensor? bias, Tensor pairs, Tensor bounds, "
       "SymInt num_out, int groups) -> Tensor");
   m.def(
-      "sparse_conv_weight_grad(Tensor features, Tensor grad, Tensor pairs, Tensor bounds, int groups) "
+      "sparse_conv_weight_grad(Tensor features, Tensor grad, Tensor pairs, Tensor bounds, int "
+      "groups) "
       "-> Tensor");
 }
 

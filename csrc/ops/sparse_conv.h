@@ -1,11 +1,14 @@
-// Sparse convolution: what every backend shares. Argument checks, geometry, and the rulebook's layout.
+// Sparse convolution: what every backend shares. Argument checks, geometry, and the rulebook's
+// layout.
 //
 // A rulebook lists, for every kernel offset k, the pairs (input row, output row) it connects:
 //   pairs  int32 [P, 2]          (input row, output row), grouped by tile, then by k
-//   bounds int64 [tiles, K + 1]  tile t's pairs for offset k are pairs[bounds[t, k] : bounds[t, k + 1]]
-// A tile is a set of at most kTileRows output rows, so that one thread works on rows that stay in its cache. It is
-// rows [t * kTileRows, (t + 1) * kTileRows), except where one offset pairs every row of the tile (the centre of a
-// submanifold convolution): then the tile's rows are the ones that this offset names.
+//   bounds int64 [tiles, K + 1]  tile t's pairs for offset k are pairs[bounds[t, k] : bounds[t, k +
+//   1]]
+// A tile is a set of at most kTileRows output rows, so that one thread works on rows that stay in
+// its cache. It is rows [t * kTileRows, (t + 1) * kTileRows), except where one offset pairs every
+// row of the tile (the centre of a submanifold convolution): then the tile's rows are the ones that
+// this offset names.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -22,7 +25,8 @@ constexpr int kMaxDims = 4;
 
 inline int64_t tile_count(int64_t rows) { return (rows + kTileRows - 1) / kTileRows; }
 
-// The geometry of a convolution: output o and kernel offset k meet input o * stride - padding + k * dilation.
+// The geometry of a convolution: output o and kernel offset k meet input o * stride - padding + k *
+// dilation.
 struct Geometry {
   int ndim = 0;
   int64_t batch_size = 0, kernel_volume = 1;
@@ -64,8 +68,8 @@ inline Geometry make_geometry(int64_t batch_size, at::IntArrayRef spatial_shape,
         subm ? g.in_shape[d] : (g.in_shape[d] + 2 * padding[d] - reach - 1) / stride[d] + 1;
     TORCH_CHECK_VALUE(subm || g.in_shape[d] + 2 * padding[d] > reach, "kernel_size ", kernel_size,
                       " with dilation ", dilation, " and padding ", padding,
-                      " must fit into spatial_shape ", spatial_shape, ", and does not in dimension ",
-                      d);
+                      " must fit into spatial_shape ", spatial_shape,
+                      ", and does not in dimension ", d);
     g.kernel_volume *= g.kernel[d];
   }
   TORCH_CHECK_VALUE(g.kernel_volume <= 1 << 15, "kernel_size must hold at most ", 1 << 15,
@@ -88,8 +92,8 @@ inline void check_rulebook(const at::Tensor& pairs, const at::Tensor& bounds,
   TORCH_CHECK_VALUE(pairs.dim() == 2 && pairs.size(1) == 2, "pairs must have shape [P, 2], was ",
                     pairs.sizes());
   TORCH_CHECK_VALUE(bounds.dim() == 2 && bounds.size(1) == kernel_volume + 1,
-                    "bounds must have shape [tiles, ", kernel_volume + 1,
-                    "] for a weight of ", kernel_volume, " kernel points, was ", bounds.sizes());
+                    "bounds must have shape [tiles, ", kernel_volume + 1, "] for a weight of ",
+                    kernel_volume, " kernel points, was ", bounds.sizes());
   TORCH_CHECK_TYPE(pairs.scalar_type() == at::kInt, "pairs must be int32, was ",
                    pairs.scalar_type());
   TORCH_CHECK_TYPE(bounds.scalar_type() == at::kLong, "bounds must be int64, was ",
@@ -109,9 +113,10 @@ inline void check_forward(const at::Tensor& features, const at::Tensor& weight,
   check_float("features", features);
   TORCH_CHECK_VALUE(features.dim() == 2, "features must have shape [voxels, channels], was ",
                     features.sizes());
-  TORCH_CHECK_VALUE(weight.dim() == 3,
-                    "weight must have shape [kernel points, in_channels / groups, out_channels], was ",
-                    weight.sizes());
+  TORCH_CHECK_VALUE(
+      weight.dim() == 3,
+      "weight must have shape [kernel points, in_channels / groups, out_channels], was ",
+      weight.sizes());
   TORCH_CHECK_TYPE(weight.scalar_type() == features.scalar_type(),
                    "weight must have the dtype of features, ", features.scalar_type(), ", was ",
                    weight.scalar_type());
@@ -122,8 +127,8 @@ inline void check_forward(const at::Tensor& features, const at::Tensor& weight,
   TORCH_CHECK_VALUE(weight.size(2) % groups == 0, "groups must divide out_channels ",
                     weight.size(2), ", was ", groups);
   if (bias.has_value()) {
-    TORCH_CHECK_VALUE(bias->dim() == 1 && bias->size(0) == weight.size(2),
-                      "bias must have shape [", weight.size(2), "], was ", bias->sizes());
+    TORCH_CHECK_VALUE(bias->dim() == 1 && bias->size(0) == weight.size(2), "bias must have shape [",
+                      weight.size(2), "], was ", bias->sizes());
     TORCH_CHECK_TYPE(bias->scalar_type() == features.scalar_type(),
                      "bias must have the dtype of features, ", features.scalar_type(), ", was ",
                      bias->scalar_type());

@@ -9,8 +9,8 @@
 
 namespace mxd::cpu {
 
-// at::empty, with huge pages where the system gives them on request: a page fault for each 4 KiB of fresh memory costs
-// more than the arithmetic of a convolution that fills it.
+// at::empty, with huge pages where the system gives them on request: a page fault for each 4 KiB of
+// fresh memory costs more than the arithmetic of a convolution that fills it.
 inline at::Tensor empty_output(at::IntArrayRef sizes, const at::TensorOptions& options) {
   auto tensor = at::empty(sizes, options);
 #ifdef __linux__

@@ -8,8 +8,9 @@
 
 namespace mxd::cpu {
 
-// Calls body(unit, worker) once for each unit in [0, units). Workers take the next unit as they finish the last, so
-// uneven units balance; which worker does a unit is not fixed, so a unit must write nothing that another one writes.
+// Calls body(unit, worker) once for each unit in [0, units). Workers take the next unit as they
+// finish the last, so uneven units balance; which worker does a unit is not fixed, so a unit must
+// write nothing that another one writes.
 template <typename Body>
 void for_each_unit(int64_t units, const Body& body) {
   const int64_t workers = std::min<int64_t>(units, at::get_num_threads());

@@ -1,4 +1,5 @@
-// Parallel least-significant-digit radix sort of unsigned 64-bit keys, with or without the permutation.
+// Parallel least-significant-digit radix sort of unsigned 64-bit keys, with or without the
+// permutation.
 #pragma once
 
 #include <algorithm>
@@ -9,8 +10,8 @@
 
 namespace mxd::cpu {
 
-// Sorts keys ascending, stably. With `order` (filled with 0, 1, ... by the caller) the values move with their keys.
-// Only the digits below `key_limit` (an upper bound of every key) are looked at.
+// Sorts keys ascending, stably. With `order` (filled with 0, 1, ... by the caller) the values move
+// with their keys. Only the digits below `key_limit` (an upper bound of every key) are looked at.
 inline void radix_sort(std::vector<uint64_t>& keys, std::vector<int32_t>* order,
                        uint64_t key_limit) {
   constexpr int kBits = 11, kBuckets = 1 << kBits;

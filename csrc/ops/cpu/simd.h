@@ -1,5 +1,5 @@
-// Vectors of a fixed width by the compiler's own extension (GCC, Clang; any processor), and the choice of width at
-// run time, which follows PyTorch's own (ATEN_CPU_CAPABILITY).
+// Vectors of a fixed width by the compiler's own extension (GCC, Clang; any processor), and the
+// choice of width at run time, which follows PyTorch's own (ATEN_CPU_CAPABILITY).
 #pragma once
 
 #include <ATen/Version.h>
@@ -24,8 +24,8 @@ struct Simd {
   static MXD_INLINE void store(T* to, const Vec& value) { std::memcpy(to, &value, Bytes); }
 };
 
-// What a GEMM kernel may use: the vector width, and how many vectors a row of accumulators holds so that kRows of
-// them stay in registers.
+// What a GEMM kernel may use: the vector width, and how many vectors a row of accumulators holds so
+// that kRows of them stay in registers.
 template <int Bytes, int Vectors>
 struct Width {
   static constexpr int kBytes = Bytes, kVectors = Vectors, kRows = 6;

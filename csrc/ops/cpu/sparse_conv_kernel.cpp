@@ -1,6 +1,7 @@
-// Sparse convolution on the CPU: implicit GEMM over the rulebook. Rows are read where they lie (no gather buffer) and
-// accumulated in registers; a tile of output rows stays in the cache of the core that works on it. The order of every
-// sum is fixed by the rulebook, so results do not depend on the number of threads.
+// Sparse convolution on the CPU: implicit GEMM over the rulebook. Rows are read where they lie (no
+// gather buffer) and accumulated in registers; a tile of output rows stays in the cache of the core
+// that works on it. The order of every sum is fixed by the rulebook, so results do not depend on
+// the number of threads.
 #include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
@@ -32,7 +33,9 @@ struct Rulebook {
         bounds(bounds_.const_data_ptr<int64_t>()),
         tiles(bounds_.size(0)),
         volume(bounds_.size(1) - 1) {}
-  const Pair* begin(int64_t tile, int64_t k) const { return pairs + bounds[tile * (volume + 1) + k]; }
+  const Pair* begin(int64_t tile, int64_t k) const {
+    return pairs + bounds[tile * (volume + 1) + k];
+  }
   const Pair* end(int64_t tile, int64_t k) const {
     return pairs + bounds[tile * (volume + 1) + k + 1];
   }
@@ -148,7 +151,8 @@ MXD_INLINE void forward_tile(const ForwardArgs<T>& args, int64_t tile) {
     }
 }
 
-// out [Rows, Vectors] += sum over the pairs of offset k in the tiles [first, last) of in[:Rows]^T grad[:Vectors].
+// out [Rows, Vectors] += sum over the pairs of offset k in the tiles [first, last) of in[:Rows]^T
+// grad[:Vectors].
 template <typename T, int Bytes, int Rows, int Vectors>
 MXD_INLINE void outer_products(const Rulebook& book, int64_t first, int64_t last, int64_t k,
                                const T* in, int64_t in_stride, const T* grad, int64_t grad_stride,
@@ -212,7 +216,8 @@ MXD_INLINE void weight_grad_unit(const WeightGradArgs<T>& args, int64_t unit) {
   }
 }
 
-// One set of kernels for each vector width; the compiler makes the code of each for its own processor.
+// One set of kernels for each vector width; the compiler makes the code of each for its own
+// processor.
 template <typename T>
 struct Kernels {
   void (*forward)(const ForwardArgs<T>&, int64_t tile);
@@ -220,17 +225,17 @@ struct Kernels {
   int64_t panel;  // columns of a weight panel
 };
 
-#define MXD_KERNELS(W, TARGET)                                                              \
-  template <typename T>                                                                     \
-  struct KernelsOf##W {                                                                     \
-    TARGET static void forward(const ForwardArgs<T>& args, int64_t tile) {                  \
-      forward_tile<T, cpu::W>(args, tile);                                                  \
-    }                                                                                       \
-    TARGET static void weight_grad(const WeightGradArgs<T>& args, int64_t unit) {           \
-      weight_grad_unit<T, cpu::W>(args, unit);                                              \
-    }                                                                                       \
-    static constexpr Kernels<T> kernels{                                                    \
-        &forward, &weight_grad, cpu::W::kVectors * Simd<T, cpu::W::kBytes>::kLanes};        \
+#define MXD_KERNELS(W, TARGET)                                                               \
+  template <typename T>                                                                      \
+  struct KernelsOf##W {                                                                      \
+    TARGET static void forward(const ForwardArgs<T>& args, int64_t tile) {                   \
+      forward_tile<T, cpu::W>(args, tile);                                                   \
+    }                                                                                        \
+    TARGET static void weight_grad(const WeightGradArgs<T>& args, int64_t unit) {            \
+      weight_grad_unit<T, cpu::W>(args, unit);                                               \
+    }                                                                                        \
+    static constexpr Kernels<T> kernels{&forward, &weight_grad,                              \
+                                        cpu::W::kVectors * Simd<T, cpu::W::kBytes>::kLanes}; \
   };
 
 MXD_KERNELS(Base, )
@@ -290,9 +295,8 @@ std::vector<T> pack_weight(const at::Tensor& weight, int64_t groups, int64_t pad
 // The kernels trust the rulebook: whatever in it would make them leave the tensors is refused here.
 void check_rows(const at::Tensor& pairs, const at::Tensor& bounds, int64_t num_in,
                 int64_t num_out) {
-  TORCH_CHECK_VALUE(bounds.size(0) == tile_count(num_out), "bounds must have ",
-                    tile_count(num_out), " tiles for ", num_out, " output rows, had ",
-                    bounds.size(0));
+  TORCH_CHECK_VALUE(bounds.size(0) == tile_count(num_out), "bounds must have ", tile_count(num_out),
+                    " tiles for ", num_out, " output rows, had ", bounds.size(0));
   const int64_t *bound = bounds.const_data_ptr<int64_t>(), *bound_end = bound + bounds.numel();
   TORCH_CHECK_VALUE(std::is_sorted(bound, bound_end) &&
                         (bound == bound_end || (bound[0] == 0 && bound_end[-1] == pairs.size(0))),
@@ -333,8 +337,7 @@ at::Tensor forward_in(const at::Tensor& features, const at::Tensor& weight,
                             groups,
                             weight.size(1),
                             padded_channels};
-  for_each_unit(bounds.size(0),
-                [&](int64_t tile, int64_t) { kernels<T>().forward(args, tile); });
+  for_each_unit(bounds.size(0), [&](int64_t tile, int64_t) { kernels<T>().forward(args, tile); });
   if (channels == padded_channels) return out;
   return out.view({num_out, groups, padded_channels})
       .narrow(2, 0, channels)
@@ -363,10 +366,10 @@ at::Tensor weight_grad_in(const at::Tensor& features, const at::Tensor& grad,
   const int64_t volume = bounds.size(1) - 1, in_channels = features.size(1) / groups;
   const int64_t channels = grad.size(1) / groups, padded_channels = padded<T>(channels);
   const int64_t slab_bytes = groups * volume * in_channels * padded_channels * sizeof(T);
-  const int64_t most = std::clamp<int64_t>(kMaxBytes / std::max<int64_t>(slab_bytes, 1), 1, kMaxSlabs);
+  const int64_t most =
+      std::clamp<int64_t>(kMaxBytes / std::max<int64_t>(slab_bytes, 1), 1, kMaxSlabs);
   const int64_t slabs = std::clamp<int64_t>(bounds.size(0) / kTilesInSlab, 1, most);
-  auto parts =
-      at::empty({slabs, groups, volume, in_channels, padded_channels}, features.options());
+  auto parts = at::empty({slabs, groups, volume, in_channels, padded_channels}, features.options());
   const at::Tensor padded_grad = pad_channels(grad, groups, channels, padded_channels);
   const WeightGradArgs<T> args{Rulebook(pairs, bounds),
                                features.const_data_ptr<T>(),

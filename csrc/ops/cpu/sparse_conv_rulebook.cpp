@@ -1,8 +1,10 @@
-// Rulebook of a sparse convolution on the CPU, by sorting: memory grows with the voxels, never with the grid.
+// Rulebook of a sparse convolution on the CPU, by sorting: memory grows with the voxels, never with
+// the grid.
 //
-// Input voxels are sorted by a key that is linear in their coordinates, with room around the grid so that a kernel
-// that reaches over an edge meets no voxel of the next row. As outputs ascend, the window of every kernel row ascends
-// too: one cursor a kernel row walks the sorted keys once and all the neighbours are found without a hash table.
+// Input voxels are sorted by a key that is linear in their coordinates, with room around the grid
+// so that a kernel that reaches over an edge meets no voxel of the next row. As outputs ascend, the
+// window of every kernel row ascends too: one cursor a kernel row walks the sorted keys once and
+// all the neighbours are found without a hash table.
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
@@ -32,10 +34,11 @@ struct KeySteps {
       overflow |= __builtin_mul_overflow(batch_step, static_cast<uint64_t>(extent[d]), &batch_step);
     }
     overflow |= __builtin_mul_overflow(batch_step, static_cast<uint64_t>(batch_size), &limit);
-    TORCH_CHECK_VALUE(!overflow && limit < uint64_t{1} << 63,
-                      "spatial_shape times batch_size must stay below 2**63 cells, padding included; "
-                      "in this dimension order the extents were ",
-                      at::IntArrayRef(extent.data(), ndim), " and batch_size ", batch_size);
+    TORCH_CHECK_VALUE(
+        !overflow && limit < uint64_t{1} << 63,
+        "spatial_shape times batch_size must stay below 2**63 cells, padding included; "
+        "in this dimension order the extents were ",
+        at::IntArrayRef(extent.data(), ndim), " and batch_size ", batch_size);
   }
 };
 
@@ -63,8 +66,7 @@ KeySteps input_steps(const Geometry& g) {
   TORCH_CHECK_VALUE(row[0] >= 0 && row[0] < g.batch_size, "indices[", position,
                     "] has the batch index ", row[0], "; allowed are 0 to ", g.batch_size - 1,
                     " (batch_size ", g.batch_size, ")");
-  TORCH_CHECK_VALUE(false, "indices[", position, "] is ",
-                    at::ArrayRef<int32_t>(row, g.ndim + 1),
+  TORCH_CHECK_VALUE(false, "indices[", position, "] is ", at::ArrayRef<int32_t>(row, g.ndim + 1),
                     " (batch, then coordinates), outside of spatial_shape ",
                     at::IntArrayRef(g.in_shape.data(), g.ndim));
 }
@@ -116,7 +118,8 @@ SortedVoxels sort_voxels(const int32_t* indices, int64_t count, const Geometry& 
   return voxels;
 }
 
-// Keys of all outputs that at least one of the voxels in [begin, end) reaches, possibly several times.
+// Keys of all outputs that at least one of the voxels in [begin, end) reaches, possibly several
+// times.
 std::vector<uint64_t> reached_outputs(const int32_t* indices, const SortedVoxels& voxels,
                                       int64_t begin, int64_t end, const Geometry& g,
                                       const KeySteps& out_steps) {
@@ -124,8 +127,8 @@ std::vector<uint64_t> reached_outputs(const int32_t* indices, const SortedVoxels
   const int64_t kernel_rows = g.kernel_volume / g.kernel[last];
   std::vector<uint64_t> found;
   found.reserve((end - begin) * 2);
-  // With dilation 1 a voxel reaches a run of outputs along the last dimension, and along one kernel row these runs
-  // ascend with the voxels: what lies below `reached` is there already.
+  // With dilation 1 a voxel reaches a run of outputs along the last dimension, and along one kernel
+  // row these runs ascend with the voxels: what lies below `reached` is there already.
   const bool runs = g.dilation[last] == 1;
   std::vector<uint64_t> reached(kernel_rows, 0);
   std::vector<uint64_t> prefixes(kernel_rows), along_last;
@@ -189,7 +192,8 @@ std::vector<uint64_t> output_keys(const int32_t* indices, const SortedVoxels& vo
   return keys;
 }
 
-// Key of the first cell of every output's window, in the input's key space; fills out_indices on the way.
+// Key of the first cell of every output's window, in the input's key space; fills out_indices on
+// the way.
 std::vector<uint64_t> window_starts(const std::vector<uint64_t>& out_keys, const Geometry& g,
                                     const KeySteps& steps, const KeySteps& out_steps,
                                     int32_t* out_indices) {
@@ -225,7 +229,8 @@ std::tuple<at::Tensor, at::Tensor> find_pairs(const std::vector<uint64_t>& start
     for (int64_t d = last - 1, rest = r; d >= 0; rest /= g.kernel[d], d--)
       row_start[r] += rest % g.kernel[d] * g.dilation[d] * steps.step[d];
 
-  // A worker appends its tiles' pairs to a list of its own; they are put together in the order of the tiles at the end.
+  // A worker appends its tiles' pairs to a list of its own; they are put together in the order of
+  // the tiles at the end.
   struct Worker {
     std::vector<Pair> pairs, tile_pairs;
     std::vector<int64_t> cursor;
@@ -246,9 +251,9 @@ std::tuple<at::Tensor, at::Tensor> find_pairs(const std::vector<uint64_t>& start
     int64_t* pair_count = bound + tile * (volume + 1) + 1;
     std::fill(pair_count - 1, pair_count + volume, 0);
     for (int64_t r = 0; r < kernel_rows; r++)
-      worker.cursor[r] = std::lower_bound(voxels.keys.begin(), voxels.keys.end(),
-                                          starts[begin] + row_start[r]) -
-                         voxels.keys.begin();
+      worker.cursor[r] =
+          std::lower_bound(voxels.keys.begin(), voxels.keys.end(), starts[begin] + row_start[r]) -
+          voxels.keys.begin();
     for (int64_t i = begin; i < end; i++) {
       const int32_t out = g.subm ? voxels.row(i) : static_cast<int32_t>(i);
       for (int64_t r = 0; r < kernel_rows; r++) {
@@ -282,7 +287,8 @@ std::tuple<at::Tensor, at::Tensor> find_pairs(const std::vector<uint64_t>& start
   auto* to = reinterpret_cast<Pair*>(pairs.mutable_data_ptr<int32_t>());
   at::parallel_for(0, tiles, 16, [&](int64_t begin, int64_t end) {
     for (int64_t tile = begin; tile < end; tile++) {
-      const int64_t first = bound[tile * (volume + 1)], size = bound[tile * (volume + 1) + volume] - first;
+      const int64_t first = bound[tile * (volume + 1)],
+                    size = bound[tile * (volume + 1) + volume] - first;
       const auto from = workers[places[tile].worker].pairs.begin() + places[tile].begin;
       std::copy(from, from + size, to + first);
     }
@@ -313,15 +319,15 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> rulebook_cpu(
   } else {
     const KeySteps out_steps(g.out_shape, g.ndim, batch_size);
     const std::vector<uint64_t> out_keys = output_keys(data, voxels, g, out_steps);
-    out_indices =
-        at::empty({static_cast<int64_t>(out_keys.size()), g.ndim + 1}, indices.options());
+    out_indices = at::empty({static_cast<int64_t>(out_keys.size()), g.ndim + 1}, indices.options());
     starts = window_starts(out_keys, g, steps, out_steps, out_indices.mutable_data_ptr<int32_t>());
   }
   auto [pairs, bounds] = find_pairs(starts, voxels, g, steps, indices.device());
   return {out_indices, pairs, bounds};
 }
 
-// The same pairs with input and output exchanged, grouped by tiles of input rows: a counting sort by (tile, k).
+// The same pairs with input and output exchanged, grouped by tiles of input rows: a counting sort
+// by (tile, k).
 std::tuple<at::Tensor, at::Tensor> rulebook_transpose_cpu(const at::Tensor& pairs,
                                                           const at::Tensor& bounds,
                                                           int64_t num_in) {
@@ -338,14 +344,15 @@ std::tuple<at::Tensor, at::Tensor> rulebook_transpose_cpu(const at::Tensor& pair
   auto for_each_pair = [&](int64_t first_tile, int64_t last_tile, const auto& body) {
     for (int64_t t = first_tile; t < last_tile; t++)
       for (int64_t k = 0; k < volume; k++)
-        for (int64_t p = from_bound[t * (volume + 1) + k]; p < from_bound[t * (volume + 1) + k + 1]; p++)
+        for (int64_t p = from_bound[t * (volume + 1) + k]; p < from_bound[t * (volume + 1) + k + 1];
+             p++)
           body(from[p], from[p].in / kTileRows * volume + k);
   };
   cpu::for_each_part(parts, from_tiles, [&](int64_t part, int64_t begin, int64_t end) {
     int64_t* histogram = place.data() + part * bins;
     for_each_pair(begin, end, [&](const Pair& pair, int64_t bin) {
-      TORCH_CHECK_VALUE(pair.in >= 0 && pair.in < num_in, "pairs must name input rows below num_in ",
-                        num_in, ", named ", pair.in);
+      TORCH_CHECK_VALUE(pair.in >= 0 && pair.in < num_in,
+                        "pairs must name input rows below num_in ", num_in, ", named ", pair.in);
       histogram[bin]++;
     });
   });
@@ -369,9 +376,8 @@ std::tuple<at::Tensor, at::Tensor> rulebook_transpose_cpu(const at::Tensor& pair
   auto* to = reinterpret_cast<Pair*>(out_pairs.mutable_data_ptr<int32_t>());
   cpu::for_each_part(parts, from_tiles, [&](int64_t part, int64_t begin, int64_t end) {
     int64_t* slot = place.data() + part * bins;
-    for_each_pair(begin, end, [&](const Pair& pair, int64_t bin) {
-      to[slot[bin]++] = {pair.out, pair.in};
-    });
+    for_each_pair(begin, end,
+                  [&](const Pair& pair, int64_t bin) { to[slot[bin]++] = {pair.out, pair.in}; });
   });
   return {out_pairs, out_bounds};
 }

@@ -18,7 +18,7 @@ SIDEWALK = 4.2
 KERB_HEIGHT = 0.15
 MAIN_START, MAIN_END = -150.0, 330.0
 CROSS_REACH = 180.0
-DISTRICT_SIZE = 640.0  # metres of map a district has, in each direction
+DISTRICT_SIZE = 560.0  # metres of map a district has, in each direction
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from .actors import Actor
 from .geometry import Mesh, merge, rotation_z
 from .layout import Layout, make_layout
 from .population import populate
-from .scenery import Plot, make_plots, make_scenery
+from .scenery import make_plots, make_scenery
 from .sensors import SWEEP_SECONDS, SWEEPS_PER_KEY_FRAME, Sensor
 
 SCENERY = -1  # the owner of a face that belongs to no actor
@@ -24,7 +24,6 @@ class World:
 
     Attributes:
         layout: the streets.
-        plots: what lies beside them.
         actors: sorted so that those that stand still come first.
         ego_track: (T + 1, 3) x, y, yaw; row k + 1 belongs to sweep k.
         mesh: all faces; the vertices of actors are in the frame of their boxes.
@@ -35,7 +34,6 @@ class World:
     """
 
     layout: Layout
-    plots: list[Plot]
     actors: list[Actor]
     ego_track: np.ndarray
     mesh: Mesh
@@ -88,12 +86,17 @@ class World:
         return np.stack([x, y, boxes[owner, 2] + local[:, 2]], axis=1)
 
 
+def make_streets(spec, seed: int):
+    """The layout and plots of scene `spec`, and the random generator to go on with."""
+    rng = np.random.default_rng([seed, spec.number])
+    layout = make_layout(spec, rng)
+    return layout, make_plots(layout, rng), rng
+
+
 def make_world(spec, seed: int, key_frames: int) -> World:
     """Builds scene `spec`'s world for `key_frames` key frames; `seed` is the data set's."""
-    rng = np.random.default_rng([seed, spec.number])
     steps = (key_frames - 1) * SWEEPS_PER_KEY_FRAME + 1
-    layout = make_layout(spec, rng)
-    plots = make_plots(layout, rng)
+    layout, plots, rng = make_streets(spec, seed)
     scenery = make_scenery(layout, plots, rng)
     actors, ego_track = populate(layout, plots, spec.plan, rng, steps, SWEEP_SECONDS)
     actors = sorted(actors, key=lambda actor: not actor.still)
@@ -104,7 +107,6 @@ def make_world(spec, seed: int, key_frames: int) -> World:
     vertex_owner = np.repeat(owners, [len(mesh.vertices) for mesh in meshes])
     return World(
         layout,
-        plots,
         actors,
         ego_track,
         merge(meshes),

@@ -1,0 +1,49 @@
+"""What importing the package registers."""
+
+import subprocess
+import sys
+
+import pytest
+from mmengine.registry import MODELS
+
+import mxd_mmplugin
+from mxd_mmplugin import registry
+
+NAMES = ('SubMConv2d', 'SubMConv3d', 'SparseConv2d', 'SparseConv3d')
+
+
+def test_stock_and_explicit_names():
+    for name in NAMES:
+        assert MODELS.get(name) is MODELS.get(f'Mxd{name}') is getattr(mxd_mmplugin, name)
+
+
+def test_every_name_of_the_table_is_held():
+    rows = registry.status()
+    assert all(row.swapped for row in rows)
+    assert {'SubMConv3d', 'MxdSubMConv3d', 'DataBaseSampler', 'BEVPictureHook'} <= {
+        row.name for row in rows
+    }
+
+
+def test_registering_again_changes_nothing():
+    before = {name: MODELS.get(name) for name in NAMES}
+    registry.register()
+    assert before == {name: MODELS.get(name) for name in NAMES}
+
+
+def test_a_gpu_keeps_the_kernels_of_mmcv(monkeypatch):
+    monkeypatch.setattr(registry, 'cuda_serves', lambda: True)
+    layers = [entry for entry in registry.table() if entry.name in NAMES]
+    assert [entry.names for entry in layers] == [[f'Mxd{entry.name}'] for entry in layers]
+
+
+@pytest.mark.parametrize(
+    'order', [('mxd_mmplugin', 'mmdet3d.models'), ('mmdet3d.models', 'mxd_mmplugin')]
+)
+def test_the_order_of_imports_does_not_matter(order):
+    code = (
+        f'import {order[0]}, {order[1]}; from mmcv.cnn import build_conv_layer; '
+        "print(type(build_conv_layer(dict(type='SubMConv3d'), 4, 4, 3)).__module__)"
+    )
+    run = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert run.stdout.strip() == 'mxd_mmplugin.modules.sparse_conv', run.stderr
