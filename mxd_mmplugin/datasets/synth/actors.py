@@ -58,7 +58,9 @@ KINDS = {
         {'rider': True},
     ),
     'cone': Kind('movable_object.trafficcone', shapes.traffic_cone, (0.41, 0.41, 1.02)),
-    'barrier': Kind('movable_object.barrier', shapes.barrier, (0.50, 2.50, 0.99), (0.05, 0.06, 0.04)),
+    'barrier': Kind(
+        'movable_object.barrier', shapes.barrier, (0.50, 2.50, 0.99), (0.05, 0.06, 0.04)
+    ),
 }
 
 

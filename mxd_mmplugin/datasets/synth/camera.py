@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .geometry import face_normals
+from .geometry import face_normals, rotate
 from .sensors import IMAGE_HEIGHT, IMAGE_WIDTH, Camera
 from .world import SCENERY, World
 
@@ -45,7 +45,7 @@ class Frame:
         self._vertices = world.vertices(step)
         self._owner = np.append(world.owner, np.full(IMAGE_HEIGHT, SCENERY))
         normals = face_normals(self._vertices[world.mesh.faces])
-        light = 0.62 + 0.38 * np.clip(normals @ SUN, -0.35, 1)
+        light = 0.62 + 0.38 * np.clip((normals * SUN).sum(1), -0.35, 1)
         faces = np.clip(world.mesh.rgb * light[:, None], 0, 255)
         height = np.linspace(0, 1, IMAGE_HEIGHT)[:, None]
         sky = SKY_TOP + (SKY_HORIZON - SKY_TOP) * np.clip(height * 1.9, 0, 1)
@@ -62,7 +62,7 @@ class Frame:
         """Draws what `camera` sees."""
         world = self.world
         origin, rotation = world.sensor_pose(camera, self.step)
-        quads = ((self._vertices - origin) @ rotation)[world.mesh.faces]
+        quads = rotate(self._vertices - origin, rotation.T)[world.mesh.faces]
         numbers, planes, polygons = _project(quads, camera)
         rows = _scan(polygons)
         scenery = world.owner[numbers] == SCENERY

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from .actors import attribute
 from .camera import Frame
+from .geometry import rotate
 from .lidar import Lidar, count_points
 from .maps import write_mask
 from .scenes import SCENES
@@ -83,7 +84,8 @@ def _generate_scenes(out, specs, seed, key_frames, workers) -> list[dict]:
             pending = set(jobs)
             while pending:
                 finished, pending = wait(pending, 0.2, FIRST_EXCEPTION)
-                bar.update(done.value - bar.n)
+                if done.value > bar.n:
+                    bar.update(done.value - bar.n)
                 if any(job.exception() for job in finished):
                     pool.shutdown(cancel_futures=True)
             return [job.result() for job in jobs]
@@ -156,6 +158,7 @@ def _add_sightings(world: World, step: int, points, visible, speeds, tables):
     """Adds the actors' boxes and what was seen of them; `points` (P, 5) as written."""
     boxes = world.boxes(step)
     origin, rotation = world.sensor_pose(LIDAR, step)
-    counts = count_points(points[:, :3].astype(np.float64) @ rotation.T + origin, boxes)
+    placed = rotate(points[:, :3].astype(np.float64), rotation) + origin
+    counts = count_points(placed, boxes)
     attributes = [attribute(actor, speed) for actor, speed in zip(world.actors, speeds)]
     tables.add_sightings(boxes, attributes, counts, visible)

@@ -36,7 +36,7 @@ class Mesh:
 
     def placed(self, x: float, y: float, z: float = 0.0, yaw: float = 0.0) -> 'Mesh':
         """This mesh turned by `yaw` about z, then moved to (x, y, z)."""
-        vertices = self.vertices @ rotation_z(yaw).T + (x, y, z)
+        vertices = rotate(self.vertices, rotation_z(yaw)) + (x, y, z)
         return Mesh(vertices, self.faces, self.rgb, self.reflectance)
 
     def fitted(self, size: tuple[float, float, float]) -> 'Mesh':
@@ -68,6 +68,16 @@ def face_normals(quads: np.ndarray) -> np.ndarray:
     normals = np.cross(quads[:, 2] - quads[:, 0], quads[:, 3] - quads[:, 1])
     length = np.linalg.norm(normals, axis=1, keepdims=True)
     return normals / np.maximum(length, 1e-12)
+
+
+def rotate(points: np.ndarray, rotation: np.ndarray) -> np.ndarray:
+    """`points` (..., 3) turned by `rotation` (3, 3).
+
+    Not a matrix product: those may round differently with the number of threads, and the same
+    seed shall give the same bytes on any number of cores.
+    """
+    x, y, z = points[..., :1], points[..., 1:2], points[..., 2:]
+    return x * rotation[:, 0] + y * rotation[:, 1] + z * rotation[:, 2]
 
 
 def rotation_z(yaw) -> np.ndarray:

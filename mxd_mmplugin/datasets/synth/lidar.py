@@ -10,7 +10,7 @@ import numpy as np
 from embreex.mesh_construction import TriangleMesh
 from embreex.rtcore_scene import EmbreeScene
 
-from .geometry import face_normals
+from .geometry import face_normals, rotate
 from .sensors import LIDAR
 from .world import World
 
@@ -68,7 +68,7 @@ class Lidar:
         hits = origins[detected] + directions[detected] * distance[detected, None]
         origin, rotation = world.sensor_pose(LIDAR, step)
         points = np.column_stack(
-            [(hits - origin) @ rotation, intensity[detected], rings[detected]]
+            [rotate(hits - origin, rotation.T), intensity[detected], rings[detected]]
         )
         return points.astype(np.float32), world.owner[face[detected]]
 

@@ -133,11 +133,22 @@ class Population:
     def add_kerb_parking(self):
         """Fills the parking lanes of all streets; a bus, trailers and lorries are among them."""
         layout, rng = self.layout, self.rng
-        needed = ['bus', 'bus', 'trailer', 'trailer', 'truck', 'truck', 'motorcycle', 'motorcycle',
-                  'construction_vehicle', 'motorcycle']
+        needed = [
+            'bus',
+            'bus',
+            'trailer',
+            'trailer',
+            'truck',
+            'truck',
+            'motorcycle',
+            'motorcycle',
+            'construction_vehicle',
+            'motorcycle',
+        ]
         places = list(rng.permutation(np.linspace(BUSY[0] + 60, BUSY[1] - 50, len(needed))))
-        musts = {side: sorted(zip(places[half::2], needed[half::2])) for half, side in
-                 enumerate((1, -1))}
+        musts = {
+            side: sorted(zip(places[half::2], needed[half::2])) for half, side in enumerate((1, -1))
+        }
         offset = layout.main_half - PARKING / 2
         margin = layout.cross_half + SIDEWALK + 4
         edges = (MAIN_START, *layout.crossings, BUSY[1] + 90)
@@ -217,8 +228,9 @@ class Population:
                         kind = _pick((('car', 0.84), ('pickup', 0.08), ('motorcycle', 0.08)), rng)
                         yaw = plot.side * np.pi / 2 * (1 if rng.random() < 0.5 else -1)
                         y = plot.depth_to_y(self.layout, depth + self._jitter(0.2))
-                        self._stand(draw_body(kind, rng), x, y, yaw + self._jitter(0.03),
-                                    KERB_HEIGHT + 0.03)
+                        self._stand(
+                            draw_body(kind, rng), x, y, yaw + self._jitter(0.03), KERB_HEIGHT + 0.03
+                        )
 
     def add_sites(self):
         """Construction sites: machines and workers behind barriers, cones round the closed lane."""
@@ -231,14 +243,18 @@ class Population:
             kinds = list(rng.permutation(['construction_vehicle'] * 3 + ['truck', 'trailer']))[:4]
             for x, kind in zip(places, kinds):
                 y = plot.depth_to_y(layout, 9 + float(rng.uniform(-1.5, 3)))
-                yaw = float(rng.uniform(-np.pi, np.pi)) if kind == 'construction_vehicle' else (
-                    plot.side * np.pi / 2 + self._jitter(0.1))
+                yaw = (
+                    float(rng.uniform(-np.pi, np.pi))
+                    if kind == 'construction_vehicle'
+                    else (plot.side * np.pi / 2 + self._jitter(0.1))
+                )
                 self._stand(draw_body(kind, rng), x, y, yaw, height)
             for _ in range(5):
                 x = float(rng.uniform(plot.x0 + 1, plot.x1 - 1))
                 y = plot.depth_to_y(layout, float(rng.uniform(1.0, 4.0)))
-                self._stand(draw_body('worker', rng), x, y, rng.uniform(-np.pi, np.pi), height,
-                            parked=False)
+                self._stand(
+                    draw_body('worker', rng), x, y, rng.uniform(-np.pi, np.pi), height, parked=False
+                )
             # A barrier is wide across its own x axis, so it faces the street.
             facing = plot.side * np.pi / 2
             for x in np.arange(plot.x0 + 1.4, plot.x1 - 1, 2.8):
@@ -247,12 +263,20 @@ class Population:
                     self._stand(draw_body('barrier', rng), x, y, facing + self._jitter(), height)
             edge = plot.side * (layout.main_half - PARKING - 0.3)
             for x in np.arange(plot.x0, plot.x1, 2.6):
-                self._stand(draw_body('cone', rng), x + self._jitter(0.1), edge + self._jitter(0.1),
-                            rng.uniform(-np.pi, np.pi))
+                self._stand(
+                    draw_body('cone', rng),
+                    x + self._jitter(0.1),
+                    edge + self._jitter(0.1),
+                    rng.uniform(-np.pi, np.pi),
+                )
             for x in (plot.x0 - 1.5, plot.x1 + 1.5):
                 for step in (0.6, 1.6):
-                    self._stand(draw_body('cone', rng), x, edge + plot.side * step,
-                                rng.uniform(-np.pi, np.pi))
+                    self._stand(
+                        draw_body('cone', rng),
+                        x,
+                        edge + plot.side * step,
+                        rng.uniform(-np.pi, np.pi),
+                    )
                 y = plot.side * (layout.main_half - PARKING / 2 + 0.3)
                 self._stand(draw_body('barrier', rng), x, y, self._jitter())
 
@@ -268,8 +292,9 @@ class Population:
                 self._stand(draw_body('barrier', rng), x, 0, np.pi / 2 + self._jitter(0.02))
             for x in np.arange(middle + 3, x1, 3.4):
                 if rng.random() < 0.7:
-                    self._stand(draw_body('cone', rng), x, self._jitter(0.1),
-                                rng.uniform(-np.pi, np.pi))
+                    self._stand(
+                        draw_body('cone', rng), x, self._jitter(0.1), rng.uniform(-np.pi, np.pi)
+                    )
 
     def add_parked_cycles(self):
         """Bicycles and motorcycles beside the kerb, in small groups."""
@@ -299,8 +324,13 @@ class Population:
                 companions = int(rng.choice([1, 1, 2]))
                 for n in range(companions):
                     kind = 'child' if rng.random() < 0.1 else 'pedestrian'
-                    self._walk(draw_body(kind, rng), x + self._jitter(0.2), y - side * 0.9 * n,
-                               0.0 if direction > 0 else np.pi, speed)
+                    self._walk(
+                        draw_body(kind, rng),
+                        x + self._jitter(0.2),
+                        y - side * 0.9 * n,
+                        0.0 if direction > 0 else np.pi,
+                        speed,
+                    )
         for crossing in layout.crossings:
             for side in (1, -1):
                 for _ in range(int(rng.integers(1, 4))):
@@ -326,7 +356,9 @@ class Population:
         distance = speed * self.dt * np.arange(self.steps)
         xs, ys = x + distance * np.cos(yaw), y + distance * np.sin(yaw)
         if layout.red == 'main' and not crosses:
-            to_cross = np.min([np.abs(xs - c) - layout.cross_half for c in layout.crossings], axis=0)
+            to_cross = np.min(
+                [np.abs(xs - c) - layout.cross_half for c in layout.crossings], axis=0
+            )
             blocked = to_cross < 0.8
             if blocked[0]:
                 return
@@ -350,8 +382,7 @@ class Population:
         kept = drop_collisions(near, centre, EGO_SIZE)
         mirror = self.layout.mirror
         actors = [
-            Actor(actor.body, actor.track * (1, mirror, 1, mirror), actor.parked)
-            for actor in kept
+            Actor(actor.body, actor.track * (1, mirror, 1, mirror), actor.parked) for actor in kept
         ]
         return actors, ego_track * (1, mirror, mirror)
 

@@ -139,8 +139,15 @@ def _traffic_light(lamp: Material) -> Mesh:
         [
             loft(circle(0.08, 6), circle(0.08, 6), 0, 3.4, METAL),
             box(-0.2, 0.1, -0.2, 0.2, 2.4, 3.4, DARK),
-            box(-0.22, -0.2, -0.1, 0.1, 2.55 if lamp is GREEN_LIGHT else 3.05,
-                2.75 if lamp is GREEN_LIGHT else 3.25, lamp),
+            box(
+                -0.22,
+                -0.2,
+                -0.1,
+                0.1,
+                2.55 if lamp is GREEN_LIGHT else 3.05,
+                2.75 if lamp is GREEN_LIGHT else 3.25,
+                lamp,
+            ),
         ]
     )
 

@@ -8,7 +8,7 @@ which mirrors, bumpers or skirts touch, so that range noise seldom lifts a point
 
 import numpy as np
 
-from .geometry import Material, Mesh, merge
+from .geometry import Material, Mesh, merge, rotate
 
 GLASS = Material((45, 58, 70), 0.04)
 TYRE = Material((28, 28, 30), 0.06)
@@ -62,9 +62,7 @@ def loft(bottom, top, z0: float, z1: float, side: Material, cap: Material | None
     sides = [(i, (i + 1) % n, (i + 1) % n + n, i + n) for i in range(n)]
     lid = [(0, i, i + 1, min(i + 2, n - 1)) for i in range(1, n - 1, 2)]
     faces = np.array(
-        sides
-        + [tuple(n + i for i in quad) for quad in lid]
-        + [tuple(quad[::-1]) for quad in lid]
+        sides + [tuple(n + i for i in quad) for quad in lid] + [tuple(quad[::-1]) for quad in lid]
     )
     materials = [side] * n + [cap or side] * (2 * len(lid))
     return Mesh(
@@ -122,7 +120,7 @@ def beam(start, end, width: float, thickness: float, material: Material) -> Mesh
     across = across / np.linalg.norm(across)
     axes = np.stack([along, across, np.cross(along, across)])
     bar = box(0, length, -width / 2, width / 2, -thickness / 2, thickness / 2, material)
-    return Mesh(bar.vertices @ axes + start, bar.faces, bar.rgb, bar.reflectance)
+    return Mesh(rotate(bar.vertices, axes.T) + start, bar.faces, bar.rgb, bar.reflectance)
 
 
 def _mirrors(x: float, z: float, body_width: float, width: float) -> list[Mesh]:
@@ -288,8 +286,10 @@ def construction_vehicle(l, w, h, rng) -> Mesh:
     half = w / 2
     if rng.random() < 0.6:
         parts = [
-            *[box(-0.46 * l, 0.12 * l, y - 0.28, y + 0.28, 0, 0.75, DARK) for y in
-              (half - 0.28, -half + 0.28)],
+            *[
+                box(-0.46 * l, 0.12 * l, y - 0.28, y + 0.28, 0, 0.75, DARK)
+                for y in (half - 0.28, -half + 0.28)
+            ],
             box(-0.46 * l, 0.08 * l, -half * 0.8, half * 0.8, 0.8, 0.58 * h, YELLOW),
             box(-0.22 * l, 0.08 * l, 0.05, half * 0.8, 0.58 * h, 0.95 * h, GLASS, YELLOW),
             beam((0.04 * l, -0.2, 0.5 * h), (0.27 * l, -0.2, 0.97 * h), 0.35, 0.4, YELLOW),
@@ -392,6 +392,7 @@ def motorcycle(l, w, h, rng, rider: bool = False) -> Mesh:
 
 def traffic_cone(l, w, h, rng) -> Mesh:
     """A cone on a square foot, with a reflecting band."""
+
     def ring(z):
         return circle(0.42 * l * (1 - 0.86 * z / h), 8)
 
