@@ -9,7 +9,7 @@ namespace mxd::sparse_conv {
 namespace {
 
 at::Tensor forward_meta(const at::Tensor& features, const at::Tensor& weight,
-                        const std::optional<at::Tensor>& bias, const at::Tensor& pairs,
+                        const c10::optional<at::Tensor>& bias, const at::Tensor& pairs,
                         const at::Tensor& bounds, c10::SymInt num_out, int64_t groups) {
   return at::empty_symint({num_out, weight.sym_size(2)}, features.options());
 }

@@ -13,6 +13,7 @@
 
 #include <ATen/core/Tensor.h>
 #include <c10/util/Exception.h>
+#include <c10/util/Optional.h>  // std::optional since PyTorch 2.3, its own before
 
 #include <algorithm>
 #include <array>
@@ -22,6 +23,11 @@ namespace mxd::sparse_conv {
 
 constexpr int64_t kTileRows = 512;
 constexpr int kMaxDims = 4;
+
+// A row of `pairs`.
+struct Pair {
+  int32_t in, out;
+};
 
 inline int64_t tile_count(int64_t rows) { return (rows + kTileRows - 1) / kTileRows; }
 
@@ -108,7 +114,7 @@ inline void check_float(const char* name, const at::Tensor& tensor) {
 }
 
 inline void check_forward(const at::Tensor& features, const at::Tensor& weight,
-                          const std::optional<at::Tensor>& bias, const at::Tensor& pairs,
+                          const c10::optional<at::Tensor>& bias, const at::Tensor& pairs,
                           const at::Tensor& bounds, int64_t num_out, int64_t groups) {
   check_float("features", features);
   TORCH_CHECK_VALUE(features.dim() == 2, "features must have shape [voxels, channels], was ",

@@ -19,6 +19,14 @@ from torch.autograd.function import once_differentiable
 from .autocast import autocast
 
 
+def output_shape(spatial_shape, kernel_size, stride, padding, dilation) -> list:
+    """Cells of a regular convolution's output in each dimension, as `torch.nn.Conv3d` counts them."""
+    return [
+        (size + 2 * p - d * (k - 1) - 1) // s + 1
+        for size, k, s, p, d in zip(spatial_shape, kernel_size, stride, padding, dilation)
+    ]
+
+
 @dataclass(frozen=True, eq=False)
 class Rulebook:
     """Which voxels a sparse convolution joins, and how; made by `build_rulebook`.
@@ -87,14 +95,9 @@ def build_rulebook(
     out_indices, pairs, bounds = torch.ops.mxd.sparse_conv_rulebook(
         indices, int(batch_size), *lists, subm
     )
-    out_shape = shape
+    out_shape = shape if subm else output_shape(*lists)
     if subm:
         out_indices = indices
-    else:
-        out_shape = [
-            (size + 2 * p - d * (k - 1) - 1) // s + 1
-            for size, k, s, p, d in zip(shape, kernel, stride, padding, dilation)
-        ]
     geometry = dict(
         batch_size=int(batch_size),
         spatial_shape=tuple(shape),

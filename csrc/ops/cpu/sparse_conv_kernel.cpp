@@ -19,10 +19,6 @@ namespace {
 using cpu::for_each_unit;
 using cpu::Simd;
 
-struct Pair {
-  int32_t in, out;
-};
-
 struct Rulebook {
   const Pair* pairs;
   const int64_t* bounds;
@@ -321,7 +317,7 @@ at::ScalarType compute_type(at::ScalarType type) {
 
 template <typename T>
 at::Tensor forward_in(const at::Tensor& features, const at::Tensor& weight,
-                      const std::optional<at::Tensor>& bias, const at::Tensor& pairs,
+                      const c10::optional<at::Tensor>& bias, const at::Tensor& pairs,
                       const at::Tensor& bounds, int64_t num_out, int64_t groups) {
   const int64_t channels = weight.size(2) / groups, padded_channels = padded<T>(channels);
   auto out = cpu::empty_output({num_out, groups * padded_channels}, features.options());
@@ -345,7 +341,7 @@ at::Tensor forward_in(const at::Tensor& features, const at::Tensor& weight,
 }
 
 at::Tensor forward_cpu(const at::Tensor& features, const at::Tensor& weight,
-                       const std::optional<at::Tensor>& bias, const at::Tensor& pairs,
+                       const c10::optional<at::Tensor>& bias, const at::Tensor& pairs,
                        const at::Tensor& bounds, int64_t num_out, int64_t groups) {
   check_forward(features, weight, bias, pairs, bounds, num_out, groups);
   const at::Tensor all_pairs = pairs.contiguous(), all_bounds = bounds.contiguous();
@@ -354,8 +350,8 @@ at::Tensor forward_cpu(const at::Tensor& features, const at::Tensor& weight,
   auto prepare = [&](const at::Tensor& tensor) { return tensor.to(type).contiguous(); };
   const auto run = type == at::kDouble ? &forward_in<double> : &forward_in<float>;
   return run(prepare(features), prepare(weight),
-             bias ? std::optional(prepare(*bias)) : std::nullopt, all_pairs, all_bounds, num_out,
-             groups)
+             bias ? c10::make_optional(prepare(*bias)) : c10::nullopt, all_pairs, all_bounds,
+             num_out, groups)
       .to(features.scalar_type());
 }
 

@@ -18,10 +18,6 @@
 namespace mxd::sparse_conv {
 namespace {
 
-struct Pair {
-  int32_t in, out;
-};
-
 // Steps of a linear key over (batch, coordinates), row-major.
 struct KeySteps {
   std::array<uint64_t, kMaxDims> step{};

@@ -8,6 +8,8 @@ import itertools
 import torch
 from torch import Tensor
 
+from ..sparse_conv import output_shape
+
 LIBRARY = torch.library.Library('mxd', 'IMPL')
 
 
@@ -50,10 +52,7 @@ def rulebook(indices, batch_size, spatial_shape, kernel_size, stride, padding, d
         padding = [k // 2 * d for k, d in zip(kernel_size, dilation)]
         out_shape = list(spatial_shape)
     else:
-        out_shape = [
-            (size + 2 * p - d * (k - 1) - 1) // s + 1
-            for size, k, s, p, d in zip(spatial_shape, kernel_size, stride, padding, dilation)
-        ]
+        out_shape = output_shape(spatial_shape, kernel_size, stride, padding, dilation)
     if min(out_shape, default=1) < 1:
         raise ValueError(
             f'kernel_size {list(kernel_size)} must fit into spatial_shape {list(spatial_shape)}'
