@@ -8,8 +8,8 @@ import torch
 from mmcv.ops import get_compiling_cuda_version
 from mmengine.registry import HOOKS, MODELS, Registry
 
+from . import modules
 from .engine.bev_hook import BEVPictureHook
-from .modules import SparseConv2d, SparseConv3d, SubMConv2d, SubMConv3d
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,10 @@ def table() -> list:
     note = (
         "for mmcv's, which has no CPU kernel, or spconv's" if swap else "left to mmcv's CUDA kernel"
     )
-    layers = (SubMConv2d, SubMConv3d, SparseConv2d, SparseConv3d)
-    entries = [Entry(MODELS, cls, f'Mxd{cls.__name__}', cls.__name__, swap, note) for cls in layers]
+    entries = [
+        Entry(MODELS, getattr(modules, name), f'Mxd{name}', name, swap, note)
+        for name in modules.__all__
+    ]
     entries.append(
         Entry(HOOKS, BEVPictureHook, 'BEVPictureHook', note='pictures of validation frames')
     )

@@ -9,7 +9,19 @@ from mmengine.registry import MODELS
 import mxd_mmplugin
 from mxd_mmplugin import registry
 
-NAMES = ('SubMConv2d', 'SubMConv3d', 'SparseConv2d', 'SparseConv3d')
+# What mmcv registers.
+NAMES = (
+    'SparseConv2d',
+    'SparseConv3d',
+    'SparseConv4d',
+    'SparseConvTranspose2d',
+    'SparseConvTranspose3d',
+    'SparseInverseConv2d',
+    'SparseInverseConv3d',
+    'SubMConv2d',
+    'SubMConv3d',
+    'SubMConv4d',
+)
 
 
 def test_stock_and_explicit_names():

@@ -12,7 +12,15 @@ from mmcv.cnn import build_conv_layer
 from mmcv.ops import SparseConvTensor, SparseSequential
 from torch import nn
 
-from mxd_mmplugin import SparseConv2d, SparseConv3d, SubMConv2d, SubMConv3d
+from mxd_mmplugin import (
+    SparseConv2d,
+    SparseConv3d,
+    SparseConvTranspose2d,
+    SparseConvTranspose3d,
+    SparseInverseConv3d,
+    SubMConv2d,
+    SubMConv3d,
+)
 from mxd_mmplugin.ops import build_rulebook
 
 from . import sparse_reference as reference
@@ -37,8 +45,10 @@ def test_layer_in_mmcv_sequential_equals_dense(ndim, subm):
     dense = reference.scatter(x.features, x.indices, 2, x.spatial_shape)
     out = net(SparseConvTensor(x.features, x.indices, x.spatial_shape, 2))
     assert type(out) is SparseConvTensor
+    geometry = dict(stride=[2] * ndim, padding=[1] * ndim, dilation=[1] * ndim)
+    kinds = dict(subm=subm, transposed=False, output_padding=[0] * ndim)
     expected = reference.convolve(
-        dense, layer.weight, layer.bias, [2] * ndim, [1] * ndim, [1] * ndim, 2, subm
+        dense, layer.weight, layer.bias, 2, kernel_size=[3] * ndim, **geometry, **kinds
     ).relu()
     torch.testing.assert_close(out.features, reference.gather(expected, out.indices))
     assert list(out.spatial_shape) == list(expected.shape[2:])
@@ -135,6 +145,47 @@ def test_indice_key_of_other_voxels_or_of_another_package():
     x.indice_dict['a'] = (x.indices, x.indices, None, None, None)
     with pytest.raises(ValueError, match=r'another package made \(tuple\)'):
         layer(x)
+
+
+@pytest.mark.parametrize('ndim', [2, 3])
+def test_transposed_layer_equals_dense(ndim):
+    cls = {2: SparseConvTranspose2d, 3: SparseConvTranspose3d}[ndim]
+    dense_cls = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}[ndim]
+    x = sparse_tensor(ndim)
+    layer = cls(4, 6, 3, stride=2, padding=1, output_padding=1)
+    dense = dense_cls(4, 6, 3, stride=2, padding=1, output_padding=1)
+    dense.weight.data = layer.weight.data.movedim(-2, 0).movedim(-1, 1)
+    dense.bias.data = layer.bias.data
+    out, expected = layer(x), dense(reference.scatter(x.features, x.indices, 2, x.spatial_shape))
+    assert list(out.spatial_shape) == list(expected.shape[2:])
+    torch.testing.assert_close(out.features, reference.gather(expected, out.indices))
+
+
+def test_inverse_layer_returns_to_the_voxels_of_its_partner():
+    x = sparse_tensor()
+    down = SparseConv3d(4, 6, 3, stride=2, padding=1, indice_key='down')
+    up = SparseInverseConv3d(6, 5, 3, indice_key='down')
+    out = up(SubMConv3d(6, 6, 3, indice_key='subm')(down(x)))
+    assert torch.equal(out.indices, x.indices) and list(out.spatial_shape) == [6, 6, 6]
+    assert out.features.shape == (len(x.features), 5)
+
+
+def test_bad_inverse():
+    x = sparse_tensor()
+    with pytest.raises(
+        ValueError, match='indice_key must be that of the layer to invert, was None'
+    ):
+        SparseInverseConv3d(6, 4, 3)
+    with pytest.raises(
+        ValueError, match=r"indice_key 'down' must be that of an earlier layer.*\[\]"
+    ):
+        SparseInverseConv3d(4, 4, 3, 'down')(x)
+    out = SparseConv3d(4, 6, 3, stride=2, padding=1, indice_key='down')(x)
+    with pytest.raises(ValueError, match='give both layers the same kernel_size'):
+        SparseInverseConv3d(6, 4, (3, 3, 1), 'down')(out)
+    x.features = torch.randn(len(x.features), 6)
+    with pytest.raises(ValueError, match=f'leads to {len(out.indices)} voxels and not to these 30'):
+        SparseInverseConv3d(6, 4, 3, 'down')(x)
 
 
 @pytest.mark.parametrize('subm', [False, True])

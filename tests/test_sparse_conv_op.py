@@ -15,7 +15,6 @@ from mxd_mmplugin.ops import backends, build_rulebook, fallback, sparse_conv
 from . import sparse_reference as reference
 
 SETTINGS = settings(max_examples=80, deadline=None, derandomize=True)
-GEOMETRY = ('spatial_shape', 'kernel_size', 'stride', 'padding', 'dilation')
 
 
 @st.composite
@@ -27,10 +26,13 @@ def problems(draw, max_dims=3, max_channels=70):
         return draw(st.lists(st.integers(least, most), min_size=ndim, max_size=ndim))
 
     kernel, stride, padding, dilation = numbers(1, 4), numbers(1, 3), numbers(0, 3), numbers(1, 3)
-    shape = [
-        max(size, d * (k - 1) + 1 - 2 * p)
-        for size, k, d, p in zip(numbers(1, 9), kernel, dilation, padding)
-    ]
+    kind = draw(st.sampled_from(['regular', 'subm', 'transposed']))
+    shape = numbers(1, 9)
+    for n, (k, s, p, d) in enumerate(zip(kernel, stride, padding, dilation)):
+        if kind == 'transposed':
+            shape[n] = max(min(shape[n], 5), (2 * p - d * (k - 1) - 1) // s + 2)
+        else:
+            shape[n] = max(shape[n], d * (k - 1) + 1 - 2 * p)
     batch_size, groups = draw(st.integers(1, 3)), draw(st.integers(1, 3))
     cells = batch_size * int(torch.tensor(shape).prod())
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
@@ -46,7 +48,9 @@ def problems(draw, max_dims=3, max_channels=70):
         stride=stride,
         padding=padding,
         dilation=dilation,
-        subm=draw(st.booleans()),
+        output_padding=numbers(0, 2) if kind == 'transposed' else [0] * ndim,
+        subm=kind == 'subm',
+        transposed=kind == 'transposed',
     )
     features = torch.randn(count, inputs, dtype=torch.float64, generator=generator)
     weight = torch.randn(
@@ -59,11 +63,8 @@ def problems(draw, max_dims=3, max_channels=70):
 
 def dense_form(indices, geometry, features, weight, bias, groups, out_indices):
     """The same convolution densely, read at the output voxels."""
-    g = geometry
-    dense = reference.scatter(features, indices, g['batch_size'], g['spatial_shape'])
-    out = reference.convolve(
-        dense, weight, bias, g['stride'], g['padding'], g['dilation'], groups, g['subm']
-    )
+    dense = reference.scatter(features, indices, geometry['batch_size'], geometry['spatial_shape'])
+    out = reference.convolve(dense, weight, bias, groups, **geometry)
     return reference.gather(out, out_indices)
 
 
@@ -90,7 +91,7 @@ def test_equals_dense_convolution(problem):
     if geometry['subm']:
         assert rulebook.out_indices is indices
     else:
-        expected = reference.reached(indices, *list(geometry.values())[:-1])
+        expected = reference.reached(indices, **geometry)
         torch.testing.assert_close(rulebook.out_indices, expected)
     ours, theirs = with_grad(*tensors), with_grad(*tensors)
     out = sparse_conv(*ours, rulebook, groups)
@@ -121,7 +122,7 @@ def test_equals_pure_pytorch_form(problem):
         ),
     )
     theirs = fallback.sparse_conv.rulebook_transpose(pairs, bounds, len(indices))
-    ours = rulebook.transposed
+    ours = rulebook.transpose
     back = torch.randn(len(flat), grad.shape[1] // groups, features.shape[1], dtype=grad.dtype)
     torch.testing.assert_close(
         fallback.sparse_conv.forward(grad, back, None, *theirs, len(indices), groups),
@@ -142,6 +143,23 @@ def test_gradcheck(problem):
         return sparse_conv(features, weight, bias, rulebook, groups)
 
     assert torch.autograd.gradcheck(run, (features, weight, bias))
+
+
+@SETTINGS
+@given(problems())
+def test_inverse_is_the_input_gradient(problem):
+    indices, geometry, features, weight, _, groups = problem
+    rulebook = build_rulebook(indices, **geometry)
+    volume, inputs, outputs = weight.flatten(0, -3).shape
+    back = weight.reshape(volume, inputs, groups, outputs // groups).permute(0, 3, 2, 1)
+    back = back.reshape(*geometry['kernel_size'], outputs // groups, groups * inputs)
+    (leaf,) = with_grad(features)
+    out = sparse_conv(leaf, weight, None, rulebook, groups)
+    grad = torch.randn_like(out)
+    restored = sparse_conv(grad, back, None, rulebook.inverse, groups)
+    assert torch.equal(rulebook.inverse.out_indices, indices)
+    if out.numel():
+        torch.testing.assert_close(restored, torch.autograd.grad(out, leaf, grad)[0])
 
 
 def test_four_dimensions():
@@ -330,7 +348,9 @@ ROWS = [[0, 1, 2], [1, 3, 4]]
         (ROWS, dict(spatial_shape=[0, 5]), ValueError, 'spatial_shape must be at least 1'),
         (ROWS, dict(spatial_shape=[]), ValueError, 'spatial_shape must have 1 to 4 numbers'),
         (ROWS, dict(batch_size=-1), ValueError, 'batch_size must be at least 0, was -1'),
-        (ROWS, dict(kernel_size=[9, 9]), ValueError, 'must fit into spatial_shape'),
+        (ROWS, dict(kernel_size=[9, 9]), ValueError, 'must leave an output of spatial_shape'),
+        (ROWS, dict(output_padding=[0, -1]), ValueError, 'output_padding must be at least 0'),
+        (ROWS, dict(subm=True, transposed=True), ValueError, 'transposed must be false'),
         (ROWS, dict(spatial_shape=[2**31 - 1] * 2), ValueError, r'below 2\*\*63'),
     ],
 )

@@ -59,13 +59,20 @@ class DenseConv(nn.Module):
     def forward(self, x):
         """Convolve the grid; cells where the sparse layer has no voxel are set to zero."""
         layer, shape = self.layer[0], list(x.grid.shape[2:])
-        geometry = layer.stride, layer.padding, layer.dilation
-        out = reference.convolve(
-            x.grid, self.weight, self.bias, *geometry, layer.groups, layer.subm
+        names = (
+            'kernel_size',
+            'stride',
+            'padding',
+            'dilation',
+            'output_padding',
+            'subm',
+            'transposed',
         )
+        geometry = {name: getattr(layer, name) for name in names}
+        out = reference.convolve(x.grid, self.weight, self.bias, layer.groups, **geometry)
         indices = x.indices
         if not layer.subm:
-            indices = reference.reached(indices, 1, shape, layer.kernel_size, *geometry)
+            indices = reference.reached(indices, batch_size=1, spatial_shape=shape, **geometry)
         return DenseTensor(reference.gather(out, indices), indices, out.shape[2:])
 
 

@@ -26,9 +26,8 @@ TORCH_LIBRARY_FRAGMENT(mxd, m) {
   m.def(
       "sparse_conv_rulebook(Tensor indices, int batch_size, int[] spatial_shape, int[] "
       "kernel_size, "
-      "int[] stride, int[] padding, int[] dilation, bool subm) -> (Tensor out_indices, Tensor "
-      "pairs, "
-      "Tensor bounds)");
+      "int[] stride, int[] padding, int[] dilation, int[] output_padding, bool subm, "
+      "bool transposed) -> (Tensor out_indices, Tensor pairs, Tensor bounds)");
   m.def(
       "sparse_conv_rulebook_transpose(Tensor pairs, Tensor bounds, SymInt num_in) -> (Tensor "
       "pairs, "

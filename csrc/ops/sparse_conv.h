@@ -32,24 +32,27 @@ struct Pair {
 inline int64_t tile_count(int64_t rows) { return (rows + kTileRows - 1) / kTileRows; }
 
 // The geometry of a convolution: output o and kernel offset k meet input o * stride - padding + k *
-// dilation.
+// dilation; transposed, input i and offset k meet output i * stride - padding + k * dilation.
 struct Geometry {
   int ndim = 0;
   int64_t batch_size = 0, kernel_volume = 1;
-  bool subm = false;
+  bool subm = false, transposed = false;
   std::array<int64_t, kMaxDims> in_shape{}, out_shape{}, kernel{}, stride{}, padding{}, dilation{};
 };
 
 inline Geometry make_geometry(int64_t batch_size, at::IntArrayRef spatial_shape,
                               at::IntArrayRef kernel_size, at::IntArrayRef stride,
-                              at::IntArrayRef padding, at::IntArrayRef dilation, bool subm) {
+                              at::IntArrayRef padding, at::IntArrayRef dilation,
+                              at::IntArrayRef output_padding, bool subm, bool transposed) {
   Geometry g;
   g.ndim = static_cast<int>(spatial_shape.size());
   g.subm = subm;
+  g.transposed = transposed;
   g.batch_size = batch_size;
   TORCH_CHECK_VALUE(g.ndim >= 1 && g.ndim <= kMaxDims, "spatial_shape must have 1 to ", kMaxDims,
                     " numbers, was ", spatial_shape);
   TORCH_CHECK_VALUE(batch_size >= 0, "batch_size must be at least 0, was ", batch_size);
+  TORCH_CHECK_VALUE(!subm || !transposed, "transposed must be false where subm is true");
   auto check = [&](const char* name, at::IntArrayRef values, int64_t least) {
     TORCH_CHECK_VALUE(static_cast<int>(values.size()) == g.ndim, name, " must have ", g.ndim,
                       " numbers, one for each of spatial_shape, was ", values);
@@ -62,6 +65,7 @@ inline Geometry make_geometry(int64_t batch_size, at::IntArrayRef spatial_shape,
   check("stride", stride, 1);
   check("padding", padding, 0);
   check("dilation", dilation, 1);
+  check("output_padding", output_padding, 0);
   for (int d = 0; d < g.ndim; d++) {
     g.in_shape[d] = spatial_shape[d];
     g.kernel[d] = kernel_size[d];
@@ -70,12 +74,13 @@ inline Geometry make_geometry(int64_t batch_size, at::IntArrayRef spatial_shape,
     g.stride[d] = subm ? 1 : stride[d];
     g.padding[d] = subm ? kernel_size[d] / 2 * dilation[d] : padding[d];
     const int64_t reach = dilation[d] * (kernel_size[d] - 1);
-    g.out_shape[d] =
-        subm ? g.in_shape[d] : (g.in_shape[d] + 2 * padding[d] - reach - 1) / stride[d] + 1;
-    TORCH_CHECK_VALUE(subm || g.in_shape[d] + 2 * padding[d] > reach, "kernel_size ", kernel_size,
-                      " with dilation ", dilation, " and padding ", padding,
-                      " must fit into spatial_shape ", spatial_shape,
-                      ", and does not in dimension ", d);
+    const int64_t slack =
+        transposed ? (g.in_shape[d] - 1) * stride[d] - 2 * padding[d] + reach + output_padding[d]
+                   : g.in_shape[d] + 2 * padding[d] - reach - 1;
+    TORCH_CHECK_VALUE(subm || slack >= 0, "kernel_size ", kernel_size, " with dilation ", dilation,
+                      " and padding ", padding, " must leave an output of spatial_shape ",
+                      spatial_shape, ", and does not in dimension ", d);
+    g.out_shape[d] = subm ? g.in_shape[d] : transposed ? slack + 1 : slack / stride[d] + 1;
     g.kernel_volume *= g.kernel[d];
   }
   TORCH_CHECK_VALUE(g.kernel_volume <= 1 << 15, "kernel_size must hold at most ", 1 << 15,

@@ -1,5 +1,35 @@
 """Modules with the signatures and the state_dict of mmcv's and mx_driving's."""
 
-from .sparse_conv import SparseConv2d, SparseConv3d, SubMConv2d, SubMConv3d
+from .sparse_conv import (
+    SparseConv1d,
+    SparseConv2d,
+    SparseConv3d,
+    SparseConv4d,
+    SparseConvTranspose1d,
+    SparseConvTranspose2d,
+    SparseConvTranspose3d,
+    SparseInverseConv1d,
+    SparseInverseConv2d,
+    SparseInverseConv3d,
+    SubMConv1d,
+    SubMConv2d,
+    SubMConv3d,
+    SubMConv4d,
+)
 
-__all__ = ['SparseConv2d', 'SparseConv3d', 'SubMConv2d', 'SubMConv3d']
+__all__ = [
+    'SparseConv1d',
+    'SparseConv2d',
+    'SparseConv3d',
+    'SparseConv4d',
+    'SparseConvTranspose1d',
+    'SparseConvTranspose2d',
+    'SparseConvTranspose3d',
+    'SparseInverseConv1d',
+    'SparseInverseConv2d',
+    'SparseInverseConv3d',
+    'SubMConv1d',
+    'SubMConv2d',
+    'SubMConv3d',
+    'SubMConv4d',
+]

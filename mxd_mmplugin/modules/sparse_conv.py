@@ -49,7 +49,7 @@ def _count(name: str, value) -> int:
 
 
 class SparseConvolution(_SparseModule):
-    """Base of the sparse convolution layers; a class for each `ndim`, regular and `subm`, follows.
+    """Base of the sparse convolution layers; a class for each kind and `ndim` follows.
 
     It takes a `SparseConvTensor` of mmcv or spconv (N voxels: features [N, in_channels], indices
     int32 [N, ndim + 1] of batch index and coordinates) and answers with one of the same class.
@@ -62,6 +62,8 @@ class SparseConvolution(_SparseModule):
         groups (int): as in `torch.nn.Conv3d`.
         bias (bool): whether to add a learned bias.
         indice_key (str, optional): layers with the same key share one rulebook.
+        output_padding (int or Sequence[int]): of a transposed layer, as in
+            `torch.nn.ConvTranspose3d`.
         mode (str): 'mmcv' or 'spconv': whose initialisation of the weight to use. The state_dict is
             mmcv's in both, weight [*kernel_size, in_channels / groups, out_channels]; spconv 2's,
             [out_channels, *kernel_size, in_channels], is converted when it is loaded.
@@ -69,6 +71,7 @@ class SparseConvolution(_SparseModule):
 
     ndim: int
     subm = False  # submanifold: voxels stay, stride and padding are not used
+    transposed = False
     _version = 1  # mmdet3d marks spconv 2's layout as version 2
 
     def __init__(
@@ -83,6 +86,7 @@ class SparseConvolution(_SparseModule):
         bias=True,
         indice_key=None,
         mode='mmcv',
+        output_padding=0,
     ):
         super().__init__()
         self.in_channels = _count('in_channels', in_channels)
@@ -91,6 +95,7 @@ class SparseConvolution(_SparseModule):
         self.stride = _numbers('stride', stride, self.ndim, 1)
         self.padding = _numbers('padding', padding, self.ndim, 0)
         self.dilation = _numbers('dilation', dilation, self.ndim, 1)
+        self.output_padding = _numbers('output_padding', output_padding, self.ndim, 0)
         self.groups = _count('groups', groups)
         self.conv1x1 = math.prod(self.kernel_size) == 1
         self.indice_key = indice_key
@@ -130,6 +135,14 @@ class SparseConvolution(_SparseModule):
         Returns:
             SparseConvTensor: of x's class, with out_channels channels and x's indice_dict.
         """
+        self._check_input(x)
+        if self.conv1x1:
+            return self._like(x, self._multiply(x.features), x.indices, x.spatial_shape)
+        rulebook = self._rulebook(x)
+        features = sparse_conv(x.features, self.weight, self.bias, rulebook, self.groups)
+        return self._like(x, features, rulebook.out_indices, list(rulebook.out_shape))
+
+    def _check_input(self, x) -> None:
         if x.features.dim() != 2 or x.features.shape[1] != self.in_channels:
             raise ValueError(
                 f'features must have shape [voxels, {self.in_channels}] (in_channels), '
@@ -140,11 +153,6 @@ class SparseConvolution(_SparseModule):
                 f'indices must have a row for each of the {len(x.features)} features, '
                 f'was {list(x.indices.shape)}'
             )
-        if self.conv1x1:
-            return self._like(x, self._multiply(x.features), x.indices, x.spatial_shape)
-        rulebook = self._rulebook(x)
-        features = sparse_conv(x.features, self.weight, self.bias, rulebook, self.groups)
-        return self._like(x, features, rulebook.out_indices, list(rulebook.out_shape))
 
     def _multiply(self, features: Tensor) -> Tensor:
         rows = features.reshape(len(features), self.groups, -1)
@@ -160,7 +168,9 @@ class SparseConvolution(_SparseModule):
             stride=self.stride,
             padding=self.padding,
             dilation=self.dilation,
+            output_padding=self.output_padding,
             subm=self.subm,
+            transposed=self.transposed,
         )
         rulebook = x.find_indice_pair(self.indice_key)
         if rulebook is not None:
@@ -171,15 +181,19 @@ class SparseConvolution(_SparseModule):
             x.indice_dict[self.indice_key] = rulebook
         return rulebook
 
-    def _check_shared(self, rulebook, geometry: dict, indices: Tensor) -> None:
+    def _check_ours(self, rulebook) -> str:
         key = f'indice_key {self.indice_key!r}'
         if not isinstance(rulebook, Rulebook):
             raise ValueError(
                 f'{key} holds what a layer of another package made ({type(rulebook).__name__}); '
                 'let all layers that share a key be of one package'
             )
-        used = [name for name in geometry if not (self.subm and name in ('stride', 'padding'))]
-        for name in used:
+        return key
+
+    def _check_shared(self, rulebook, geometry: dict, indices: Tensor) -> None:
+        key = self._check_ours(rulebook)
+        unused = ('stride', 'padding', 'output_padding') if self.subm else ()
+        for name in (name for name in geometry if name not in unused):
             if rulebook.geometry[name] != geometry[name]:
                 raise ValueError(
                     f'{key} was made with {name} {rulebook.geometry[name]} and is reused with '
@@ -215,27 +229,63 @@ class SparseConvolution(_SparseModule):
         return f'{self.in_channels}, {self.out_channels}, {rest}, bias={self.bias is not None}'
 
 
-class SparseConv2d(SparseConvolution):
-    """Sparse convolution of a 2-D grid; see `SparseConvolution`."""
+class SparseInverseConvolution(SparseConvolution):
+    """Base of the inverse convolution layers: back to the voxels that an earlier layer came from.
 
-    ndim = 2
+    Args:
+        in_channels, out_channels (int): feature channels.
+        kernel_size (int or Sequence[int]): that of the earlier layer.
+        indice_key (str): the earlier layer's.
+        bias (bool): whether to add a learned bias.
+        mode (str): 'mmcv' or 'spconv', see `SparseConvolution`.
+    """
+
+    def __init__(
+        self, in_channels, out_channels, kernel_size, indice_key=None, bias=True, mode='mmcv'
+    ):
+        super().__init__(
+            in_channels, out_channels, kernel_size, bias=bias, indice_key=indice_key, mode=mode
+        )
+        if indice_key is None:
+            raise ValueError('indice_key must be that of the layer to invert, was None')
+
+    def _rulebook(self, x) -> Rulebook:
+        rulebook = x.find_indice_pair(self.indice_key)
+        if rulebook is None:
+            raise ValueError(
+                f'indice_key {self.indice_key!r} must be that of an earlier layer, '
+                f'and these are there: {list(x.indice_dict)}'
+            )
+        key = self._check_ours(rulebook)
+        if rulebook.geometry['kernel_size'] != self.kernel_size:
+            raise ValueError(
+                f'{key} was made with kernel_size {rulebook.geometry["kernel_size"]} and is inverted '
+                f'with {self.kernel_size}: give both layers the same kernel_size'
+            )
+        out = rulebook.out_indices
+        if x.indices is not out and not torch.equal(x.indices, out):
+            raise ValueError(
+                f'{key} leads to {len(out)} voxels and not to these {len(x.indices)}: '
+                'invert it where they are the same'
+            )
+        return rulebook.inverse
 
 
-class SparseConv3d(SparseConvolution):
-    """Sparse convolution of a 3-D grid; see `SparseConvolution`."""
-
-    ndim = 3
-
-
-class SubMConv2d(SparseConvolution):
-    """Submanifold sparse convolution of a 2-D grid; see `SparseConvolution`."""
-
-    ndim = 2
-    subm = True
+def _class(kind: str, ndim: int, base: type, **attributes) -> type:
+    name = f'{kind}{ndim}d'
+    doc = f'`{base.__name__}` of a {ndim}-D grid; the arguments are told there.'
+    return type(name, (base,), dict(attributes, ndim=ndim, __doc__=doc, __module__=__name__))
 
 
-class SubMConv3d(SparseConvolution):
-    """Submanifold sparse convolution of a 3-D grid; see `SparseConvolution`."""
-
-    ndim = 3
-    subm = True
+SparseConv1d, SparseConv2d, SparseConv3d, SparseConv4d = (
+    _class('SparseConv', ndim, SparseConvolution) for ndim in (1, 2, 3, 4)
+)
+SubMConv1d, SubMConv2d, SubMConv3d, SubMConv4d = (
+    _class('SubMConv', ndim, SparseConvolution, subm=True) for ndim in (1, 2, 3, 4)
+)
+SparseConvTranspose1d, SparseConvTranspose2d, SparseConvTranspose3d = (
+    _class('SparseConvTranspose', ndim, SparseConvolution, transposed=True) for ndim in (1, 2, 3)
+)
+SparseInverseConv1d, SparseInverseConv2d, SparseInverseConv3d = (
+    _class('SparseInverseConv', ndim, SparseInverseConvolution) for ndim in (1, 2, 3)
+)

@@ -19,12 +19,16 @@ from torch.autograd.function import once_differentiable
 from .autocast import autocast
 
 
-def output_shape(spatial_shape, kernel_size, stride, padding, dilation) -> list:
-    """Cells of a regular convolution's output in each dimension, as `torch.nn.Conv3d` counts them."""
-    return [
-        (size + 2 * p - d * (k - 1) - 1) // s + 1
-        for size, k, s, p, d in zip(spatial_shape, kernel_size, stride, padding, dilation)
-    ]
+def output_shape(
+    spatial_shape, kernel_size, stride, padding, dilation, output_padding, subm, transposed
+) -> list:
+    """Cells of the output in each dimension, as `torch.nn.Conv3d` and `ConvTranspose3d` count them."""
+    if subm:
+        return list(spatial_shape)
+    sizes = zip(spatial_shape, kernel_size, stride, padding, dilation, output_padding)
+    if transposed:
+        return [(n - 1) * s - 2 * p + d * (k - 1) + more + 1 for n, k, s, p, d, more in sizes]
+    return [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d, _ in sizes]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +43,8 @@ class Rulebook:
         pairs (Tensor): int32 [P, 2], (input row, output row).
         bounds (Tensor): int64 [tiles, K + 1], where the pairs of a kernel point lie; the layout
             belongs to the device's kernels (csrc/ops/sparse_conv.h).
-        geometry (dict): batch_size, spatial_shape, kernel_size, stride, padding, dilation, subm.
+        geometry (dict): batch_size, spatial_shape, kernel_size, stride, padding, dilation,
+            output_padding, subm, transposed.
     """
 
     indices: Tensor
@@ -50,20 +55,41 @@ class Rulebook:
     geometry: dict
 
     @cached_property
-    def transposed(self) -> tuple:
+    def transpose(self) -> tuple:
         """(pairs, bounds) with inputs and outputs exchanged, for the gradient of the input."""
         return torch.ops.mxd.sparse_conv_rulebook_transpose(
             self.pairs, self.bounds, len(self.indices)
         )
 
+    @cached_property
+    def inverse(self) -> 'Rulebook':
+        """The rulebook from this one's outputs back to its inputs, for an inverse convolution."""
+        return Rulebook(
+            self.out_indices,
+            self.indices,
+            self.geometry['spatial_shape'],
+            *self.transpose,
+            dict(self.geometry, inverse_of=self.out_shape),
+        )
+
     @property
     def symmetric(self) -> bool:
         """Whether exchanging inputs and outputs is the same as reversing the kernel."""
-        return self.geometry['subm'] and all(k % 2 for k in self.geometry['kernel_size'])
+        odd = all(k % 2 for k in self.geometry['kernel_size'])
+        return self.geometry['subm'] and odd and 'inverse_of' not in self.geometry
 
 
 def build_rulebook(
-    indices: Tensor, batch_size: int, spatial_shape, kernel_size, stride, padding, dilation, subm
+    indices: Tensor,
+    batch_size: int,
+    spatial_shape,
+    kernel_size,
+    stride,
+    padding,
+    dilation,
+    subm: bool = False,
+    transposed: bool = False,
+    output_padding=None,
 ) -> Rulebook:
     """Find the output voxels of a sparse convolution and the pairs of voxels that it joins.
 
@@ -78,6 +104,10 @@ def build_rulebook(
         kernel_size, stride, padding, dilation (Sequence[int]): one number a dimension.
         subm (bool): submanifold: outputs are the input's voxels, the kernel is centred, stride and
             padding are not used.
+        transposed (bool): voxel i and kernel point k meet output `i * stride - padding + k *
+            dilation`, as in `torch.nn.ConvTranspose3d`.
+        output_padding (Sequence[int], optional): cells more at the end of a transposed convolution's
+            output.
 
     Returns:
         Rulebook: see there.
@@ -88,26 +118,26 @@ def build_rulebook(
         TypeError: indices that are not int32.
     """
     lists = [
-        [int(v) for v in values]
-        for values in (spatial_shape, kernel_size, stride, padding, dilation)
+        tuple(int(v) for v in values)
+        for values in (
+            spatial_shape,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            output_padding or [0] * len(spatial_shape),
+        )
     ]
-    shape, kernel, stride, padding, dilation = lists
+    flags = bool(subm), bool(transposed)
     out_indices, pairs, bounds = torch.ops.mxd.sparse_conv_rulebook(
-        indices, int(batch_size), *lists, subm
+        indices, int(batch_size), *lists, *flags
     )
-    out_shape = shape if subm else output_shape(*lists)
-    if subm:
-        out_indices = indices
+    names = 'spatial_shape', 'kernel_size', 'stride', 'padding', 'dilation', 'output_padding'
     geometry = dict(
-        batch_size=int(batch_size),
-        spatial_shape=tuple(shape),
-        kernel_size=tuple(kernel),
-        stride=tuple(stride),
-        padding=tuple(padding),
-        dilation=tuple(dilation),
-        subm=bool(subm),
+        zip(names, lists), batch_size=int(batch_size), subm=flags[0], transposed=flags[1]
     )
-    return Rulebook(indices, out_indices, tuple(out_shape), pairs, bounds, geometry)
+    out_shape = tuple(output_shape(*lists, *flags))
+    return Rulebook(indices, indices if subm else out_indices, out_shape, pairs, bounds, geometry)
 
 
 class SparseConvFunction(Function):
@@ -141,7 +171,7 @@ class SparseConvFunction(Function):
             if rulebook.symmetric:
                 back, (pairs, bounds) = back.flip(0), (rulebook.pairs, rulebook.bounds)
             else:
-                pairs, bounds = rulebook.transposed
+                pairs, bounds = rulebook.transpose
             grad_features = torch.ops.mxd.sparse_conv(
                 grad, back, None, pairs, bounds, len(features), groups
             )
@@ -157,7 +187,7 @@ class SparseConvFunction(Function):
 def sparse_conv(
     features: Tensor, weight: Tensor, bias: Optional[Tensor], rulebook: Rulebook, groups: int = 1
 ) -> Tensor:
-    """Sparse convolution, regular or submanifold, over a rulebook.
+    """Sparse convolution of any kind over its rulebook.
 
     Args:
         features (Tensor): [N, in_channels], float32, float64, float16 or bfloat16 (the last two are
@@ -192,7 +222,16 @@ if hasattr(torch.library, 'register_fake'):  # PyTorch 2.4: tracing with sizes t
 
     @torch.library.register_fake('mxd::sparse_conv_rulebook')
     def _rulebook_fake(
-        indices, batch_size, spatial_shape, kernel_size, stride, padding, dilation, subm
+        indices,
+        batch_size,
+        spatial_shape,
+        kernel_size,
+        stride,
+        padding,
+        dilation,
+        more,
+        subm,
+        transposed,
     ):
         sizes = torch.library.get_ctx()
         volume = 1

@@ -48,13 +48,14 @@ struct SortedVoxels {
   }
 };
 
-KeySteps input_steps(const Geometry& g) {
+// Steps of a key space that holds the cells of `shape` and the windows of `windows` places into
+// them.
+KeySteps window_steps(const std::array<int64_t, kMaxDims>& shape,
+                      const std::array<int64_t, kMaxDims>& windows, const Geometry& g) {
   std::array<int64_t, kMaxDims> extent{};
-  for (int d = 0; d < g.ndim; d++) {
-    const int64_t window_end =
-        (g.out_shape[d] - 1) * g.stride[d] + (g.kernel[d] - 1) * g.dilation[d] + 1;
-    extent[d] = std::max(g.in_shape[d] + g.padding[d], window_end);
-  }
+  for (int d = 0; d < g.ndim; d++)
+    extent[d] = std::max(shape[d] + g.padding[d],
+                         (windows[d] - 1) * g.stride[d] + (g.kernel[d] - 1) * g.dilation[d] + 1);
   return {extent, g.ndim, g.batch_size};
 }
 
@@ -133,14 +134,20 @@ std::vector<uint64_t> reached_outputs(const int32_t* indices, const SortedVoxels
     const int32_t* row = indices + static_cast<int64_t>(voxels.row(i)) * (g.ndim + 1);
     // The coordinate of the output that kernel index k along d joins to this voxel, or -1.
     auto output = [&](int d, int64_t k) -> int64_t {
+      if (g.transposed) {
+        const int64_t to = row[1 + d] * g.stride[d] - g.padding[d] + k * g.dilation[d];
+        return to >= 0 && to < g.out_shape[d] ? to : -1;
+      }
       const int64_t from = row[1 + d] + g.padding[d] - k * g.dilation[d];
       return from >= 0 && from % g.stride[d] == 0 && from / g.stride[d] < g.out_shape[d]
                  ? from / g.stride[d]
                  : -1;
     };
     along_last.clear();
-    for (int64_t k = g.kernel[last] - 1; k >= 0; k--)
+    for (int64_t k = 0; k < g.kernel[last]; k++)
       if (const int64_t o = output(last, k); o >= 0) along_last.push_back(o);
+    // A kernel that moves forward over the outputs moves backward over the inputs.
+    if (!g.transposed) std::reverse(along_last.begin(), along_last.end());
     if (along_last.empty()) continue;
 
     constexpr uint64_t kNone = ~uint64_t{0};
@@ -188,31 +195,45 @@ std::vector<uint64_t> output_keys(const int32_t* indices, const SortedVoxels& vo
   return keys;
 }
 
-// Key of the first cell of every output's window, in the input's key space; fills out_indices on
-// the way.
-std::vector<uint64_t> window_starts(const std::vector<uint64_t>& out_keys, const Geometry& g,
-                                    const KeySteps& steps, const KeySteps& out_steps,
-                                    int32_t* out_indices) {
-  const int64_t count = out_keys.size();
-  std::vector<uint64_t> starts(count);
-  at::parallel_for(0, count, 4096, [&](int64_t begin, int64_t end) {
+// Fills out_indices with the outputs' coordinates.
+void decode(const std::vector<uint64_t>& out_keys, const Geometry& g, const KeySteps& out_steps,
+            int32_t* out_indices) {
+  at::parallel_for(0, out_keys.size(), 4096, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i++) {
       int32_t* row = out_indices + i * (g.ndim + 1);
       uint64_t rest = out_keys[i];
       row[0] = static_cast<int32_t>(rest / out_steps.batch_step);
       rest %= out_steps.batch_step;
-      starts[i] = row[0] * steps.batch_step;
       for (int d = 0; d < g.ndim; d++) {
         row[1 + d] = static_cast<int32_t>(rest / out_steps.step[d]);
         rest %= out_steps.step[d];
-        starts[i] += row[1 + d] * g.stride[d] * steps.step[d];
       }
     }
   });
-  return starts;
 }
 
+// Keys of the cells coordinate * scale + shift, of `count` rows of indices in the order of `rows`
+// (empty: as they are).
+std::vector<uint64_t> cell_keys(const int32_t* indices, int64_t count,
+                                const std::vector<int32_t>& rows, const Geometry& g,
+                                const KeySteps& steps, const std::array<int64_t, kMaxDims>& scale,
+                                const std::array<int64_t, kMaxDims>& shift) {
+  std::vector<uint64_t> keys(count);
+  at::parallel_for(0, count, 4096, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++) {
+      const int32_t* row = indices + (rows.empty() ? i : rows[i]) * (g.ndim + 1);
+      keys[i] = row[0] * steps.batch_step;
+      for (int d = 0; d < g.ndim; d++)
+        keys[i] += (row[1 + d] * scale[d] + shift[d]) * steps.step[d];
+    }
+  });
+  return keys;
+}
+
+// The voxels in the windows that begin at `starts`, which ascend. Window i belongs to row
+// out_rows[i] (empty: i).
 std::tuple<at::Tensor, at::Tensor> find_pairs(const std::vector<uint64_t>& starts,
+                                              const std::vector<int32_t>& out_rows,
                                               const SortedVoxels& voxels, const Geometry& g,
                                               const KeySteps& steps, const at::Device& device) {
   const int64_t count = starts.size(), in_count = voxels.keys.size();
@@ -251,7 +272,7 @@ std::tuple<at::Tensor, at::Tensor> find_pairs(const std::vector<uint64_t>& start
           std::lower_bound(voxels.keys.begin(), voxels.keys.end(), starts[begin] + row_start[r]) -
           voxels.keys.begin();
     for (int64_t i = begin; i < end; i++) {
-      const int32_t out = g.subm ? voxels.row(i) : static_cast<int32_t>(i);
+      const int32_t out = out_rows.empty() ? static_cast<int32_t>(i) : out_rows[i];
       for (int64_t r = 0; r < kernel_rows; r++) {
         const uint64_t from = starts[i] + row_start[r];
         int64_t q = worker.cursor[r];
@@ -290,36 +311,6 @@ std::tuple<at::Tensor, at::Tensor> find_pairs(const std::vector<uint64_t>& start
     }
   });
   return {pairs, bounds};
-}
-
-std::tuple<at::Tensor, at::Tensor, at::Tensor> rulebook_cpu(
-    const at::Tensor& indices, int64_t batch_size, at::IntArrayRef spatial_shape,
-    at::IntArrayRef kernel_size, at::IntArrayRef stride, at::IntArrayRef padding,
-    at::IntArrayRef dilation, bool subm) {
-  const Geometry g =
-      make_geometry(batch_size, spatial_shape, kernel_size, stride, padding, dilation, subm);
-  check_indices(indices, g.ndim);
-  const at::Tensor rows = indices.contiguous();
-  const int32_t* data = rows.const_data_ptr<int32_t>();
-  const KeySteps steps = input_steps(g);
-  const SortedVoxels voxels = sort_voxels(data, rows.size(0), g, steps);
-
-  std::vector<uint64_t> starts;
-  at::Tensor out_indices;
-  if (subm) {
-    out_indices = rows.clone();
-    starts = voxels.keys;
-    uint64_t shift = 0;
-    for (int d = 0; d < g.ndim; d++) shift += g.padding[d] * steps.step[d];
-    for (uint64_t& start : starts) start -= shift;
-  } else {
-    const KeySteps out_steps(g.out_shape, g.ndim, batch_size);
-    const std::vector<uint64_t> out_keys = output_keys(data, voxels, g, out_steps);
-    out_indices = at::empty({static_cast<int64_t>(out_keys.size()), g.ndim + 1}, indices.options());
-    starts = window_starts(out_keys, g, steps, out_steps, out_indices.mutable_data_ptr<int32_t>());
-  }
-  auto [pairs, bounds] = find_pairs(starts, voxels, g, steps, indices.device());
-  return {out_indices, pairs, bounds};
 }
 
 // The same pairs with input and output exchanged, grouped by tiles of input rows: a counting sort
@@ -376,6 +367,50 @@ std::tuple<at::Tensor, at::Tensor> rulebook_transpose_cpu(const at::Tensor& pair
                   [&](const Pair& pair, int64_t bin) { to[slot[bin]++] = {pair.out, pair.in}; });
   });
   return {out_pairs, out_bounds};
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> rulebook_cpu(
+    const at::Tensor& indices, int64_t batch_size, at::IntArrayRef spatial_shape,
+    at::IntArrayRef kernel_size, at::IntArrayRef stride, at::IntArrayRef padding,
+    at::IntArrayRef dilation, at::IntArrayRef output_padding, bool subm, bool transposed) {
+  const Geometry g = make_geometry(batch_size, spatial_shape, kernel_size, stride, padding,
+                                   dilation, output_padding, subm, transposed);
+  check_indices(indices, g.ndim);
+  const at::Tensor rows = indices.contiguous();
+  const int32_t* data = rows.const_data_ptr<int32_t>();
+  const KeySteps steps = window_steps(g.in_shape, g.transposed ? g.in_shape : g.out_shape, g);
+  const SortedVoxels voxels = sort_voxels(data, rows.size(0), g, steps);
+  const at::Device device = indices.device();
+
+  if (subm) {
+    std::vector<uint64_t> starts = voxels.keys;
+    uint64_t shift = 0;
+    for (int d = 0; d < g.ndim; d++) shift += g.padding[d] * steps.step[d];
+    for (uint64_t& start : starts) start -= shift;
+    auto [pairs, bounds] = find_pairs(starts, voxels.rows, voxels, g, steps, device);
+    return {rows.clone(), pairs, bounds};
+  }
+
+  const KeySteps out_steps(g.out_shape, g.ndim, batch_size);
+  const std::vector<uint64_t> out_keys = output_keys(data, voxels, g, out_steps);
+  const int64_t count = out_keys.size();
+  auto out_indices = at::empty({count, g.ndim + 1}, indices.options());
+  int32_t* out_data = out_indices.mutable_data_ptr<int32_t>();
+  decode(out_keys, g, out_steps, out_data);
+  if (transposed) {
+    // Windows of the inputs into the outputs, exchanged.
+    const KeySteps windows = window_steps(g.out_shape, g.in_shape, g);
+    const auto starts = cell_keys(data, rows.size(0), voxels.rows, g, windows, g.stride, {});
+    std::array<int64_t, kMaxDims> one;
+    one.fill(1);
+    const SortedVoxels outputs{cell_keys(out_data, count, {}, g, windows, one, g.padding), {}};
+    auto [exchanged, tiles] = find_pairs(starts, voxels.rows, outputs, g, windows, device);
+    auto [pairs, bounds] = rulebook_transpose_cpu(exchanged, tiles, count);
+    return {out_indices, pairs, bounds};
+  }
+  const auto starts = cell_keys(out_data, count, {}, g, steps, g.stride, {});
+  auto [pairs, bounds] = find_pairs(starts, {}, voxels, g, steps, device);
+  return {out_indices, pairs, bounds};
 }
 
 }  // namespace

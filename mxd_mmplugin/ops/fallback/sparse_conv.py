@@ -38,7 +38,18 @@ def _check(indices: Tensor, batch_size: int, spatial_shape) -> None:
         )
 
 
-def rulebook(indices, batch_size, spatial_shape, kernel_size, stride, padding, dilation, subm):
+def rulebook(
+    indices,
+    batch_size,
+    spatial_shape,
+    kernel_size,
+    stride,
+    padding,
+    dilation,
+    output_padding,
+    subm,
+    transposed,
+):
     """See `mxd_mmplugin.ops.build_rulebook`.
 
     Returns:
@@ -47,15 +58,15 @@ def rulebook(indices, batch_size, spatial_shape, kernel_size, stride, padding, d
     """
     _check(indices, batch_size, spatial_shape)
     device = indices.device
+    sizes = spatial_shape, kernel_size, stride, padding, dilation, output_padding
+    out_shape = output_shape(*sizes, subm, transposed)
     if subm:
         stride = [1] * len(kernel_size)
         padding = [k // 2 * d for k, d in zip(kernel_size, dilation)]
-        out_shape = list(spatial_shape)
-    else:
-        out_shape = output_shape(spatial_shape, kernel_size, stride, padding, dilation)
     if min(out_shape, default=1) < 1:
         raise ValueError(
-            f'kernel_size {list(kernel_size)} must fit into spatial_shape {list(spatial_shape)}'
+            f'kernel_size {list(kernel_size)} must leave an output of spatial_shape '
+            f'{list(spatial_shape)}'
         )
     batch, coordinates = indices[:, 0].long(), indices[:, 1:].long()
     if torch.unique(_linear_key(batch, coordinates, spatial_shape)).numel() < len(indices):
@@ -65,9 +76,15 @@ def rulebook(indices, batch_size, spatial_shape, kernel_size, stride, padding, d
         return torch.tensor(values, device=device)
 
     offsets = vector(list(itertools.product(*(range(k) for k in kernel_size))))
-    moved = coordinates + vector(padding) - (offsets * vector(dilation))[:, None]  # [K, N, ndim]
-    out = torch.div(moved, vector(stride), rounding_mode='floor')
-    reached = ((moved % vector(stride) == 0) & (out >= 0) & (out < vector(out_shape))).all(-1)
+    reach = (offsets * vector(dilation))[:, None]  # [K, 1, ndim]
+    if transposed:
+        out = coordinates * vector(stride) - vector(padding) + reach
+        reached = True
+    else:
+        moved = coordinates + vector(padding) - reach
+        out = torch.div(moved, vector(stride), rounding_mode='floor')
+        reached = moved % vector(stride) == 0
+    reached = (reached & (out >= 0) & (out < vector(out_shape))).all(-1)
     keys = _linear_key(batch.expand(len(offsets), -1), out, out_shape)
     if subm:
         sites, order = torch.sort(_linear_key(batch, coordinates, out_shape))
@@ -97,7 +114,7 @@ def _offset_of_pairs(bounds: Tensor) -> Tensor:
 
 
 def rulebook_transpose(pairs, bounds, num_in):
-    """Exchange inputs and outputs; see `Rulebook.transposed`."""
+    """Exchange inputs and outputs; see `Rulebook.transpose`."""
     offset = _offset_of_pairs(bounds)
     order = torch.argsort(offset, stable=True)
     counts = torch.bincount(offset, minlength=bounds.shape[1] - 1).cumsum(0)
