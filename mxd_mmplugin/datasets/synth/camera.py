@@ -14,7 +14,7 @@ from .world import SCENERY, World
 
 NEAR = 0.2  # metres, nothing nearer is drawn
 FAR = 160.0  # metres to a face's nearest corner, nothing farther is drawn
-LARGE = 2500  # pixels; larger faces of the scenery are filled one by one, front to back
+LARGE = 2500  # pixels; larger faces are filled one by one, the nearest first
 STRIP = 48  # rows filled at a time
 SUN = np.array([0.45, -0.35, 0.82]) / np.linalg.norm([0.45, -0.35, 0.82])
 SKY_TOP, SKY_HORIZON = np.array([96, 148, 208]), np.array([206, 220, 232])
@@ -42,9 +42,9 @@ class Frame:
         """Places and shades the faces at sweep `step`."""
         self.world = world
         self.step = step
-        self._vertices = world.vertices(step)
         self._owner = np.append(world.owner, np.full(IMAGE_HEIGHT, SCENERY))
-        normals = face_normals(self._vertices[world.mesh.faces])
+        self._quads = world.vertices(step)[world.mesh.faces]
+        self._normals = normals = face_normals(self._quads)
         light = 0.62 + 0.38 * np.clip((normals * SUN).sum(1), -0.35, 1)
         faces = np.clip(world.mesh.rgb * light[:, None], 0, 255)
         height = np.linspace(0, 1, IMAGE_HEIGHT)[:, None]
@@ -62,36 +62,24 @@ class Frame:
         """Draws what `camera` sees."""
         world = self.world
         origin, rotation = world.sensor_pose(camera, self.step)
-        quads = rotate(self._vertices - origin, rotation.T)[world.mesh.faces]
-        numbers, planes, polygons = _project(quads, camera)
+        numbers = np.flatnonzero(((self._quads[:, 0] - origin) * self._normals).sum(1) < -1e-6)
+        quads = rotate(self._quads[numbers] - origin, rotation.T)
+        seen, planes, polygons = _project(quads, camera)
+        numbers, quads = numbers[seen], quads[seen]
         rows = _scan(polygons)
-        scenery = world.owner[numbers] == SCENERY
-        large = scenery & (np.bincount(rows.polygon, rows.count, len(numbers)) > LARGE)
-
         nearness = np.zeros((IMAGE_HEIGHT, IMAGE_WIDTH), np.float32)
         face = np.empty((IMAGE_HEIGHT, IMAGE_WIDTH), np.int32)
         face[:] = len(world.owner) + np.arange(IMAGE_HEIGHT)[:, None]
-        nearest_first = np.argsort(quads[numbers, :, 2].min(1), kind='stable')
+        large = np.bincount(rows.polygon, rows.count, len(numbers)) > LARGE
+        nearest_first = np.argsort(quads[:, :, 2].min(1), kind='stable')
         for index in nearest_first[large[nearest_first]]:
             _fill_large(face, nearness, rows.of(index), planes[index], numbers[index])
         small = rows.where(~large[rows.polygon])
-        pixels, polygon = _fill_small(face.ravel(), nearness.ravel(), small, planes, numbers)
-        covered = self._covered(pixels, world.owner[numbers][polygon])
-        seen = np.bincount(face.ravel(), minlength=len(self._owner))
-        shown = np.bincount(self._owner + 1, weights=seen, minlength=len(world.actors) + 1)
+        _fill_small(face.ravel(), nearness.ravel(), small, planes, numbers)
+        pixels = np.bincount(face.ravel(), minlength=len(self._owner))
+        shown = np.bincount(self._owner + 1, weights=pixels, minlength=len(world.actors) + 1)
+        covered = _covered(rows, world.owner[numbers][rows.polygon], len(world.actors))
         return View(face, shown[1:].astype(np.int64), covered)
-
-    def _covered(self, pixels, owner):
-        """The number of different `pixels` (P,) of each `owner` (P,), which runs in ascending order."""
-        counts = np.zeros(len(self.world.actors), np.int64)
-        last = np.empty(IMAGE_HEIGHT * IMAGE_WIDTH, np.int32)
-        cuts = np.searchsorted(owner, np.arange(len(counts) + 1))
-        for actor in np.flatnonzero(np.diff(cuts)):
-            own = pixels[cuts[actor] : cuts[actor + 1]]
-            order = np.arange(len(own), dtype=np.int32)
-            last[own] = order
-            counts[actor] = np.count_nonzero(last[own] == order)
-        return counts
 
 
 @dataclass(frozen=True)
@@ -124,23 +112,29 @@ class _Rows:
 
 def _fill_large(face, nearness, rows, plane, number):
     """Fills one polygon strip by strip; a strip that is hidden as a whole costs one look."""
+    row, first, count = rows
     a, b, c = plane
-    for start in range(0, len(rows[0]), STRIP):
-        row, first, count = (values[start : start + STRIP] for values in rows)
-        filled = count > 0
-        if not filled.any():
+    along_rows = (b * row + c).astype(np.float32)
+    strips = np.arange(0, len(row), STRIP)
+    lows = np.minimum.reduceat(np.where(count > 0, first, IMAGE_WIDTH), strips)
+    highs = np.maximum.reduceat(np.where(count > 0, first + count, 0), strips)
+    for start, low, high in zip(strips, lows, highs):
+        if low >= high:
             continue
-        low, high = first[filled].min(), (first + count).max()
-        here = (slice(row[0], row[-1] + 1), slice(low, high))
+        strip = slice(start, start + STRIP)
+        along_row = along_rows[strip, None]
+        along_column = (a * np.arange(low, high)).astype(np.float32)
+        top = row[start]
+        here = (slice(top, top + len(along_row)), slice(low, high))
         buffer = nearness[here]
         # The inverse of a plane's depth is linear in the image, so a corner is the nearest.
-        along_row = (b * row + c).astype(np.float32)[:, None]
-        along_column = (a * np.arange(low, high)).astype(np.float32)
-        if along_row.max() + along_column[[0, -1]].max() <= buffer.min():
+        nearest = max(along_row[0, 0], along_row[-1, 0]) + max(along_column[0], along_column[-1])
+        if nearest <= buffer.min():
             continue
         column = np.arange(low, high, dtype=np.int16)
-        inside = column >= first[:, None].astype(np.int16)
-        inside &= column < (first + count)[:, None].astype(np.int16)
+        left = first[strip, None].astype(np.int16)
+        inside = column >= left
+        inside &= column < left + count[strip, None].astype(np.int16)
         inverse_depth = along_row + along_column
         inside &= inverse_depth > buffer
         np.copyto(buffer, inverse_depth, where=inside)
@@ -148,44 +142,48 @@ def _fill_large(face, nearness, rows, plane, number):
 
 
 def _fill_small(face, nearness, rows, planes, numbers):
-    """Fills all polygons of `rows` at once; `face` and `nearness` are flat.
-
-    Returns:
-        pixels: (P,) int64, flat, every pixel that each polygon covers, hidden or not.
-        polygon: (P,) int64, ascending.
-    """
+    """Fills all polygons of `rows` at once; `face` and `nearness` are flat."""
     polygon, row, first, count = rows
     a, b, c = planes[polygon].T
-    ends = np.cumsum(count)
-    starts = ends - count
-    step = np.arange(ends[-1] if len(ends) else 0)
-    pixels = step + np.repeat(row * IMAGE_WIDTH + first - starts, count)
-    inverse_depth = (
-        np.repeat(a, count) * step + np.repeat(b * row + c + a * (first - starts), count)
-    ).astype(np.float32)
-    polygon = np.repeat(polygon, count)
+    # A row's first pixel is exact; on along the row, single precision is enough.
+    at_first = (a * first + b * row + c).astype(np.float32)
+    run = np.repeat(np.arange(len(row)), count)
+    column = np.arange(len(run)) - (np.cumsum(count) - count)[run]
+    pixels = (row * IMAGE_WIDTH + first)[run] + column
+    inverse_depth = at_first[run] + a.astype(np.float32)[run] * column.astype(np.float32)
     ahead = np.flatnonzero(inverse_depth > nearness[pixels])
-    place, depth = pixels[ahead], inverse_depth[ahead]
-    np.maximum.at(nearness, place, depth)
-    nearest = depth == nearness[place]
-    face[place[nearest]] = numbers[polygon[ahead[nearest]]]
-    return pixels, polygon
+    pixels, inverse_depth = pixels[ahead], inverse_depth[ahead]
+    np.maximum.at(nearness, pixels, inverse_depth)
+    nearest = np.flatnonzero(inverse_depth == nearness[pixels])
+    face[pixels[nearest]] = numbers[polygon[run[ahead[nearest]]]]
+
+
+def _covered(rows, owner, actors: int) -> np.ndarray:
+    """The pixels (actors,) within the outline of each actor; `owner` (R,) is that of each row.
+
+    In each image row, an actor's outline is the union of the runs of pixels of its faces.
+    """
+    own = np.flatnonzero((owner != SCENERY) & (rows.count > 0))
+    line = (owner[own] * IMAGE_HEIGHT + rows.row[own]) * (2 * IMAGE_WIDTH)
+    start = line + rows.first[own]
+    order = np.argsort(start, kind='stable')
+    start, end = start[order], (start + rows.count[own])[order]
+    done = np.concatenate([[0], np.maximum.accumulate(end)[:-1]])[: len(end)]
+    fresh = np.maximum(end - np.maximum(start, done), 0)
+    return np.bincount(owner[own][order], fresh, actors).astype(np.int64)
 
 
 def _project(quads: np.ndarray, camera: Camera):
-    """Projects the faces (F, 4, 3), in the camera frame, of which the camera sees the outside.
+    """Projects faces (F, 4, 3), given in the camera frame.
 
     Returns:
-        numbers: (K,) int64, the faces that may be in the image.
+        seen: (K,) int64, the faces that may be in the image.
         planes: (K, 3) float64, a, b, c with 1 / depth = a u + b v + c on each.
         polygons: (K, 5, 2) float64, u, v of the corners; the last is repeated as needed.
     """
     depth = quads[:, :, 2]
-    normals = np.cross(quads[:, 2] - quads[:, 0], quads[:, 3] - quads[:, 1])
-    offset = np.sum(normals * quads[:, 0], axis=1)
-    numbers = np.flatnonzero((offset < -1e-9) & (depth.max(1) > NEAR) & (depth.min(1) < FAR))
-    quads, normals, offset = quads[numbers], normals[numbers], offset[numbers]
-
+    near_enough = np.flatnonzero((depth.max(1) > NEAR) & (depth.min(1) < FAR))
+    quads = quads[near_enough]
     corners = quads[:, [0, 1, 2, 3, 3]]
     for index in np.flatnonzero(quads[:, :, 2].min(1) < NEAR):
         corners[index] = _clip_near(quads[index])
@@ -194,7 +192,9 @@ def _project(quads: np.ndarray, camera: Camera):
     low, high = np.ceil(polygons.min(1)), np.floor(polygons.max(1))
     seen = np.all((low <= high) & (high >= 0) & (low < (IMAGE_WIDTH, IMAGE_HEIGHT)), axis=1)
 
-    slope = normals[seen] / offset[seen, None]
+    quads = quads[seen]
+    normals = np.cross(quads[:, 2] - quads[:, 0], quads[:, 3] - quads[:, 1])
+    slope = normals / (normals * quads[:, 0]).sum(1, keepdims=True)
     planes = np.column_stack(
         [
             slope[:, 0] / focal,
@@ -202,7 +202,7 @@ def _project(quads: np.ndarray, camera: Camera):
             slope[:, 2] - (slope[:, 0] * cu + slope[:, 1] * cv) / focal,
         ]
     )
-    return numbers[seen], planes, polygons[seen]
+    return near_enough[seen], planes, polygons[seen]
 
 
 def _clip_near(corners: np.ndarray) -> np.ndarray:

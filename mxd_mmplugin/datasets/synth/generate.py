@@ -73,11 +73,12 @@ def generate(out: Path, scenes: int, seed: int, key_frames: int, workers: int) -
 
 def _generate_scenes(out, specs, seed, key_frames, workers) -> list[dict]:
     """The rows of each scene, in the order of `specs`."""
+    # Not forked: Embree's threads would not live on in the child.
     context = multiprocessing.get_context('spawn')
     done = context.Value('i', 0)
+    workers = min(workers, len(specs))
     with tqdm(total=len(specs) * key_frames, unit='key frame', desc='synth') as bar:
         if workers == 1:
-            _start_worker(None)
             return [generate_scene(out, spec, seed, key_frames, bar.update) for spec in specs]
         with ProcessPoolExecutor(workers, context, _start_worker, (done,)) as pool:
             jobs = [pool.submit(_work, out, spec, seed, key_frames) for spec in specs]
@@ -94,8 +95,6 @@ def _generate_scenes(out, specs, seed, key_frames, workers) -> list[dict]:
 def _start_worker(done):
     global _done
     _done = done
-    # One process a core is the parallelism here; OpenCV's own threads would only get in its way.
-    cv2.setNumThreads(1)
 
 
 def _work(out, spec, seed, key_frames):

@@ -120,6 +120,7 @@ class Layout:
 
         Kerbs are ramps half a metre wide, so that a walker's height changes gradually.
         """
+        x, y = np.asarray(x), np.asarray(y)
         to_main = np.abs(y) - self.main_half
         to_cross = np.min([np.abs(x - c) - self.cross_half for c in self.crossings], axis=0)
         return KERB_HEIGHT * np.clip(np.minimum(to_main, to_cross) / 0.5 + 0.5, 0, 1)

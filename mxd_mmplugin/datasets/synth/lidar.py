@@ -21,7 +21,7 @@ FIRST_AZIMUTH = np.deg2rad(-172.0)  # counter-clockwise from the sensor's x axis
 MAX_RANGE = 105.0  # metres
 RANGE_NOISE = 0.015  # metres, standard deviation
 # Metres at which a white wall seen square on gives the weakest return that is still detected.
-WHITE_RANGE = 220.0
+WHITE_RANGE = 260.0
 RANDOM_DROP = 0.015  # of the returns that are strong enough
 
 
@@ -48,11 +48,11 @@ class Lidar:
         distance, face, cosine = self._fixed.cast(origins, directions)
         if near.any():
             hit, moving_face, moving_cosine = _EmbreeFaces(quads[near]).cast(origins, directions)
-            closer = hit < distance
+            closer = np.flatnonzero(hit < distance)
             numbers = np.flatnonzero(near) + world.fixed_faces
-            distance = np.where(closer, hit, distance)
-            face = np.where(closer, numbers[moving_face], face)
-            cosine = np.where(closer, moving_cosine, cosine)
+            distance[closer] = hit[closer]
+            face[closer] = numbers[moving_face[closer]]
+            cosine[closer] = moving_cosine[closer]
 
         reflectance = world.mesh.reflectance[face]
         # Rough surfaces send back more at a slant than a perfect diffuser would.

@@ -304,6 +304,8 @@ class Population:
                 if rng.random() < 0.25:
                     continue
                 x = x + float(rng.uniform(0, 6))
+                if self.layout.ground_height([x - 2, x + 7], self.layout.main_half + 1).min() == 0:
+                    continue
                 kind = 'bicycle' if rng.random() < 0.65 else 'motorcycle'
                 for n in range(int(rng.integers(1, 4))):
                     y = side * (self.layout.main_half + 1.25)

@@ -101,7 +101,11 @@ def quad(x0, x1, y0, y1, z, material: Material) -> Mesh:
 
 
 def wheel(x: float, y: float, radius: float, width: float, corners: int = 6) -> Mesh:
-    """A wheel that stands on z=0, its axle along y, centred on (x, y)."""
+    """A wheel that stands on z=0, its axle along y, centred on (x, y).
+
+    Let it stand out of a body by a few centimetres: faces in one plane would hide each other in
+    turns.
+    """
     disc = loft(circle(radius, corners), circle(radius, corners), -width / 2, width / 2, TYRE, DARK)
     turned = disc.vertices[:, [0, 2, 1]] * (1, -1, 1)  # a quarter turn about x
     # A polygon's flat side is nearer than its radius: stand on that side, not on a corner.
@@ -177,7 +181,7 @@ def car(l, w, h, rng) -> Mesh:
         *_mirrors(waist1 * l - 0.25, waist, 2 * half, w),
     ]
     for x in (-0.30 * l, 0.31 * l):
-        parts += [wheel(x, y, radius, 0.2) for y in (half - 0.1, -half + 0.1)]
+        parts += [wheel(x, y, radius, 0.2) for y in (half - 0.07, 0.07 - half)]
     return merge(parts)
 
 
@@ -231,7 +235,7 @@ def truck(l, w, h, rng) -> Mesh:
     parts += _lights(front, back, half, 0.62)
     parts += _mirrors(front - 0.35, 0.58 * h, 2 * half, w)
     for x in (front - 0.9, back + 0.9, *((back + 2.0,) if l > 8 else ())):
-        parts += [wheel(x, y, radius, 0.28) for y in (half - 0.14, -half + 0.14)]
+        parts += [wheel(x, y, radius, 0.28) for y in (half - 0.09, 0.09 - half)]
     return merge(parts)
 
 
@@ -253,7 +257,7 @@ def bus(l, w, h, rng) -> Mesh:
     parts += _lights(front, back, half, 0.66)
     parts += _mirrors(front - 0.2, 0.62 * h, 2 * half, w)
     for x in (front - 2.4, back + 2.8):
-        parts += [wheel(x, y, 0.48, 0.28) for y in (half - 0.14, -half + 0.14)]
+        parts += [wheel(x, y, 0.48, 0.28) for y in (half - 0.11, 0.11 - half)]
     return merge(parts)
 
 
