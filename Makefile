@@ -2,7 +2,7 @@
 # that is done. Needed on the machine: Python 3.11 (make PYTHON=... where python3 is another one),
 # a C++ compiler and make.
 PYTHON ?= python3
-CONFIG ?= configs/centerpoint/centerpoint_voxel02_second_secfpn_1xb4-onecycle-12e_nus-generated-3d.py
+CONFIG ?= configs/centerpoint/centerpoint_voxel02_second_secfpn_1xb4-onecycle-7e_nus-generated-3d.py
 DATA ?= data/nuscenes-generated
 WORK_DIR ?= work_dirs/$(basename $(notdir $(CONFIG)))
 
@@ -32,7 +32,7 @@ train: $(STAMP)package $(DATA)/nuscenes_dbinfos_train.pkl  ## train and evaluate
 
 data: $(DATA)/nuscenes_dbinfos_train.pkl  ## generate the nuScenes-format scenes and their info files
 
-test: lint $(STAMP)package $(STAMP)runtime  ## check the style and run all tests
+test: lint $(STAMP)package $(STAMP)runtime .rivals/.stamp  ## check the style and run all tests
 	$(BIN)/python -m pytest
 
 lint: $(STAMP)test  ## check the style of the Python and C++ sources

@@ -94,26 +94,39 @@ def sample(with_truth=True):
 
 
 class Loader(list):
-    """A data loader of five batches."""
+    """A data loader of five frames in batches of two, the second with two versions of each."""
+
+    batch_size = 2
 
     def __init__(self):
-        points = dict(inputs=dict(points=[torch.rand(50, 5)]))
-        super().__init__([points, points, [points, points], points, points])
-        self.dataset = SimpleNamespace(metainfo=dict(classes=CLASSES))
+        pair = dict(inputs=dict(points=[torch.rand(50, 5), torch.rand(50, 5)]))
+        last = dict(inputs=dict(points=[torch.rand(50, 5)]))
+        super().__init__([pair, [pair, pair], last])
+        self.dataset = Frames()
+
+
+class Frames(list):
+    """A data set of five frames."""
+
+    metainfo = dict(classes=CLASSES)
+
+    def __init__(self):
+        super().__init__(range(5))
 
 
 @pytest.mark.parametrize('with_truth', [True, False])
 def test_hook_draws_the_same_frames_of_val_and_test(tmp_path, with_truth):
-    hook = HOOKS.build(dict(type='BEVPictureHook', frames=2))
+    hook = HOOKS.build(dict(type='BEVPictureHook', frames=3))
     runner = SimpleNamespace(
         work_dir=str(tmp_path), epoch=3, val_dataloader=Loader(), test_dataloader=Loader()
     )
     for index, batch in enumerate(Loader()):
-        hook.after_val_iter(runner, index, batch, [sample(with_truth)])
-        hook.after_test_iter(runner, index, batch, [sample(with_truth)])
+        outputs = [sample(with_truth)] * (2 if index < 2 else 1)
+        hook.after_val_iter(runner, index, batch, outputs)
+        hook.after_test_iter(runner, index, batch, outputs)
     for run in ('val_epoch_3', 'test'):
         names = sorted(path.name for path in (tmp_path / 'pictures' / run).iterdir())
-        assert names == ['frame_0000.png', 'frame_0002.png']
+        assert names == ['frame_0000.png', 'frame_0001.png', 'frame_0003.png']
 
 
 @pytest.mark.parametrize(

@@ -276,7 +276,7 @@ def test_beside_spconv():
     """With spconv installed mmdet3d uses its tensors and containers; our layers fit into these too."""
     rivals = ROOT / '.rivals'
     if not (rivals / 'spconv').is_dir():
-        pytest.skip('spconv is not in .rivals: `make rivals` puts it there')
+        pytest.skip('spconv is not in .rivals: `make test` puts it there')
     run = subprocess.run(
         [sys.executable, '-c', SPCONV_SCRIPT],
         env={**os.environ, 'PYTHONPATH': str(rivals)},

@@ -16,7 +16,7 @@ class BEVPictureHook(Hook):
     the LiDAR frame; the ground truth is drawn where the data set gives it.
 
     Args:
-        frames (int): pictures for each run over the data set, at most one a batch. Default: 4.
+        frames (int): pictures for each run over the data set. Default: 4.
         score_thr (float): predictions below this score are left out. Default: 0.3.
         view_range (sequence of float): x_min, y_min, x_max, y_max of the picture, in metres of
             the LiDAR frame. Default: 51.2 to each side.
@@ -35,39 +35,41 @@ class BEVPictureHook(Hook):
         self.view_range = view_range
 
     def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        """Draw the first frame of a chosen batch of the validation."""
+        """Draw the chosen frames of a batch of the validation."""
         name = f'val_epoch_{runner.epoch}'
         self._draw(runner, runner.val_dataloader, name, batch_idx, data_batch, outputs)
 
     def after_test_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        """Draw the first frame of a chosen batch of the test."""
+        """Draw the chosen frames of a batch of the test."""
         self._draw(runner, runner.test_dataloader, 'test', batch_idx, data_batch, outputs)
 
     @master_only
     def _draw(self, runner, dataloader, name, batch_idx, data_batch, outputs):
-        chosen = {i * len(dataloader) // self.frames for i in range(self.frames)}
-        if batch_idx not in chosen:
-            return
-        sample = outputs[0]
-        truth = sample.get('eval_ann_info') or {}
-        predicted = sample.pred_instances_3d
-        title = f'{name.replace("_", " ")}, frame {batch_idx + 1} of {len(dataloader)}'
-        draw_bev(
-            Path(runner.work_dir) / 'pictures' / name / f'frame_{batch_idx:04d}.png',
-            _first_points(data_batch).cpu(),
-            dataloader.dataset.metainfo['classes'],
-            gt_boxes=truth['gt_bboxes_3d'].tensor.cpu() if truth else (),
-            gt_labels=truth['gt_labels_3d'] if truth else (),
-            boxes=predicted.bboxes_3d.tensor.cpu(),
-            labels=predicted.labels_3d.cpu(),
-            scores=predicted.scores_3d.cpu(),
-            score_thr=self.score_thr,
-            view_range=self.view_range,
-            title=title,
-        )
+        size = dataloader.batch_size
+        total = min(len(dataloader.dataset), len(dataloader) * size)  # this process's share
+        chosen = {i * total // self.frames for i in range(self.frames)}
+        for i, sample in enumerate(outputs):
+            frame = batch_idx * size + i
+            if frame not in chosen:
+                continue
+            truth = sample.get('eval_ann_info')
+            predicted = sample.pred_instances_3d
+            draw_bev(
+                Path(runner.work_dir) / 'pictures' / name / f'frame_{frame:04d}.png',
+                _points(data_batch, i).cpu(),
+                dataloader.dataset.metainfo['classes'],
+                gt_boxes=truth['gt_bboxes_3d'].tensor.cpu() if truth else (),
+                gt_labels=truth['gt_labels_3d'] if truth else (),
+                boxes=predicted.bboxes_3d.tensor.cpu(),
+                labels=predicted.labels_3d.cpu(),
+                scores=predicted.scores_3d.cpu(),
+                score_thr=self.score_thr,
+                view_range=self.view_range,
+                title=f'{name.replace("_", " ")}, frame {frame + 1} of {total}',
+            )
 
 
-def _first_points(data_batch):
-    """Points of a batch's first frame; with test-time augmentation, of its first version."""
+def _points(data_batch, i):
+    """Points of a batch's frame i; with test-time augmentation, of its first version."""
     version = data_batch[0] if isinstance(data_batch, (list, tuple)) else data_batch
-    return version['inputs']['points'][0]
+    return version['inputs']['points'][i]
