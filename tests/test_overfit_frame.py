@@ -9,7 +9,7 @@ from mmengine.runner import set_random_seed
 from .conftest import ROOT
 
 sys.path.insert(0, str(ROOT / 'tools'))
-from overfit_frame import load_frame, overfit, predict
+from overfit_frame import load_frame, overfit, predict, settle_norms
 
 STOCK = 'centerpoint_voxel0075_second_secfpn_8xb4-cyclic-20e_nus-3d.py'
 
@@ -24,5 +24,6 @@ def test_stock_centerpoint_learns_a_real_frame(real_nuscenes):
     assert len(batch['data_samples'][0].gt_instances_3d) > 30
     losses = overfit(model, batch, steps=10)
     assert losses[-1] < losses[0] / 5
+    settle_norms(model, batch)
     found = predict(model, batch).pred_instances_3d
     assert len(found.scores_3d) == len(found.bboxes_3d) <= 500

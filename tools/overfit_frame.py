@@ -84,6 +84,28 @@ def overfit(model, batch, steps: int, lr: float = 1e-3) -> list:
 
 
 @torch.no_grad()
+def settle_norms(model, batch) -> None:
+    """Set the running statistics of every batch norm to those of the batch.
+
+    The stock models average them over some thousand steps (momentum 0.01); a few hundred leave too
+    much of the initial values in them to predict with.
+
+    Args:
+        model (BaseModel): a detector of mmdet3d.
+        batch (dict): from `load_frame`.
+    """
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain mean over what follows
+    model.train()
+    model(**model.data_preprocessor(batch, True), mode='loss')
+    for norm, momentum in zip(norms, momenta):
+        norm.momentum = momentum
+
+
+@torch.no_grad()
 def predict(model, batch):
     """Boxes of the batch's frame.
 
@@ -115,6 +137,7 @@ def main() -> None:
     losses = overfit(model, batch, args.steps)
     print(f'loss {losses[0]:.3f} -> {losses[-1]:.3f} ({losses[-1] / losses[0]:.3f} of the first)')
 
+    settle_norms(model, batch)
     found, truth = predict(model, batch).pred_instances_3d, batch['data_samples'][0].gt_instances_3d
     args.out.mkdir(parents=True, exist_ok=True)
     torch.save(dict(state_dict=model.state_dict(), losses=losses), args.out / 'model.pth')
