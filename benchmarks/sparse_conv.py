@@ -162,7 +162,7 @@ def main() -> None:
             f'{arithmetic / peak:.0%}',
         )
         results.append(dict(layer=label, **figures))
-    Console().print(table)
+    Console(width=112).print(table)  # also where the output is no terminal
     if args.json:
         args.json.write_text(
             json.dumps(dict(voxels=len(indices), peak=peak, layers=results), indent=1)
