@@ -117,21 +117,19 @@ def test_indice_key_shares_one_rulebook():
 
 
 @pytest.mark.parametrize(
-    'arguments, message',
+    'cls, kernel_size, dilation, name',
     [
-        (dict(kernel_size=1, dilation=2, kernel=(1, 3, 3)), 'kernel_size'),
-        (dict(dilation=2), 'dilation'),
-        (dict(cls=SparseConv3d), 'subm'),
+        (SubMConv3d, (1, 3, 3), 1, 'kernel_size'),
+        (SubMConv3d, 3, 2, 'dilation'),
+        (SparseConv3d, 3, 1, 'subm'),
     ],
 )
-def test_indice_key_mismatch(arguments, message):
+def test_indice_key_mismatch(cls, kernel_size, dilation, name):
     x = sparse_tensor()
-    SubMConv3d(4, 4, 3, indice_key='a')(x)
-    cls = arguments.pop('cls', SubMConv3d)
-    kernel = arguments.pop('kernel', 3)
-    arguments.pop('kernel_size', None)
-    with pytest.raises(ValueError, match=f"indice_key 'a' was made with .*{message}|{message}"):
-        cls(4, 4, kernel, indice_key='a', **arguments)(x)
+    SubMConv3d(4, 4, 3, padding=1, indice_key='a')(x)
+    layer = cls(4, 4, kernel_size, padding=1, dilation=dilation, indice_key='a')
+    with pytest.raises(ValueError, match=f"indice_key 'a' was made with {name} .* is reused with"):
+        layer(x)
 
 
 def test_indice_key_of_other_voxels_or_of_another_package():

@@ -155,11 +155,13 @@ def test_inverse_is_the_input_gradient(problem):
     back = back.reshape(*geometry['kernel_size'], outputs // groups, groups * inputs)
     (leaf,) = with_grad(features)
     out = sparse_conv(leaf, weight, None, rulebook, groups)
-    grad = torch.randn_like(out)
+    (grad,) = with_grad(torch.randn_like(out))
     restored = sparse_conv(grad, back, None, rulebook.inverse, groups)
     assert torch.equal(rulebook.inverse.out_indices, indices)
     if out.numel():
-        torch.testing.assert_close(restored, torch.autograd.grad(out, leaf, grad)[0])
+        torch.testing.assert_close(restored, torch.autograd.grad(out, leaf, grad.detach())[0])
+        (there,) = torch.autograd.grad(restored, grad, features)
+        torch.testing.assert_close(there, sparse_conv(features, weight, None, rulebook, groups))
 
 
 def test_four_dimensions():

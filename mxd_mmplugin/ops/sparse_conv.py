@@ -64,13 +64,15 @@ class Rulebook:
     @cached_property
     def inverse(self) -> 'Rulebook':
         """The rulebook from this one's outputs back to its inputs, for an inverse convolution."""
-        return Rulebook(
+        inverse = Rulebook(
             self.out_indices,
             self.indices,
             self.geometry['spatial_shape'],
             *self.transpose,
             dict(self.geometry, inverse_of=self.out_shape),
         )
+        inverse.__dict__['transpose'] = self.pairs, self.bounds  # known: no need to sort back
+        return inverse
 
     @property
     def symmetric(self) -> bool:
@@ -229,7 +231,7 @@ if hasattr(torch.library, 'register_fake'):  # PyTorch 2.4: tracing with sizes t
         stride,
         padding,
         dilation,
-        more,
+        output_padding,
         subm,
         transposed,
     ):
