@@ -1,0 +1,1 @@
+"""Speed, beside the rivals, in one process."""
