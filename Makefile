@@ -40,8 +40,8 @@ lint: $(STAMP)test  ## check the style of the Python and C++ sources
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run -Werror $(NATIVE)
 
-bench: $(STAMP)package $(STAMP)runtime .rivals/.stamp  ## measure the ops against spconv
-	PYTHONPATH=.rivals $(BIN)/python -m benchmarks.sparse_conv
+bench: $(STAMP)package $(STAMP)runtime .rivals/.stamp  ## time the operators beside their rivals (make bench BENCH='voxelize --shapes large')
+	PYTHONPATH=.rivals $(BIN)/mxd bench $(BENCH)
 
 clean:  ## remove what was built; .venv, .rivals, data and work_dirs stay
 	rm -rf build *.egg-info mxd_mmplugin/*.so $(STAMP)package .pytest_cache .hypothesis .ruff_cache

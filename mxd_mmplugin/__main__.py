@@ -4,6 +4,7 @@ import argparse
 import importlib
 
 COMMANDS = {
+    'bench': ('mxd_mmplugin.benchmarks', 'time the operators beside their rivals'),
     'doctor': (
         'mxd_mmplugin.engine.doctor',
         'report versions, devices, backends and swapped names',

@@ -1,0 +1,129 @@
+"""What was measured, as a table, as JSON and as a picture."""
+
+import dataclasses
+import json
+import platform
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+WIDTH = 128  # of the table, also where the output is no terminal
+
+
+def _machine() -> dict:
+    return dict(
+        processor=platform.processor() or platform.machine(),
+        threads=torch.get_num_threads(),
+        vectors=torch.backends.cpu.get_cpu_capability(),
+        torch=torch.__version__,
+    )
+
+
+def _time(ms: float) -> str:
+    return f'{ms:.3g} ms' if ms < 1000 else f'{ms / 1e3:.3g} s'
+
+
+def _bytes(count) -> str:
+    return '' if count is None else f'{count / 2**20:.0f} MiB'
+
+
+def table(results: list) -> Table:
+    """The results of one op; a column for each rival."""
+    machine, peak = _machine(), results[0].peak
+    out = Table(
+        title=f'{results[0].op}: {machine["threads"]} threads, {machine["vectors"]}, '
+        f'peak {peak.gflops:.0f} GFLOP/s, {peak.gbs:.1f} GB/s',
+        title_justify='left',
+    )
+    rivals = list(dict.fromkeys(name for r in results for name in r.times if name != 'mxd'))
+    out.add_column('case')
+    out.add_column('step')
+    for head in ('time', 'rate', 'of peak', 'memory'):
+        out.add_column(head, justify='right')
+    for rival in rivals:
+        out.add_column(f'{rival}: time, ratio, memory', justify='right')
+    for r in results:
+        rate, unit, share = r.rate or (None, None, None)
+        row = [r.name, r.step, _time(r.times['mxd'])]
+        row += [f'{rate:.3g} {unit}', f'{share:.0%}'] if rate else ['', '']
+        row.append(_bytes(r.memory['mxd']))
+        for rival in rivals:
+            there = rival in r.times
+            row.append(
+                f'{_time(r.times[rival])}  [bold]{r.ratio(rival):.1f}x[/]  {_bytes(r.memory[rival])}'
+                if there
+                else ''
+            )
+        out.add_row(*row)
+    return out
+
+
+def show(results: list) -> None:
+    """Print the table of one op."""
+    Console(width=WIDTH).print(table(results))
+
+
+def save_json(results: list, path: Path) -> None:
+    """Write the machine and all results."""
+    rows = [dataclasses.asdict(result) for result in results]
+    path.write_text(json.dumps(dict(machine=_machine(), results=rows), indent=1) + '\n')
+
+
+def _draw_bars(axes, results: list) -> None:
+    """Time of each case relative to ours, which is 1."""
+    rivals = list(dict.fromkeys(name for r in results for name in r.times))
+    height = 0.8 / len(rivals)
+    for i, rival in enumerate(rivals):
+        rows = [(row, r) for row, r in enumerate(results) if rival in r.times]
+        bars = axes.barh(
+            [row + i * height for row, _ in rows],
+            [r.ratio(rival) for _, r in rows],
+            height,
+            label=rival,
+        )
+        axes.bar_label(bars, [_time(r.times[rival]) for _, r in rows], padding=3, fontsize=7)
+    axes.set_yticks(
+        [row + 0.4 - height / 2 for row in range(len(results))],
+        [f'{r.name}\n{r.step}' for r in results],
+        fontsize=7,
+    )
+    axes.invert_yaxis()
+    axes.margins(x=0.18)
+    axes.set_xlabel('time, ours = 1')
+
+
+def _draw_series(axes, results: list) -> None:
+    """Time against size, and the straight line that linear growth would be."""
+    series = {}
+    for r in results:
+        for name, time in r.times.items():
+            key = r.name.split(',')[0], r.step, name
+            series.setdefault(key, []).append((r.size, time))
+    for (case, step, name), points in series.items():
+        sizes, times = zip(*sorted(points))
+        style = '-o' if name == 'mxd' else '--s'
+        (line,) = axes.loglog(sizes, times, style, markersize=3, label=f'{case} {step}, {name}')
+        if name == 'mxd':
+            linear = [times[0] * size / sizes[0] for size in sizes]
+            axes.loglog(sizes, linear, ':', color=line.get_color(), linewidth=0.8)
+    axes.set_xlabel('size (dotted: linear growth)')
+    axes.set_ylabel('ms')
+
+
+def save_plot(results: list, path: Path) -> None:
+    """Draw one panel an op: bars of relative times, or a series where the cases have sizes."""
+    ops = list(dict.fromkeys(r.op for r in results))
+    panels = [[r for r in results if r.op == op] for op in ops]
+    heights = [max(4, 1 + 0.45 * len(rows)) for rows in panels]
+    figure = Figure((9, sum(heights)), layout='constrained')
+    axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for ax, rows in zip(axes, panels):
+        draw = _draw_series if all(r.size for r in rows) else _draw_bars
+        draw(ax, rows)
+        ax.set_title(rows[0].op, loc='left')
+        ax.legend(fontsize=7)
+        ax.spines[['top', 'right']].set_visible(False)
+    figure.savefig(path, dpi=120)
