@@ -1,17 +1,12 @@
-// Deformable aggregation on the CPU: the gradient of the feature maps. Taps are sorted by the cell
-// between four pixels that they lie in; a thread takes a band of rows of one map, which stays in
-// its cache, and adds what the band's taps bring. Every row of the gradient is written to memory
-// once, and its sum has one order whatever the number of threads.
+// Deformable aggregation on the CPU: the gradient of the feature maps. The taps are sorted by pixel
+// (deformable_aggregation_taps.h); a thread takes a band of rows of one map, which stays in its
+// cache, and adds what the band's taps bring. Every row of the gradient is written to memory once,
+// and its sum has one order whatever the number of threads.
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
-#include <algorithm>
-#include <numeric>
-
-#include "deformable_aggregation_sampling.h"
+#include "deformable_aggregation_taps.h"
 #include "memory.h"
-#include "parallel.h"
-#include "radix_sort.h"
 
 namespace mxd::deformable_aggregation {
 namespace {
@@ -22,77 +17,6 @@ using cpu::Simd;
 // Bytes of the gradient in one band: half of a core's cache at least is left to the output's
 // gradient.
 constexpr int64_t kBandBytes = 128 << 10;
-
-// The cells of a map are those between its pixels and those around its border: cell (y, x), from
-// (-1, -1) on, has pixel (y, x) at its upper left.
-struct Cells {
-  uint64_t first;
-  int64_t width;
-  Cells(uint64_t first_, const Map& map) : first(first_), width(map.width + 1) {}
-  uint64_t key(int64_t y, int64_t x) const { return first + (y + 1) * width + x + 1; }
-};
-
-template <typename T>
-struct Tap {
-  int64_t anchor, weight;
-  T down, right;
-};
-
-// The taps of one element of the batch.
-template <typename T>
-struct SortedTaps {
-  std::vector<Cells> cells;  // of each map
-  std::vector<Tap<T>> taps;
-  std::vector<uint64_t> keys;  // ascending
-  std::vector<int32_t> order;  // keys[i] is of taps[order[i]]
-
-  int64_t find(uint64_t key) const {
-    return std::lower_bound(keys.begin(), keys.end(), key) - keys.begin();
-  }
-};
-
-template <typename T>
-SortedTaps<T> sort_taps(const Sampling<T>& s, int64_t batch) {
-  SortedTaps<T> sorted;
-  uint64_t limit = 0;
-  for (const Map& map : s.maps) {
-    sorted.cells.emplace_back(limit, map);
-    limit += (map.height + 1) * (map.width + 1);
-  }
-  const int64_t samples = s.anchors * s.points * s.cams, first = batch * samples;
-  const int64_t parts = at::get_num_threads();
-  std::vector<int64_t> place(parts + 1, 0);
-  cpu::for_each_part(parts, samples, [&](int64_t part, int64_t begin, int64_t end) {
-    int64_t count = 0;
-    for (int64_t sample = first + begin; sample < first + end; sample++) count += s.inside(sample);
-    place[part + 1] = count * s.scales;
-  });
-  std::partial_sum(place.begin(), place.end(), place.begin());
-  const int64_t count = place[parts];
-  TORCH_CHECK_VALUE(count <= std::numeric_limits<int32_t>::max(),
-                    "sample_locations must have fewer than 2**31 samples times scales inside of "
-                    "the images of one element of the batch, had ",
-                    count);
-  sorted.taps.resize(count);
-  sorted.keys.resize(count);
-  sorted.order.resize(count);
-  cpu::for_each_part(parts, samples, [&](int64_t part, int64_t begin, int64_t end) {
-    int64_t to = place[part];
-    for (int64_t sample = first + begin; sample < first + end; sample++) {
-      if (!s.inside(sample)) continue;
-      int64_t map = sample % s.cams * s.scales;
-      for (int64_t scale = 0; scale < s.scales; scale++, map++, to++) {
-        const Position<T> at = locate(s.maps[map], s.locations + 2 * sample);
-        sorted.taps[to] = {sample / (s.points * s.cams), (sample * s.scales + scale) * s.groups,
-                           at.down, at.right};
-        sorted.keys[to] = sorted.cells[map].key(at.y, at.x);
-        sorted.order[to] = to;
-      }
-    }
-  });
-  cpu::radix_sort(sorted.keys, &sorted.order, limit);
-  return sorted;
-}
 
 template <typename T>
 struct Args {
@@ -128,24 +52,20 @@ template <typename T, int Bytes>
 MXD_INLINE void add_band(const Args<T>& args, const Band& band, T* unused) {
   const Sampling<T>& s = args.sampling;
   const int64_t width = s.maps[band.map].width;
-  const Cells& cells = args.sorted.cells[band.map];
   T* pixels = args.out + band.start * s.channels;
   std::fill(pixels + band.begin * width * s.channels, pixels + band.end * width * s.channels, T(0));
-  for (int64_t y = band.begin - 1; y < band.end; y++) {
-    const int64_t last = args.sorted.find(cells.key(y + 1, -1));
-    for (int64_t i = args.sorted.find(cells.key(y, -1)); i < last; i++) {
-      const Tap<T>& tap = args.sorted.taps[args.sorted.order[i]];
-      const int64_t x = static_cast<int64_t>(args.sorted.keys[i] - cells.key(y, 0));
-      const T* weight = s.weight + tap.weight;
-      const T* grad = args.grad + tap.anchor * s.channels;
-      T* upper = pixels + (y * width + x) * s.channels;
-      auto add = [&](T* row, T share) __attribute__((always_inline)) {
-        add_pair<T, Bytes>(s, weight, grad, share * (1 - tap.right), share * tap.right,
-                           x >= 0 ? row : unused, x + 1 < width ? row + s.channels : unused);
-      };
-      if (y >= band.begin) add(upper, 1 - tap.down);
-      if (y + 1 < band.end) add(upper + width * s.channels, tap.down);
-    }
+  // The taps with y = begin - 1 have their lower pixels in the band.
+  const std::vector<int64_t>& rows = args.sorted.rows[band.map];
+  for (int64_t i = rows[band.begin]; i < rows[band.end + 1]; i++) {
+    const Tap<T>& tap = args.sorted.taps[i];
+    T* upper = pixels + (tap.y * width + tap.x) * s.channels;
+    auto add = [&](T* row, T share) __attribute__((always_inline)) {
+      add_pair<T, Bytes>(s, s.weight + tap.number * s.groups, args.grad + tap.anchor * s.channels,
+                         share * (1 - tap.right), share * tap.right, tap.x >= 0 ? row : unused,
+                         tap.x + 1 < width ? row + s.channels : unused);
+    };
+    if (tap.y >= band.begin) add(upper, 1 - tap.down);
+    if (tap.y + 1 < band.end) add(upper + width * s.channels, tap.down);
   }
 }
 

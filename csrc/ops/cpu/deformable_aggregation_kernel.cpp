@@ -1,94 +1,90 @@
-// Deformable aggregation on the CPU: the output and the gradients of locations and weights, anchor
-// by anchor. The taps of an anchor are found first, once for all channels, so that the rows of one
-// tap are fetched while those of the tap before are used.
-#include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
+// Deformable aggregation on the CPU: the output, and the gradients of locations and weights. The
+// taps are sorted by pixel (deformable_aggregation_taps.h). Anchors collide in the output, so each
+// thread has channels of its own there and takes all taps in their order; the gradients of a tap
+// collide with nothing.
+#include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 #include <torch/library.h>
 
-#include "deformable_aggregation_sampling.h"
-#include "parallel.h"
+#include "deformable_aggregation_taps.h"
 
 namespace mxd::deformable_aggregation {
 namespace {
 
-using cpu::for_each_unit;
 using cpu::Simd;
 
-template <typename T>
-struct Tap {
-  const T* corner[4];  // pixels: upper left, upper right, lower left, lower right
-  int64_t sample, weight;
-  const Map* map;
-  T down, right;
+// Taps that a thread takes at a time.
+constexpr int64_t kTapsInRange = 256;
+
+// Channels of one group, one vector at most: which vectors a channel meets, and with that the last
+// bit of its sum, does not depend on how the channels are shared out.
+struct Slice {
+  int64_t group, begin, end;
 };
 
 template <typename T>
-struct Args {
+struct ForwardArgs {
   const Sampling<T>& sampling;
-  const T* features;  // [batch, num_feat, channels]
-  const T* zeros;     // [channels], a pixel outside of the map
-  T* out;             // [batch, anchors, channels]; of the gradients, the output's gradient
-  T* grad_locations;  // as sampling.locations
-  T* grad_weight;     // as sampling.weight
+  const SortedTaps<T>& sorted;
+  const T* features;  // [num_feat, channels], of one element of the batch
+  const T* zeros;     // [channels], a pixel beside the map
+  T* out;             // [batch * anchors, channels]
 };
 
 template <typename T>
-MXD_INLINE void find_taps(const Args<T>& args, int64_t anchor, std::vector<Tap<T>>& taps) {
-  const Sampling<T>& s = args.sampling;
-  const int64_t samples = s.points * s.cams, first = anchor * samples;
-  const T* features = args.features + anchor / s.anchors * s.num_feat * s.channels;
-  taps.clear();
-  for (int64_t sample = first; sample < first + samples; sample++) {
-    if (!s.inside(sample)) continue;
-    const Map* map = &s.maps[sample % s.cams * s.scales];
-    for (int64_t scale = 0; scale < s.scales; scale++, map++) {
-      const Position<T> at = locate(*map, s.locations + 2 * sample);
-      const T* upper_left = features + (map->start + at.y * map->width + at.x) * s.channels;
-      const bool up = at.y >= 0, down = at.y + 1 < map->height;
-      const bool left = at.x >= 0, right = at.x + 1 < map->width;
-      const int64_t below = map->width * s.channels;
-      taps.push_back({{up && left ? upper_left : args.zeros,
-                       up && right ? upper_left + s.channels : args.zeros,
-                       down && left ? upper_left + below : args.zeros,
-                       down && right ? upper_left + below + s.channels : args.zeros},
-                      sample,
-                      (sample * s.scales + scale) * s.groups,
-                      map,
-                      at.down,
-                      at.right});
-    }
+struct SampleGradArgs {
+  const Sampling<T>& sampling;
+  const SortedTaps<T>& sorted;
+  const T* features;  // [num_feat, channels], of one element of the batch
+  const T* zeros;     // [channels], a pixel beside the map
+  const T* grad;      // [batch * anchors, channels]
+  T* grad_weight;     // as Sampling::weight
+  T* slopes;          // [taps by number, 2]: gradient by x and y
+};
+
+// Taps of one map.
+struct Range {
+  int64_t map, begin, end;
+};
+
+// The pixels around a tap: upper left, upper right, lower left, lower right.
+template <typename T>
+struct Corners {
+  const T* pixel[4];
+
+  MXD_INLINE Corners(const T* features, const T* zeros, const Map& map, const Tap<T>& tap,
+                     int64_t channels) {
+    const T* const upper_left = features + (map.start + tap.y * map.width + tap.x) * channels;
+    const T* const lower_left = upper_left + map.width * channels;
+    const bool up = tap.y >= 0, down = tap.y + 1 < map.height;
+    const bool left = tap.x >= 0, right = tap.x + 1 < map.width;
+    pixel[0] = up && left ? upper_left : zeros;
+    pixel[1] = up && right ? upper_left + channels : zeros;
+    pixel[2] = down && left ? lower_left : zeros;
+    pixel[3] = down && right ? lower_left + channels : zeros;
   }
-}
+};
 
 template <typename T, int Bytes>
-MXD_INLINE void forward_anchor(const Args<T>& args, int64_t anchor, std::vector<Tap<T>>& taps) {
+MXD_INLINE void forward_slices(const ForwardArgs<T>& args, const Slice* first, const Slice* last) {
   const Sampling<T>& s = args.sampling;
-  const int64_t width = s.group_width();
-  T* out = args.out + anchor * s.channels;
-  find_taps(args, anchor, taps);
-  std::fill_n(out, s.channels, T(0));
-  for (size_t i = 0; i < taps.size(); i++) {
-    const Tap<T>& tap = taps[i];
-    const Tap<T>& next = taps[std::min(i + 1, taps.size() - 1)];
-    const T share[4] = {(1 - tap.down) * (1 - tap.right), (1 - tap.down) * tap.right,
-                        tap.down * (1 - tap.right), tap.down * tap.right};
-    for (int64_t group = 0; group < s.groups; group++) {
-      T factor[4];
-      for (int k = 0; k < 4; k++) factor[k] = share[k] * s.weight[tap.weight + group];
-      for_each_vector<T, Bytes>(group * width, (group + 1) * width,
-                                [&](int64_t c, auto bytes) __attribute__((always_inline)) {
-                                  using V = Simd<T, bytes>;
-                                  typename V::Vec sum = V::load(out + c);
+  for (size_t m = 0; m < s.maps.size(); m++)
+    for (const Tap<T>* tap = args.sorted.begin(m); tap < args.sorted.end(m); tap++) {
+      const Corners<T> corners(args.features, args.zeros, s.maps[m], *tap, s.channels);
+      const T* weight = s.weight + tap->number * s.groups;
+      T* out = args.out + tap->anchor * s.channels;
+      const T up = 1 - tap->down, left = 1 - tap->right;
+      const T share[4] = {up * left, up * tap->right, tap->down * left, tap->down * tap->right};
+      for (const Slice* slice = first; slice < last; slice++)
+        for_each_vector<T, Bytes>(
+            slice->begin, slice->end, [&](int64_t c, auto bytes) __attribute__((always_inline)) {
+              using V = Simd<T, bytes>;
+              typename V::Vec read = share[0] * V::load(corners.pixel[0] + c);
 #pragma GCC unroll 4
-                                  for (int k = 0; k < 4; k++) {
-                                    __builtin_prefetch(next.corner[k] + c);
-                                    sum += factor[k] * V::load(tap.corner[k] + c);
-                                  }
-                                  V::store(out + c, sum);
-                                });
+              for (int k = 1; k < 4; k++) read += share[k] * V::load(corners.pixel[k] + c);
+              V::store(out + c, V::load(out + c) + weight[slice->group] * read);
+            });
     }
-  }
 }
 
 template <typename T, int Bytes>
@@ -103,70 +99,68 @@ MXD_INLINE T sum_of_lanes(const typename Simd<T, Bytes>::Vec& value) {
   }
 }
 
-// dot[k] += grad . corner[k] over the channels [begin, end)
+// dot[k] += grad . pixel[k] over the channels [begin, end)
 template <typename T, int Bytes>
-MXD_INLINE void add_dots(const T* grad, const Tap<T>& tap, const Tap<T>& next, int64_t begin,
-                         int64_t end, T* dot) {
+MXD_INLINE void add_dots(const T* grad, const Corners<T>& corners, int64_t begin, int64_t end,
+                         T* dot) {
   using V = Simd<T, Bytes>;
   typename V::Vec sum[4] = {};
   for (; begin + V::kLanes <= end; begin += V::kLanes) {
     const typename V::Vec g = V::load(grad + begin);
 #pragma GCC unroll 4
-    for (int k = 0; k < 4; k++) {
-      __builtin_prefetch(next.corner[k] + begin);
-      sum[k] += g * V::load(tap.corner[k] + begin);
-    }
+    for (int k = 0; k < 4; k++) sum[k] += g * V::load(corners.pixel[k] + begin);
   }
 #pragma GCC unroll 4
   for (int k = 0; k < 4; k++) dot[k] += sum_of_lanes<T, Bytes>(sum[k]);
   if constexpr (V::kLanes > 1)
-    if (begin < end) add_dots<T, Bytes / 2>(grad, tap, next, begin, end, dot);
+    if (begin < end) add_dots<T, Bytes / 2>(grad, corners, begin, end, dot);
 }
 
 template <typename T, int Bytes>
-MXD_INLINE void sample_grad_anchor(const Args<T>& args, int64_t anchor, std::vector<Tap<T>>& taps) {
+MXD_INLINE void sample_grad_range(const SampleGradArgs<T>& args, const Range& range) {
   const Sampling<T>& s = args.sampling;
+  const Map& map = s.maps[range.map];
   const int64_t width = s.group_width();
-  const T* grad = args.out + anchor * s.channels;
-  find_taps(args, anchor, taps);
-  for (size_t i = 0; i < taps.size(); i++) {
-    const Tap<T>& tap = taps[i];
-    const Tap<T>& next = taps[std::min(i + 1, taps.size() - 1)];
+  for (int64_t i = range.begin; i < range.end; i++) {
+    const Tap<T>& tap = args.sorted.taps[i];
+    const Corners<T> corners(args.features, args.zeros, map, tap, s.channels);
+    const T* grad = args.grad + tap.anchor * s.channels;
+    const T* weight = s.weight + tap.number * s.groups;
+    T* grad_weight = args.grad_weight + tap.number * s.groups;
     const T up = 1 - tap.down, left = 1 - tap.right;
     T x = 0, y = 0;
     for (int64_t group = 0; group < s.groups; group++) {
       T dot[4] = {};
-      add_dots<T, Bytes>(grad, tap, next, group * width, (group + 1) * width, dot);
-      const T weight = s.weight[tap.weight + group];
-      x += weight * (up * (dot[1] - dot[0]) + tap.down * (dot[3] - dot[2]));
-      y += weight * (left * (dot[2] - dot[0]) + tap.right * (dot[3] - dot[1]));
-      args.grad_weight[tap.weight + group] = up * (left * dot[0] + tap.right * dot[1]) +
-                                             tap.down * (left * dot[2] + tap.right * dot[3]);
+      add_dots<T, Bytes>(grad, corners, group * width, (group + 1) * width, dot);
+      x += weight[group] * (up * (dot[1] - dot[0]) + tap.down * (dot[3] - dot[2]));
+      y += weight[group] * (left * (dot[2] - dot[0]) + tap.right * (dot[3] - dot[1]));
+      grad_weight[group] = up * (left * dot[0] + tap.right * dot[1]) +
+                           tap.down * (left * dot[2] + tap.right * dot[3]);
     }
-    args.grad_locations[2 * tap.sample] += x * tap.map->width;
-    args.grad_locations[2 * tap.sample + 1] += y * tap.map->height;
+    args.slopes[2 * tap.number] = x * map.width;
+    args.slopes[2 * tap.number + 1] = y * map.height;
   }
 }
 
 template <typename T>
 struct Kernels {
-  void (*forward)(const Args<T>&, int64_t anchor, std::vector<Tap<T>>& taps);
-  void (*sample_grad)(const Args<T>&, int64_t anchor, std::vector<Tap<T>>& taps);
+  void (*forward)(const ForwardArgs<T>&, const Slice* first, const Slice* last);
+  void (*sample_grad)(const SampleGradArgs<T>&, const Range& range);
 };
 
 // One set of kernels for each vector width; the compiler makes the code of each for its own
 // processor.
-#define MXD_KERNELS(W, TARGET)                                                                   \
-  template <typename T>                                                                          \
-  struct KernelsOf##W {                                                                          \
-    TARGET static void forward(const Args<T>& args, int64_t anchor, std::vector<Tap<T>>& taps) { \
-      forward_anchor<T, cpu::W::kBytes>(args, anchor, taps);                                     \
-    }                                                                                            \
-    TARGET static void sample_grad(const Args<T>& args, int64_t anchor,                          \
-                                   std::vector<Tap<T>>& taps) {                                  \
-      sample_grad_anchor<T, cpu::W::kBytes>(args, anchor, taps);                                 \
-    }                                                                                            \
-    static constexpr Kernels<T> kernels{&forward, &sample_grad};                                 \
+#define MXD_KERNELS(W, TARGET)                                                          \
+  template <typename T>                                                                 \
+  struct KernelsOf##W {                                                                 \
+    TARGET static void forward(const ForwardArgs<T>& args, const Slice* first,          \
+                               const Slice* last) {                                     \
+      forward_slices<T, cpu::W::kBytes>(args, first, last);                             \
+    }                                                                                   \
+    TARGET static void sample_grad(const SampleGradArgs<T>& args, const Range& range) { \
+      sample_grad_range<T, cpu::W::kBytes>(args, range);                                \
+    }                                                                                   \
+    static constexpr Kernels<T> kernels{&forward, &sample_grad};                        \
   };
 
 MXD_KERNELS(Base, )
@@ -185,27 +179,36 @@ const Kernels<T>& kernels() {
   return KernelsOfBase<T>::kernels;
 }
 
-template <typename T, typename Kernel>
-void for_each_anchor(const Args<T>& args, Kernel kernel) {
-  const int64_t anchors = args.sampling.batch * args.sampling.anchors;
-  std::vector<std::vector<Tap<T>>> taps(at::get_num_threads());
-  for_each_unit(anchors,
-                [&](int64_t anchor, int64_t worker) { kernel(args, anchor, taps[worker]); });
+template <typename T>
+std::vector<Slice> make_slices(const Sampling<T>& s) {
+  constexpr int64_t kChannels = cpu::kMaxVectorBytes / sizeof(T);
+  std::vector<Slice> slices;
+  for (int64_t group = 0; group < s.groups; group++) {
+    const int64_t end = (group + 1) * s.group_width();
+    for (int64_t c = group * s.group_width(); c < end; c += kChannels)
+      slices.push_back({group, c, std::min(c + kChannels, end)});
+  }
+  return slices;
 }
 
 template <typename T>
 at::Tensor forward_in(const at::Tensor& feature_maps, const at::Tensor& spatial_shape,
                       const at::Tensor& scale_start_index, const at::Tensor& sample_locations,
                       const at::Tensor& weight) {
-  const Sampling<T> sampling(feature_maps, spatial_shape, scale_start_index, sample_locations,
-                             weight);
-  auto out =
-      at::empty({sampling.batch, sampling.anchors, sampling.channels}, feature_maps.options());
-  const std::vector<T> zeros(sampling.channels, T(0));
-  const Args<T> args{sampling,     feature_maps.const_data_ptr<T>(),
-                     zeros.data(), out.template mutable_data_ptr<T>(),
-                     nullptr,      nullptr};
-  for_each_anchor(args, kernels<T>().forward);
+  const Sampling<T> s(feature_maps, spatial_shape, scale_start_index, sample_locations, weight);
+  auto out = at::zeros({s.batch, s.anchors, s.channels}, feature_maps.options());
+  const std::vector<Slice> slices = make_slices(s);
+  const std::vector<T> zeros(s.channels, T(0));
+  const int64_t parts = std::min<int64_t>(slices.size(), at::get_num_threads());
+  for (int64_t batch = 0; batch < s.batch; batch++) {
+    const SortedTaps<T> sorted = sort_taps(s, batch);
+    const ForwardArgs<T> args{s, sorted,
+                              feature_maps.const_data_ptr<T>() + batch * s.num_feat * s.channels,
+                              zeros.data(), out.template mutable_data_ptr<T>()};
+    cpu::for_each_part(parts, slices.size(), [&](int64_t, int64_t begin, int64_t end) {
+      kernels<T>().forward(args, slices.data() + begin, slices.data() + end);
+    });
+  }
   return out;
 }
 
@@ -227,18 +230,39 @@ std::tuple<at::Tensor, at::Tensor> sample_grad_in(const at::Tensor& grad,
                                                   const at::Tensor& scale_start_index,
                                                   const at::Tensor& sample_locations,
                                                   const at::Tensor& weight) {
-  const Sampling<T> sampling(feature_maps, spatial_shape, scale_start_index, sample_locations,
-                             weight);
+  const Sampling<T> s(feature_maps, spatial_shape, scale_start_index, sample_locations, weight);
   auto grad_locations = at::zeros_like(sample_locations);
   auto grad_weight = at::zeros_like(weight);
-  const std::vector<T> zeros(sampling.channels, T(0));
-  const Args<T> args{sampling,
-                     feature_maps.const_data_ptr<T>(),
-                     zeros.data(),
-                     const_cast<T*>(grad.const_data_ptr<T>()),
-                     grad_locations.template mutable_data_ptr<T>(),
-                     grad_weight.template mutable_data_ptr<T>()};
-  for_each_anchor(args, kernels<T>().sample_grad);
+  T* locations = grad_locations.template mutable_data_ptr<T>();
+  const std::vector<T> zeros(s.channels, T(0));
+  const std::unique_ptr<T[]> slopes(new T[2 * weight.numel() / s.groups]);
+  for (int64_t batch = 0; batch < s.batch; batch++) {
+    const SortedTaps<T> sorted = sort_taps(s, batch);
+    const SampleGradArgs<T> args{s,
+                                 sorted,
+                                 feature_maps.const_data_ptr<T>() + batch * s.num_feat * s.channels,
+                                 zeros.data(),
+                                 grad.const_data_ptr<T>(),
+                                 grad_weight.template mutable_data_ptr<T>(),
+                                 slopes.get()};
+    std::vector<Range> ranges;
+    for (size_t m = 0; m < s.maps.size(); m++)
+      for (int64_t i = sorted.rows[m].front(), end = sorted.rows[m].back(); i < end;
+           i += kTapsInRange)
+        ranges.push_back({static_cast<int64_t>(m), i, std::min(i + kTapsInRange, end)});
+    cpu::for_each_unit(ranges.size(), [&](int64_t range, int64_t) {
+      kernels<T>().sample_grad(args, ranges[range]);
+    });
+  }
+  at::parallel_for(0, sample_locations.numel() / 2, 4096, [&](int64_t begin, int64_t end) {
+    for (int64_t sample = begin; sample < end; sample++) {
+      if (!s.inside(sample)) continue;
+      for (int64_t tap = sample * s.scales; tap < (sample + 1) * s.scales; tap++) {
+        locations[2 * sample] += slopes[2 * tap];
+        locations[2 * sample + 1] += slopes[2 * tap + 1];
+      }
+    }
+  });
   return {grad_locations, grad_weight};
 }
 
