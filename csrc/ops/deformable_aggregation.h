@@ -5,6 +5,7 @@
 #include <ATen/core/Tensor.h>
 #include <c10/util/Exception.h>
 
+#include <limits>
 #include <vector>
 
 namespace mxd::deformable_aggregation {
@@ -104,6 +105,8 @@ inline void check_grad(const at::Tensor& grad, const at::Tensor& feature_maps,
 // Reads the index tensors, which are tiny, and refuses maps that leave feature_maps.
 inline std::vector<Map> read_maps(const at::Tensor& spatial_shape,
                                   const at::Tensor& scale_start_index, int64_t num_feat) {
+  TORCH_CHECK_VALUE(num_feat <= std::numeric_limits<int32_t>::max(),
+                    "feature_maps must have at most 2**31 - 1 rows, had ", num_feat);
   const at::Tensor shapes = spatial_shape.to(at::kCPU, at::kLong).contiguous();
   const at::Tensor starts = scale_start_index.to(at::kCPU, at::kLong).contiguous();
   const auto* shape = shapes.const_data_ptr<int64_t>();

@@ -80,16 +80,15 @@ void sort_map(const Sampling<T>& s, int64_t m, const std::vector<int64_t>& sampl
   const Map& map = s.maps[m];
   const int64_t width = map.width + 1, height = map.height + 1;  // with -1
   struct Place {
-    T pixel, share;
+    int64_t pixel;
+    T share;
     Place(T location, int64_t size) {
-      const T at = location * size - T(0.5);
-      pixel = std::min(std::floor(at), T(size - 1));  // rounding may reach the far border
-      share = at - pixel;
+      const T at = location * size - T(0.5), whole = std::floor(at);
+      pixel = std::min<int64_t>(whole, size - 1);  // rounding may reach the far border
+      share = at - whole;
     }
   };
-  auto cell = [&](const Place& y, const Place& x) {
-    return static_cast<int64_t>(y.pixel + 1) * width + static_cast<int64_t>(x.pixel + 1);
-  };
+  auto cell = [&](const Place& y, const Place& x) { return (y.pixel + 1) * width + x.pixel + 1; };
   std::vector<int64_t> next(height * width + 1, 0);
   for (const int64_t sample : samples)
     next[1 +
