@@ -3,10 +3,22 @@
 from .compat import allow_mmengine_checkpoints
 from .modules import *  # noqa: F403
 from .modules import __all__ as _layers
+from .ops import (
+    DeformableAggregationFunction,
+    deformable_aggregation,
+    deformable_aggregation_function,
+    npu_deformable_aggregation,
+)
 from .registry import register
 
 __version__ = '0.1.0'
-__all__ = list(_layers)
+__all__ = [
+    *_layers,
+    'DeformableAggregationFunction',
+    'deformable_aggregation',
+    'deformable_aggregation_function',
+    'npu_deformable_aggregation',
+]
 
 allow_mmengine_checkpoints()
 register()

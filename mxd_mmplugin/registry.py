@@ -11,6 +11,9 @@ from mmengine.registry import HOOKS, MODELS, Registry
 from . import modules
 from .engine.bev_hook import BEVPictureHook
 
+# Layers that no other package registers: the plain name is ours on every machine.
+OWN_LAYERS = ('DeformableAggregation',)
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -64,6 +67,11 @@ def table() -> list:
     entries = [
         Entry(MODELS, getattr(modules, name), f'Mxd{name}', name, swap, note)
         for name in modules.__all__
+        if name not in OWN_LAYERS
+    ]
+    entries += [
+        Entry(MODELS, getattr(modules, name), f'Mxd{name}', name, True, 'on every device')
+        for name in OWN_LAYERS
     ]
     entries.append(
         Entry(HOOKS, BEVPictureHook, 'BEVPictureHook', note='pictures of validation frames')

@@ -1,5 +1,6 @@
 """Modules with the signatures and the state_dict of mmcv's and mx_driving's."""
 
+from .deformable_aggregation import DeformableAggregation
 from .sparse_conv import (
     SparseConv1d,
     SparseConv2d,
@@ -18,6 +19,7 @@ from .sparse_conv import (
 )
 
 __all__ = [
+    'DeformableAggregation',
     'SparseConv1d',
     'SparseConv2d',
     'SparseConv3d',

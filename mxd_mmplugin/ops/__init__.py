@@ -7,11 +7,30 @@ from . import library
 library.load()
 
 from . import fallback  # noqa: E402  (its kernels belong to the schemas that the library defines)
+from .deformable_aggregation import (  # noqa: E402
+    DeformableAggregationFunction,
+    deformable_aggregation,
+    deformable_aggregation_function,
+    npu_deformable_aggregation,
+)
 from .sparse_conv import Rulebook, build_rulebook, sparse_conv  # noqa: E402
 
-__all__ = ['Rulebook', 'backends', 'build_rulebook', 'fallback', 'sparse_conv']
+__all__ = [
+    'DeformableAggregationFunction',
+    'Rulebook',
+    'backends',
+    'build_rulebook',
+    'deformable_aggregation',
+    'deformable_aggregation_function',
+    'fallback',
+    'npu_deformable_aggregation',
+    'sparse_conv',
+]
 
 OPERATORS = (
+    'deformable_aggregation',
+    'deformable_aggregation_feature_grad',
+    'deformable_aggregation_sample_grad',
     'sparse_conv_rulebook',
     'sparse_conv_rulebook_transpose',
     'sparse_conv',

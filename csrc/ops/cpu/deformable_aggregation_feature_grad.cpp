@@ -1,0 +1,177 @@
+// Deformable aggregation on the CPU: the gradient of the feature maps. The taps are sorted by pixel
+// (deformable_aggregation_taps.h); a thread takes a band of rows of one map, which stays in its
+// cache, and adds what the band's taps bring. Every row of the gradient is written to memory once,
+// and its sum has one order whatever the number of threads.
+#include <ATen/ops/zeros.h>
+#include <torch/library.h>
+
+#include "deformable_aggregation_taps.h"
+#include "memory.h"
+
+namespace mxd::deformable_aggregation {
+namespace {
+
+using cpu::for_each_unit;
+using cpu::Simd;
+
+// Bytes of the gradient in one band: half of a core's cache at least is left to the output's
+// gradient.
+constexpr int64_t kBandBytes = 128 << 10;
+
+template <typename T>
+struct Args {
+  const Sampling<T>& sampling;
+  const SortedTaps<T>& sorted;
+  const T* grad;  // [batch, anchors, channels], of the output
+  T* out;         // [rows, channels], of one element of the batch
+};
+
+struct Band {
+  int64_t map, start, begin, end;  // the map's first row in `out`; rows of pixels [begin, end)
+};
+
+// left += factor[0] * grad, right += factor[1] * grad, each with the weight of the channel's group
+template <typename T, int Bytes>
+MXD_INLINE void add_pair(const Sampling<T>& s, const T* weight, const T* grad, T left_share,
+                         T right_share, T* left, T* right) {
+  const int64_t width = s.group_width();
+  for (int64_t group = 0; group < s.groups; group++) {
+    const T left_factor = left_share * weight[group], right_factor = right_share * weight[group];
+    for_each_vector<T, Bytes>(group * width, (group + 1) * width,
+                              [&](int64_t c, auto bytes) __attribute__((always_inline)) {
+                                using V = Simd<T, bytes>;
+                                const typename V::Vec g = V::load(grad + c);
+                                V::store(left + c, V::load(left + c) + left_factor * g);
+                                V::store(right + c, V::load(right + c) + right_factor * g);
+                              });
+  }
+}
+
+// `unused` is a row that takes what falls beside the map.
+template <typename T, int Bytes>
+MXD_INLINE void add_band(const Args<T>& args, const Band& band, T* unused) {
+  const Sampling<T>& s = args.sampling;
+  const int64_t width = s.maps[band.map].width;
+  T* pixels = args.out + band.start * s.channels;
+  std::fill(pixels + band.begin * width * s.channels, pixels + band.end * width * s.channels, T(0));
+  // The taps with y = begin - 1 have their lower pixels in the band.
+  const std::vector<int64_t>& rows = args.sorted.rows[band.map];
+  for (int64_t i = rows[band.begin]; i < rows[band.end + 1]; i++) {
+    const Tap<T>& tap = args.sorted.taps[i];
+    T* upper = pixels + (tap.y * width + tap.x) * s.channels;
+    auto add = [&](T* row, T share) __attribute__((always_inline)) {
+      add_pair<T, Bytes>(s, s.weight + tap.number * s.groups, args.grad + tap.anchor * s.channels,
+                         share * (1 - tap.right), share * tap.right, tap.x >= 0 ? row : unused,
+                         tap.x + 1 < width ? row + s.channels : unused);
+    };
+    if (tap.y >= band.begin) add(upper, 1 - tap.down);
+    if (tap.y + 1 < band.end) add(upper + width * s.channels, tap.down);
+  }
+}
+
+template <typename T>
+using Kernel = void (*)(const Args<T>&, const Band&, T* unused);
+
+#define MXD_KERNEL(W, TARGET)                                                  \
+  template <typename T>                                                        \
+  TARGET void add_band_##W(const Args<T>& args, const Band& band, T* unused) { \
+    add_band<T, cpu::W::kBytes>(args, band, unused);                           \
+  }
+
+MXD_KERNEL(Base, )
+#if defined(__x86_64__)
+MXD_KERNEL(Avx2, MXD_TARGET_AVX2)
+MXD_KERNEL(Avx512, MXD_TARGET_AVX512)
+#endif
+
+template <typename T>
+Kernel<T> kernel() {
+#if defined(__x86_64__)
+  static const std::string capability = at::get_cpu_capability();
+  if (capability == "AVX512") return &add_band_Avx512<T>;
+  if (capability == "AVX2") return &add_band_Avx2<T>;
+#endif
+  return &add_band_Base<T>;
+}
+
+// Writes the gradient of every pixel of every map to out [batch, rows, channels], map m beginning
+// at row starts[m]; no two maps may share a row.
+template <typename T>
+void write_grad(const Sampling<T>& s, const T* grad, const std::vector<int64_t>& starts,
+                int64_t rows, T* out) {
+  std::vector<Band> bands;
+  for (size_t m = 0; m < s.maps.size(); m++) {
+    const Map& map = s.maps[m];
+    const int64_t row_bytes = std::max<int64_t>(map.width * s.channels * sizeof(T), 1);
+    const int64_t step = std::max<int64_t>(kBandBytes / row_bytes, 1);
+    for (int64_t y = 0; y < map.height; y += step)
+      bands.push_back({static_cast<int64_t>(m), starts[m], y, std::min(y + step, map.height)});
+  }
+  std::vector<std::vector<T>> unused(at::get_num_threads(), std::vector<T>(s.channels));
+  for (int64_t batch = 0; batch < s.batch; batch++) {
+    const SortedTaps<T> sorted = sort_taps(s, batch);
+    const Args<T> args{s, sorted, grad, out + batch * rows * s.channels};
+    for_each_unit(bands.size(), [&](int64_t band, int64_t worker) {
+      kernel<T>()(args, bands[band], unused[worker].data());
+    });
+  }
+}
+
+// Whether the maps cover feature_maps, each row once.
+bool cover_once(std::vector<Map> maps, int64_t num_feat) {
+  std::sort(maps.begin(), maps.end(), [](const Map& a, const Map& b) { return a.start < b.start; });
+  int64_t next = 0;
+  for (const Map& map : maps) {
+    if (map.start != next) return false;
+    next += map.size();
+  }
+  return next == num_feat;
+}
+
+template <typename T>
+at::Tensor feature_grad_in(const at::Tensor& grad, const at::Tensor& feature_maps,
+                           const at::Tensor& spatial_shape, const at::Tensor& scale_start_index,
+                           const at::Tensor& sample_locations, const at::Tensor& weight) {
+  const Sampling<T> s(feature_maps, spatial_shape, scale_start_index, sample_locations, weight);
+  const T* from = grad.const_data_ptr<T>();
+  std::vector<int64_t> starts;
+  if (cover_once(s.maps, s.num_feat)) {
+    for (const Map& map : s.maps) starts.push_back(map.start);
+    auto out = cpu::empty_output({s.batch, s.num_feat, s.channels}, grad.options());
+    write_grad(s, from, starts, s.num_feat, out.template mutable_data_ptr<T>());
+    return out;
+  }
+  // Maps with gaps between them, or maps that share rows: side by side first.
+  int64_t rows = 0;
+  for (const Map& map : s.maps) {
+    starts.push_back(rows);
+    rows += map.size();
+  }
+  auto packed = cpu::empty_output({s.batch, rows, s.channels}, grad.options());
+  write_grad(s, from, starts, rows, packed.template mutable_data_ptr<T>());
+  auto out = at::zeros({s.batch, s.num_feat, s.channels}, grad.options());
+  for (size_t m = 0; m < s.maps.size(); m++)
+    out.narrow(1, s.maps[m].start, s.maps[m].size())
+        .add_(packed.narrow(1, starts[m], s.maps[m].size()));
+  return out;
+}
+
+at::Tensor feature_grad_cpu(const at::Tensor& grad, const at::Tensor& feature_maps,
+                            const at::Tensor& spatial_shape, const at::Tensor& scale_start_index,
+                            const at::Tensor& sample_locations, const at::Tensor& weight) {
+  check_inputs(feature_maps, spatial_shape, scale_start_index, sample_locations, weight);
+  check_grad(grad, feature_maps, sample_locations);
+  const auto type = compute_type(feature_maps);
+  const auto run = type == at::kDouble ? &feature_grad_in<double> : &feature_grad_in<float>;
+  return run(grad.to(type).contiguous(), feature_maps, spatial_shape, scale_start_index,
+             sample_locations.to(type).contiguous(), weight.to(type).contiguous())
+      .to(feature_maps.scalar_type());
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(mxd, CPU, m) {
+  m.impl("deformable_aggregation_feature_grad", TORCH_FN(feature_grad_cpu));
+}
+
+}  // namespace mxd::deformable_aggregation
