@@ -2,11 +2,12 @@
 
 from .compat import allow_mmengine_checkpoints
 from .modules import *  # noqa: F403
-from .modules import __all__ as _layers
+from .modules import __all__ as _modules
+from .ops import build_rulebook, sparse_conv, sparse_max_pool, sparse_to_dense
 from .registry import register
 
 __version__ = '0.1.0'
-__all__ = list(_layers)
+__all__ = [*_modules, 'build_rulebook', 'sparse_conv', 'sparse_max_pool', 'sparse_to_dense']
 
 allow_mmengine_checkpoints()
 register()

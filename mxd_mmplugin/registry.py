@@ -55,6 +55,12 @@ def cuda_serves() -> bool:
     return torch.cuda.is_available() and get_compiling_cuda_version() != 'not available'
 
 
+def _sparse_layers() -> list:
+    """The sparse layers that a config can name; mmcv registers no container."""
+    classes = ((name, getattr(modules, name)) for name in modules.__all__)
+    return [name for name, cls in classes if isinstance(getattr(cls, 'ndim', None), int)]
+
+
 def table() -> list:
     """All entries for the packages that are installed."""
     swap = not cuda_serves()
@@ -63,7 +69,7 @@ def table() -> list:
     )
     entries = [
         Entry(MODELS, getattr(modules, name), f'Mxd{name}', name, swap, note)
-        for name in modules.__all__
+        for name in _sparse_layers()
     ]
     entries.append(
         Entry(HOOKS, BEVPictureHook, 'BEVPictureHook', note='pictures of validation frames')
