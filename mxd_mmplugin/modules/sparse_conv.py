@@ -105,15 +105,15 @@ class SparseConvolution(SparseLayer):
                 f'features must have shape [voxels, {self.in_channels}] (in_channels), '
                 f'was {list(x.features.shape)}'
             )
-        if len(x.features) != len(x.indices):
+        if x.features.shape[0] != x.indices.shape[0]:
             raise ValueError(
-                f'indices must have a row for each of the {len(x.features)} features, '
+                f'indices must have a row for each of the {x.features.shape[0]} features, '
                 f'was {list(x.indices.shape)}'
             )
 
     def _multiply(self, features: Tensor) -> Tensor:
-        rows = features.reshape(len(features), self.groups, -1)
-        weight = self.weight.reshape(self.in_channels // self.groups, self.groups, -1)
+        rows = features.reshape(features.shape[0], self.groups, self.in_channels // self.groups)
+        weight = self.weight.reshape(rows.shape[2], self.groups, -1)
         out = torch.einsum('ngi,igo->ngo', rows, weight).flatten(1)
         return out if self.bias is None else out + self.bias.to(out.dtype)
 

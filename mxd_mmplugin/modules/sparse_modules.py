@@ -35,7 +35,7 @@ class SparseSequential(MmcvSparseSequential, SparseModule):
 
     Modules that take sparse tensors, those of mmcv, spconv and ours, get the tensor; any other gets its features, which
     the tensor that goes on has replaced. The input is not changed. Where there are no voxels the other modules are left
-    out, as in mmcv and spconv.
+    out, as in mmcv and spconv; torch.compile and torch.export cannot know that, and what they made asks for two voxels.
 
     Args:
         *args (nn.Module): the modules, or one OrderedDict of them by name.
@@ -59,8 +59,12 @@ class SparseSequential(MmcvSparseSequential, SparseModule):
                 input = module(input)
             elif not isinstance(input, TENSORS):
                 input = module(input)
-            elif tracing or input.indices.shape[0]:
-                input = replace_feature(input, module(input.features))
+            else:
+                voxels = input.indices.shape[0]
+                if tracing:  # a number that is known only when it runs cannot be branched on
+                    torch._check(voxels > 1)
+                if tracing or voxels:
+                    input = replace_feature(input, module(input.features))
         return input
 
     def fused(self) -> 'SparseSequential':

@@ -291,7 +291,8 @@ at::Tensor forward_in(const at::Tensor& features, const at::Tensor& weight,
   if (channels == padded_channels) return out;
   return out.view({num_out, groups, padded_channels})
       .narrow(2, 0, channels)
-      .reshape({num_out, groups * channels});
+      .reshape({num_out, groups * channels})
+      .contiguous();
 }
 
 at::Tensor forward_cpu(const at::Tensor& features, const at::Tensor& weight,
@@ -334,7 +335,8 @@ at::Tensor weight_grad_in(const at::Tensor& features, const at::Tensor& grad,
   return parts.sum(0)
       .narrow(3, 0, channels)
       .permute({1, 2, 0, 3})
-      .reshape({volume, in_channels, groups * channels});
+      .reshape({volume, in_channels, groups * channels})
+      .contiguous();
 }
 
 at::Tensor weight_grad_cpu(const at::Tensor& features, const at::Tensor& grad,

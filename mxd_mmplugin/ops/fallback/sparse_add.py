@@ -8,6 +8,8 @@ from .voxels import check_indices, from_linear_key, unique_keys
 
 def union(indices, batch_size, spatial_shape):
     """See `mxd_mmplugin.ops.sparse_union`."""
+    if not indices:
+        raise ValueError('indices must have at least one tensor')
     for tensor in indices:
         check_indices(tensor, batch_size, spatial_shape)
     keys = torch.cat([unique_keys(tensor, spatial_shape) for tensor in indices])

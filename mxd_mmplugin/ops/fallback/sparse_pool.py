@@ -11,9 +11,11 @@ def forward(features, pairs, bounds, num_out):
     Returns:
         tuple[Tensor, Tensor]: out [num_out, C] and argmax, int32 [num_out, C], the input row of each number or -1.
     """
-    if features.dim() != 2 or not features.is_floating_point():
+    if not features.is_floating_point():
+        raise TypeError(f'features must be floating, was {features.dtype}')
+    if features.dim() != 2:
         raise ValueError(
-            f'features must be floating [voxels, channels], was {features.dtype} {list(features.shape)}'
+            f'features must have shape [voxels, channels], was {list(features.shape)}'
         )
     out = features.new_zeros(num_out, features.shape[1])
     argmax = torch.full_like(out, -1, dtype=torch.int32)
