@@ -14,9 +14,7 @@ def forward(features, pairs, bounds, num_out):
     if not features.is_floating_point():
         raise TypeError(f'features must be floating, was {features.dtype}')
     if features.dim() != 2:
-        raise ValueError(
-            f'features must have shape [voxels, channels], was {list(features.shape)}'
-        )
+        raise ValueError(f'features must have shape [voxels, channels], was {list(features.shape)}')
     out = features.new_zeros(num_out, features.shape[1])
     argmax = torch.full_like(out, -1, dtype=torch.int32)
     offsets = offset_of_pairs(bounds)
