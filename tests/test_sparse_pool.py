@@ -66,9 +66,10 @@ def test_equals_pure_pytorch_form(problem):
     ours, theirs = torch.ops.mxd.sparse_max_pool(*args), fallback.sparse_pool.forward(*args)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
     grad = torch.randn_like(ours[0])
+    back = *rulebook.transpose, len(features)
     torch.testing.assert_close(
-        torch.ops.mxd.sparse_max_pool_backward(grad, ours[1], len(features)),
-        fallback.sparse_pool.backward(grad, theirs[1], len(features)),
+        torch.ops.mxd.sparse_max_pool_backward(grad, ours[1], *back),
+        fallback.sparse_pool.backward(grad, theirs[1], *back),
     )
 
 
@@ -203,12 +204,23 @@ def test_bad_rulebook(change, error, message):
         (dict(grad=torch.ones(3, 2).int()), TypeError, 'grad must be float32'),
         (dict(argmax=torch.zeros(2, 2).int()), ValueError, r'argmax must have the shape of grad'),
         (dict(argmax=torch.zeros(3, 2).long()), TypeError, 'argmax must be int32'),
-        (dict(argmax=torch.full((3, 2), 4).int()), ValueError, 'argmax must hold input rows below'),
+        (
+            dict(pairs=torch.tensor([[3, 0]]).int()),
+            ValueError,
+            'pairs must name input rows below 3',
+        ),
+        (dict(bounds=torch.zeros(1, 3).int()), TypeError, 'bounds must be int64'),
         (dict(num_in=-1), ValueError, 'num_in must be at least 0'),
     ],
 )
 def test_bad_backward_input(change, error, message):
-    good = dict(grad=torch.randn(3, 2), argmax=torch.zeros(3, 2).int(), num_in=4)
+    good = dict(
+        grad=torch.randn(3, 2),
+        argmax=torch.zeros(3, 2).int(),
+        pairs=torch.tensor([[0, 0]]).int(),
+        bounds=torch.tensor([[0, 1]]),
+        num_in=4,
+    )
     with pytest.raises(error, match=message):
         torch.ops.mxd.sparse_max_pool_backward(*{**good, **change}.values())
 

@@ -138,7 +138,10 @@ def test_a_network_is_exported():
         ('sparse_conv_weight_grad', lambda b: (torch.randn(50, 3), torch.randn(50, 7), *b, 1)),
         ('sparse_conv_rulebook_transpose', lambda b: (*b, 50)),
         ('sparse_max_pool', lambda b: (torch.randn(50, 3), *b, 50)),
-        ('sparse_max_pool_backward', lambda b: (torch.randn(9, 2), torch.ones(9, 2).int(), 4)),
+        (
+            'sparse_max_pool_backward',
+            lambda b: (torch.randn(50, 2), torch.ones(50, 2).int(), *b, 50),
+        ),
         ('sparse_to_dense', lambda b: (torch.randn(50, 3), line(50)[0], 1, [60], True)),
         ('sparse_from_dense', lambda b: (torch.randn(1, 60, 3), line(50)[0], False)),
         ('sparse_union', lambda b: ([line(50)[0], line(40)[0]], 1, [60])),

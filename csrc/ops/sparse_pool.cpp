@@ -14,7 +14,8 @@ std::tuple<at::Tensor, at::Tensor> forward_meta(const at::Tensor& features, cons
           at::empty_symint(sizes, features.options().dtype(at::kInt))};
 }
 
-at::Tensor backward_meta(const at::Tensor& grad, const at::Tensor& argmax, c10::SymInt num_in) {
+at::Tensor backward_meta(const at::Tensor& grad, const at::Tensor& argmax, const at::Tensor& pairs,
+                         const at::Tensor& bounds, c10::SymInt num_in) {
   return at::empty_symint({num_in, grad.sym_size(1)}, grad.options());
 }
 
@@ -24,7 +25,10 @@ TORCH_LIBRARY_FRAGMENT(mxd, m) {
   m.def(
       "sparse_max_pool(Tensor features, Tensor pairs, Tensor bounds, SymInt num_out) "
       "-> (Tensor out, Tensor argmax)");
-  m.def("sparse_max_pool_backward(Tensor grad, Tensor argmax, SymInt num_in) -> Tensor");
+  // pairs and bounds are the forward's with input and output exchanged.
+  m.def(
+      "sparse_max_pool_backward(Tensor grad, Tensor argmax, Tensor pairs, Tensor bounds, "
+      "SymInt num_in) -> Tensor");
 }
 
 TORCH_LIBRARY_IMPL(mxd, Meta, m) {

@@ -14,7 +14,8 @@ inline void check_forward(const at::Tensor& features, const at::Tensor& pairs,
   sparse_conv::check_rulebook(pairs, bounds);
 }
 
-inline void check_backward(const at::Tensor& grad, const at::Tensor& argmax, int64_t num_in) {
+inline void check_backward(const at::Tensor& grad, const at::Tensor& argmax,
+                           const at::Tensor& pairs, const at::Tensor& bounds, int64_t num_in) {
   sparse_conv::check_float("grad", grad);
   TORCH_CHECK_VALUE(grad.dim() == 2, "grad must have shape [output voxels, channels], was ",
                     grad.sizes());
@@ -23,6 +24,7 @@ inline void check_backward(const at::Tensor& grad, const at::Tensor& argmax, int
   TORCH_CHECK_TYPE(argmax.scalar_type() == at::kInt, "argmax must be int32, was ",
                    argmax.scalar_type());
   TORCH_CHECK_VALUE(num_in >= 0, "num_in must be at least 0, was ", num_in);
+  sparse_conv::check_rulebook(pairs, bounds);
 }
 
 }  // namespace mxd::sparse_pool

@@ -106,10 +106,12 @@ def _max_pool(indices, batch, channels):
     def forward():
         return sparse_max_pool(features, build_rulebook(indices, batch, GRID, *geometry))
 
-    out = sparse_max_pool(features, build_rulebook(indices, batch, GRID, *geometry))
+    book = build_rulebook(indices, batch, GRID, *geometry)
+    out = sparse_max_pool(features, book)
     grad = torch.randn_like(out)
 
     def backward():
+        torch.ops.mxd.sparse_conv_rulebook_transpose(book.pairs, book.bounds, count)
         torch.autograd.grad(out, features, grad, retain_graph=True)
 
     rivals = _layer_of_spconv('SparseMaxPool3d', (), indices, batch, features.detach(), stride=2)

@@ -77,6 +77,11 @@ class Rulebook:
         )
 
     @property
+    def back(self) -> tuple:
+        """(pairs, bounds) with inputs and outputs exchanged, kernel points in any order."""
+        return (self.pairs, self.bounds) if self.symmetric else self.transpose
+
+    @property
     def symmetric(self) -> bool:
         """Whether exchanging inputs and outputs is the same as reversing the kernel."""
         odd = all(k % 2 for k in self.geometry['kernel_size'])
@@ -218,10 +223,8 @@ def sparse_conv(
         )
     check_features(features, rulebook)
     features, weight, bias = autocast(features, weight, bias)
-    back, symmetric = None, rulebook.symmetric
-    if torch.is_grad_enabled() and features.requires_grad:
-        # Here and not in the backward: what is cached there, torch.compile could not trace.
-        back = (rulebook.pairs, rulebook.bounds) if symmetric else rulebook.transpose
+    # Sought here and not in the backward: what is cached there, torch.compile could not trace.
+    back = rulebook.back if torch.is_grad_enabled() and features.requires_grad else None
     return SparseConvFunction.apply(
         features,
         weight.flatten(0, -3),
@@ -231,7 +234,7 @@ def sparse_conv(
         back,
         rulebook.out_indices.shape[0],
         groups,
-        symmetric,
+        rulebook.symmetric,
     )
 
 

@@ -12,10 +12,10 @@ class SparseMaxPoolFunction(Function):
     """Autograd of `sparse_max_pool`."""
 
     @staticmethod
-    def forward(ctx, features, pairs, bounds, num_out):
+    def forward(ctx, features, pairs, bounds, back, num_out):
         """Keep the input row that each number of the output came from."""
         out, argmax = torch.ops.mxd.sparse_max_pool(features, pairs, bounds, num_out)
-        ctx.save_for_backward(argmax)
+        ctx.save_for_backward(argmax, *(back or ()))
         ctx.num_in = features.shape[0]
         return out
 
@@ -23,8 +23,9 @@ class SparseMaxPoolFunction(Function):
     @once_differentiable
     def backward(ctx, grad):
         """Each number of the output gives its gradient to the one row that it came from."""
-        (argmax,) = ctx.saved_tensors
-        return torch.ops.mxd.sparse_max_pool_backward(grad, argmax, ctx.num_in), None, None, None
+        argmax, *back = ctx.saved_tensors
+        grad_features = torch.ops.mxd.sparse_max_pool_backward(grad, argmax, *back, ctx.num_in)
+        return grad_features, None, None, None, None
 
 
 def sparse_max_pool(features: Tensor, rulebook: Rulebook) -> Tensor:
@@ -47,5 +48,9 @@ def sparse_max_pool(features: Tensor, rulebook: Rulebook) -> Tensor:
     """
     check_features(features, rulebook)
     return SparseMaxPoolFunction.apply(
-        features, rulebook.pairs, rulebook.bounds, rulebook.out_indices.shape[0]
+        features,
+        rulebook.pairs,
+        rulebook.bounds,
+        rulebook.back if torch.is_grad_enabled() and features.requires_grad else None,
+        rulebook.out_indices.shape[0],
     )

@@ -1,7 +1,6 @@
-// Sparse max pooling on the CPU. Forward, a thread keeps a tile of output rows in its cache and
-// compares whole rows of channels; backward, it owns a block of channels, so that no two threads
-// add to one number and the order of every sum is that of the output rows.
-#include <ATen/ops/zeros.h>
+// Sparse max pooling on the CPU. A thread keeps a tile of rows in its cache, of the output forward
+// and of the input backward, and walks the tile's pairs by whole rows of channels. The order of
+// every sum is fixed by the rulebook.
 #include <torch/library.h>
 
 #include "../sparse_pool.h"
@@ -59,32 +58,71 @@ MXD_INLINE void forward_tile(const ForwardArgs<T>& args, int64_t tile) {
 }
 
 template <typename T>
-using ForwardTile = void (*)(const ForwardArgs<T>&, int64_t);
+struct BackwardArgs {
+  Rulebook rulebook;      // the forward's with input and output exchanged
+  const T* grad;          // [num_out, channels]
+  const int32_t* argmax;  // [num_out, channels]
+  T* out;                 // [num_in, channels]
+  int64_t num_in, channels;
+};
 
-// The compiler makes the code of each for its own processor.
+// Adds what the row of the output gave to this row of the input.
 template <typename T>
-void forward_tile_base(const ForwardArgs<T>& args, int64_t tile) {
-  forward_tile(args, tile);
+MXD_INLINE void add_where_taken(const T* __restrict grad, const int32_t* __restrict argmax,
+                                int32_t row, T* __restrict out, int64_t channels) {
+  for (int64_t c = 0; c < channels; c++) out[c] += argmax[c] == row ? grad[c] : T(0);
 }
+
+template <typename T>
+MXD_INLINE void backward_tile(const BackwardArgs<T>& args, int64_t tile) {
+  const Rulebook& book = args.rulebook;
+  const int64_t channels = args.channels, first = tile * kTileRows;
+  const int64_t rows = std::min(kTileRows, args.num_in - first);
+  const int64_t whole = book.whole_offset(tile, rows);
+  for (int64_t r = 0; r < rows; r++) {
+    const int64_t row = whole < 0 ? first + r : book.begin(tile, whole)[r].out;
+    std::fill_n(args.out + row * channels, channels, T(0));
+  }
+  for (int64_t k = 0; k < book.volume; k++)
+    for (const Pair *pair = book.begin(tile, k), *end = book.end(tile, k); pair < end; pair++)
+      add_where_taken(args.grad + pair->in * channels, args.argmax + pair->in * channels, pair->out,
+                      args.out + pair->out * channels, channels);
+}
+
+// One set of kernels for each vector width; the compiler makes the code of each for its own
+// processor.
+template <typename T>
+struct Kernels {
+  void (*forward)(const ForwardArgs<T>&, int64_t tile);
+  void (*backward)(const BackwardArgs<T>&, int64_t tile);
+};
+
+#define MXD_POOL_KERNELS(NAME, TARGET)                                       \
+  template <typename T>                                                      \
+  struct KernelsOf##NAME {                                                   \
+    TARGET static void forward(const ForwardArgs<T>& args, int64_t tile) {   \
+      forward_tile(args, tile);                                              \
+    }                                                                        \
+    TARGET static void backward(const BackwardArgs<T>& args, int64_t tile) { \
+      backward_tile(args, tile);                                             \
+    }                                                                        \
+    static constexpr Kernels<T> kernels{&forward, &backward};                \
+  };
+
+MXD_POOL_KERNELS(Base, )
 #if defined(__x86_64__)
-template <typename T>
-MXD_TARGET_AVX2 void forward_tile_avx2(const ForwardArgs<T>& args, int64_t tile) {
-  forward_tile(args, tile);
-}
-template <typename T>
-MXD_TARGET_AVX512 void forward_tile_avx512(const ForwardArgs<T>& args, int64_t tile) {
-  forward_tile(args, tile);
-}
+MXD_POOL_KERNELS(Avx2, MXD_TARGET_AVX2)
+MXD_POOL_KERNELS(Avx512, MXD_TARGET_AVX512)
 #endif
 
 template <typename T>
-ForwardTile<T> forward_tile_of_this_processor() {
+const Kernels<T>& kernels() {
 #if defined(__x86_64__)
   static const std::string capability = at::get_cpu_capability();
-  if (capability == "AVX512") return forward_tile_avx512<T>;
-  if (capability == "AVX2") return forward_tile_avx2<T>;
+  if (capability == "AVX512") return KernelsOfAvx512<T>::kernels;
+  if (capability == "AVX2") return KernelsOfAvx2<T>::kernels;
 #endif
-  return forward_tile_base<T>;
+  return KernelsOfBase<T>::kernels;
 }
 
 template <typename T>
@@ -96,8 +134,8 @@ void forward_in(const at::Tensor& features, const at::Tensor& pairs, const at::T
                             argmax.mutable_data_ptr<int32_t>(),
                             out.size(0),
                             out.size(1)};
-  const ForwardTile<T> run = forward_tile_of_this_processor<T>();
-  cpu::for_each_unit(bounds.size(0), [&](int64_t tile, int64_t) { run(args, tile); });
+  cpu::for_each_unit(bounds.size(0),
+                     [&](int64_t tile, int64_t) { kernels<T>().forward(args, tile); });
 }
 
 std::tuple<at::Tensor, at::Tensor> forward_cpu(const at::Tensor& features, const at::Tensor& pairs,
@@ -114,34 +152,27 @@ std::tuple<at::Tensor, at::Tensor> forward_cpu(const at::Tensor& features, const
 }
 
 template <typename T>
-void backward_in(const at::Tensor& grad, const at::Tensor& argmax, at::Tensor& out) {
-  constexpr int64_t kBlock = cpu::kMaxVectorBytes / sizeof(T);  // a cache line
-  const int64_t num_out = grad.size(0), channels = grad.size(1), num_in = out.size(0);
-  const T* from = grad.const_data_ptr<T>();
-  const int32_t* row = argmax.const_data_ptr<int32_t>();
-  T* to = out.mutable_data_ptr<T>();
-  std::atomic<bool> inside{true};
-  cpu::for_each_unit((channels + kBlock - 1) / kBlock, [&](int64_t block, int64_t) {
-    const int64_t begin = block * kBlock, end = std::min(begin + kBlock, channels);
-    for (int64_t m = 0; m < num_out; m++)
-      for (int64_t c = begin; c < end; c++) {
-        const int64_t n = row[m * channels + c];
-        if (n >= 0 && n < num_in)
-          to[n * channels + c] += from[m * channels + c];
-        else if (n != -1)
-          inside = false;
-      }
-  });
-  TORCH_CHECK_VALUE(inside, "argmax must hold input rows below num_in ", num_in,
-                    " or -1, and some are neither");
+void backward_in(const at::Tensor& grad, const at::Tensor& argmax, const at::Tensor& pairs,
+                 const at::Tensor& bounds, at::Tensor& out) {
+  const BackwardArgs<T> args{Rulebook(pairs, bounds),
+                             grad.const_data_ptr<T>(),
+                             argmax.const_data_ptr<int32_t>(),
+                             out.mutable_data_ptr<T>(),
+                             out.size(0),
+                             out.size(1)};
+  cpu::for_each_unit(bounds.size(0),
+                     [&](int64_t tile, int64_t) { kernels<T>().backward(args, tile); });
 }
 
-at::Tensor backward_cpu(const at::Tensor& grad, const at::Tensor& argmax, int64_t num_in) {
-  check_backward(grad, argmax, num_in);
+at::Tensor backward_cpu(const at::Tensor& grad, const at::Tensor& argmax, const at::Tensor& pairs,
+                        const at::Tensor& bounds, int64_t num_in) {
+  check_backward(grad, argmax, pairs, bounds, num_in);
+  const at::Tensor all_pairs = pairs.contiguous(), all_bounds = bounds.contiguous();
+  check_rows(all_pairs, all_bounds, grad.size(0), num_in);
   const at::Tensor from = grad.to(compute_type(grad.scalar_type())).contiguous();
-  auto out = at::zeros({num_in, grad.size(1)}, from.options());
+  auto out = cpu::empty_output({num_in, grad.size(1)}, from.options());
   const auto run = from.scalar_type() == at::kDouble ? &backward_in<double> : &backward_in<float>;
-  run(from, argmax.contiguous(), out);
+  run(from, argmax.contiguous(), all_pairs, all_bounds, out);
   return out.to(grad.scalar_type());
 }
 

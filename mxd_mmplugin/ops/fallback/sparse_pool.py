@@ -27,14 +27,19 @@ def forward(features, pairs, bounds, num_out):
     return out, argmax
 
 
-def backward(grad, argmax, num_in):
-    """Gradient of the features, [num_in, C]."""
-    found = argmax >= 0
-    out = grad.new_zeros(
-        num_in + 1, grad.shape[1], dtype=torch.promote_types(grad.dtype, torch.float32)
-    )
-    rows = argmax.long().where(found, argmax.new_tensor(num_in).long())  # the last row is dropped
-    return out.scatter_add_(0, rows, grad.to(out.dtype))[:num_in].to(grad.dtype)
+def backward(grad, argmax, pairs, bounds, num_in):
+    """Gradient of the features, [num_in, C], over the rulebook with input and output exchanged."""
+    if argmax.shape != grad.shape:
+        raise ValueError(
+            f'argmax must have the shape of grad, {list(grad.shape)}, was {list(argmax.shape)}'
+        )
+    total = torch.promote_types(grad.dtype, torch.float32)
+    out = grad.new_zeros(num_in, grad.shape[1], dtype=total)
+    offsets = offset_of_pairs(bounds)
+    for k in range(bounds.shape[1] - 1):
+        source, target = pairs_of(k, pairs, offsets)
+        out[target] += grad[source].to(total) * (argmax[source] == target[:, None])
+    return out.to(grad.dtype)
 
 
 LIBRARY.impl('sparse_max_pool', forward, 'CompositeExplicitAutograd')
