@@ -124,8 +124,7 @@ def _sum(indices, batch, channels):
     """Two tensors that share about half of their voxels."""
     count = len(indices)
     other = (indices - torch.tensor([0, 0, 0, 1], dtype=torch.int32)).clamp(min=0).unique(dim=0)
-    features = [torch.randn(len(rows), channels) for rows in (indices, other)]
-    leaves = [x.requires_grad_() for x in features]
+    leaves = [torch.randn(len(rows), channels, requires_grad=True) for rows in (indices, other)]
 
     def run():
         args = zip(leaves, (indices, other))
@@ -159,12 +158,10 @@ def _sum(indices, batch, channels):
 def _dense(indices, batch, channels):
     """The grid that a detector's head sees: an eighth of the resolution, two cells high."""
     shape = [2, 180, 180]
-    cells = torch.cat([indices[:, :1], (indices[:, 1:] // 8).clamp(max=1), indices[:, 2:] // 8], 1)
-    cells = torch.stack([indices[:, 0], (indices[:, 1] // 21), *(indices[:, 2:] // 8).t()], 1)
-    cells = cells.unique(dim=0)
+    cells = (indices // torch.tensor([1, 21, 8, 8], dtype=torch.int32)).unique(dim=0)
     features = torch.randn(len(cells), channels, requires_grad=True)
     out = sparse_to_dense(features, cells, batch, shape)
-    grad, rivals, spconv = torch.randn_like(out), {}, _spconv()
+    grad, rivals, back, spconv = torch.randn_like(out), {}, {}, _spconv()
 
     @torch.no_grad()
     def forward():
@@ -174,10 +171,9 @@ def _dense(indices, batch, channels):
         torch.autograd.grad(out, features, grad, retain_graph=True)
 
     if spconv:
-        theirs = spconv.SparseConvTensor(features.detach(), cells, shape, batch)
-        rivals['spconv'] = theirs.dense
+        rivals['spconv'] = spconv.SparseConvTensor(features.detach(), cells, shape, batch).dense
         leaf = spconv.SparseConvTensor(features, cells, shape, batch).dense()
-        back = dict(spconv=lambda: torch.autograd.grad(leaf, features, grad, retain_graph=True))
+        back['spconv'] = lambda: torch.autograd.grad(leaf, features, grad, retain_graph=True)
     name, moved = f'dense {channels}, {len(cells)} voxels', 4 * out.numel()
     yield Case(name, 'forward', forward, rivals, bytes=moved, size=len(indices))
-    yield Case(name, 'backward', backward, back if spconv else {}, size=len(indices))
+    yield Case(name, 'backward', backward, back, size=len(indices))
