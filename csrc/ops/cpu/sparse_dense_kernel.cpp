@@ -1,6 +1,6 @@
 // Voxels to a dense grid and back on the CPU. Numbers are only moved, so any dtype is served by its
-// size. With channels first, a block of voxels is walked once a channel: the reads stay in the
-// cache and, as voxels are mostly sorted, the writes ascend within the channel's plane.
+// size. With channels first, a block of voxels is walked once for every few channels: as voxels are
+// mostly sorted they ascend within the planes of these channels, whose lines stay in the cache.
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
@@ -13,6 +13,7 @@ namespace mxd::sparse_dense {
 namespace {
 
 constexpr int64_t kBlock = 128;  // voxels
+constexpr int64_t kPlanes = 16;  // channels
 
 // Where the numbers of each voxel lie: those of voxel n and channel c at first[n] + c * step.
 struct Places {
@@ -44,9 +45,12 @@ void for_each_number(const Places& places, int64_t channels, const Move& move) {
       for (int64_t n = begin; n < end; n++)
         for (int64_t c = 0; c < channels; c++) move(n * channels + c, places.first[n] + c);
     } else {
-      for (int64_t c = 0; c < channels; c++)
+      for (int64_t c = 0; c < channels; c += kPlanes) {
+        const int64_t last = std::min(c + kPlanes, channels);
         for (int64_t n = begin; n < end; n++)
-          move(n * channels + c, places.first[n] + c * places.step);
+          for (int64_t at = c; at < last; at++)
+            move(n * channels + at, places.first[n] + at * places.step);
+      }
     }
   });
 }
