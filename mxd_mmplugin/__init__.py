@@ -1,24 +1,13 @@
 """Stock mmdet3d configs on Ascend NPUs and on CPUs: `custom_imports = dict(imports=['mxd_mmplugin'])`."""
 
+from . import modules, ops
 from .compat import allow_mmengine_checkpoints
 from .modules import *  # noqa: F403
-from .modules import __all__ as _layers
-from .ops import (
-    DeformableAggregationFunction,
-    deformable_aggregation,
-    deformable_aggregation_function,
-    npu_deformable_aggregation,
-)
+from .ops import *  # noqa: F403
 from .registry import register
 
 __version__ = '0.1.0'
-__all__ = [
-    *_layers,
-    'DeformableAggregationFunction',
-    'deformable_aggregation',
-    'deformable_aggregation_function',
-    'npu_deformable_aggregation',
-]
+__all__ = [*modules.__all__, *ops.__all__]
 
 allow_mmengine_checkpoints()
 register()

@@ -11,9 +11,6 @@ from mmengine.registry import HOOKS, MODELS, Registry
 from . import modules
 from .engine.bev_hook import BEVPictureHook
 
-# Layers that no other package registers: the plain name is ours on every machine.
-OWN_LAYERS = ('DeformableAggregation',)
-
 
 @dataclass(frozen=True)
 class Entry:
@@ -58,21 +55,32 @@ def cuda_serves() -> bool:
     return torch.cuda.is_available() and get_compiling_cuda_version() != 'not available'
 
 
+def _stock_layers() -> dict:
+    """The layers that stand in for mmcv's: the name that configs know -> class."""
+    classes = ((name, getattr(modules, name)) for name in modules.__all__)
+    # Sparse layers have their own names; a container or a base class has no number of dimensions.
+    sparse = {name: cls for name, cls in classes if isinstance(getattr(cls, 'ndim', None), int)}
+    return dict(sparse, DCN=modules.DeformConv2dPack, DCNv2=modules.ModulatedDeformConv2dPack)
+
+
 def table() -> list:
     """All entries for the packages that are installed."""
     swap = not cuda_serves()
-    note = (
-        "for mmcv's, which has no CPU kernel, or spconv's" if swap else "left to mmcv's CUDA kernel"
-    )
+    note = "for mmcv's" if swap else "left to mmcv's CUDA kernel"
     entries = [
-        Entry(MODELS, getattr(modules, name), f'Mxd{name}', name, swap, note)
-        for name in modules.__all__
-        if name not in OWN_LAYERS
+        Entry(MODELS, cls, f'Mxd{cls.__name__}', name, swap, note)
+        for name, cls in _stock_layers().items()
     ]
-    entries += [
-        Entry(MODELS, getattr(modules, name), f'Mxd{name}', name, True, 'on every device')
-        for name in OWN_LAYERS
-    ]
+    entries.append(
+        Entry(
+            MODELS,
+            modules.DeformableAggregation,
+            'MxdDeformableAggregation',
+            'DeformableAggregation',
+            swapped=True,
+            note='no other package has it in the registry',
+        )
+    )
     entries.append(
         Entry(HOOKS, BEVPictureHook, 'BEVPictureHook', note='pictures of validation frames')
     )

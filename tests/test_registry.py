@@ -9,7 +9,7 @@ from mmengine.registry import MODELS
 import mxd_mmplugin
 from mxd_mmplugin import registry
 
-# What mmcv registers.
+# What mmcv registers, and the layers of the same family that it has no name for.
 NAMES = (
     'SparseConv2d',
     'SparseConv3d',
@@ -21,12 +21,25 @@ NAMES = (
     'SubMConv2d',
     'SubMConv3d',
     'SubMConv4d',
+    'SparseMaxPool2d',
+    'SparseMaxPool3d',
 )
 
 
 def test_stock_and_explicit_names():
     for name in NAMES:
         assert MODELS.get(name) is MODELS.get(f'Mxd{name}') is getattr(mxd_mmplugin, name)
+
+
+def test_every_sparse_name_of_mmcv_is_in_the_table():
+    import mmcv.ops.sparse_conv
+
+    stock = {
+        name
+        for name, cls in vars(mmcv.ops.sparse_conv).items()
+        if isinstance(cls, type) and name[-2:] in ('1d', '2d', '3d', '4d')
+    }
+    assert 'SubMConv3d' in stock and stock <= {entry.name for entry in registry.table()}
 
 
 def test_every_name_of_the_table_is_held():

@@ -98,13 +98,11 @@ inline void check_indices(const at::Tensor& indices, int ndim) {
                     "indices must have fewer than 2**31 - 1 rows, was ", indices.size(0));
 }
 
-inline void check_rulebook(const at::Tensor& pairs, const at::Tensor& bounds,
-                           int64_t kernel_volume) {
+inline void check_rulebook(const at::Tensor& pairs, const at::Tensor& bounds) {
   TORCH_CHECK_VALUE(pairs.dim() == 2 && pairs.size(1) == 2, "pairs must have shape [P, 2], was ",
                     pairs.sizes());
-  TORCH_CHECK_VALUE(bounds.dim() == 2 && bounds.size(1) == kernel_volume + 1,
-                    "bounds must have shape [tiles, ", kernel_volume + 1, "] for a weight of ",
-                    kernel_volume, " kernel points, was ", bounds.sizes());
+  TORCH_CHECK_VALUE(bounds.dim() == 2 && bounds.size(1) >= 2,
+                    "bounds must have shape [tiles, kernel points + 1], was ", bounds.sizes());
   TORCH_CHECK_TYPE(pairs.scalar_type() == at::kInt, "pairs must be int32, was ",
                    pairs.scalar_type());
   TORCH_CHECK_TYPE(bounds.scalar_type() == at::kLong, "bounds must be int64, was ",
@@ -145,7 +143,10 @@ inline void check_forward(const at::Tensor& features, const at::Tensor& weight,
                      bias->scalar_type());
   }
   TORCH_CHECK_VALUE(num_out >= 0, "num_out must be at least 0, was ", num_out);
-  check_rulebook(pairs, bounds, weight.size(0));
+  check_rulebook(pairs, bounds);
+  TORCH_CHECK_VALUE(bounds.size(1) == weight.size(0) + 1, "bounds must have shape [tiles, ",
+                    weight.size(0) + 1, "] for a weight of ", weight.size(0),
+                    " kernel points, was ", bounds.sizes());
 }
 
 inline void check_weight_grad(const at::Tensor& features, const at::Tensor& grad,
@@ -161,9 +162,7 @@ inline void check_weight_grad(const at::Tensor& features, const at::Tensor& grad
   TORCH_CHECK_VALUE(groups >= 1 && features.size(1) % groups == 0 && grad.size(1) % groups == 0,
                     "groups must divide the channels of features, ", features.size(1),
                     ", and of grad, ", grad.size(1), ", was ", groups);
-  TORCH_CHECK_VALUE(bounds.dim() == 2 && bounds.size(1) >= 2,
-                    "bounds must have shape [tiles, kernel points + 1], was ", bounds.sizes());
-  check_rulebook(pairs, bounds, bounds.size(1) - 1);
+  check_rulebook(pairs, bounds);
 }
 
 }  // namespace mxd::sparse_conv

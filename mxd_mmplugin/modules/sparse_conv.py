@@ -1,57 +1,20 @@
-"""Sparse convolution layers for mmcv's and spconv's sparse tensors and containers."""
+"""Sparse convolution layers for the sparse tensors and containers of mmcv, spconv and ours."""
 
-import importlib.util
+import copy
 import math
 
 import torch
-from mmcv.ops.sparse_modules import SparseModule as MmcvSparseModule
 from torch import Tensor, nn
 
-from ..ops import Rulebook, build_rulebook, sparse_conv
-
-# A SparseSequential hands sparse tensors only to modules of its own package's class: be one of each.
-if importlib.util.find_spec('spconv'):
-    from spconv.pytorch import SparseModule as SpconvSparseModule
-
-    class _SparseModule(MmcvSparseModule, SpconvSparseModule):
-        pass
-else:
-    _SparseModule = MmcvSparseModule
-
-# What the sparse tensors of mmcv and spconv carry besides features, indices, spatial_shape and batch_size.
-_CARRIED = (
-    'indice_dict',
-    'grid',
-    'voxel_num',
-    'benchmark',
-    'benchmark_record',
-    'thrust_allocator',
-    '_timer',
-    'force_algo',
-    'int8_scale',
-)
+from ..ops import Rulebook, sparse_conv
+from .sparse_layer import SparseLayer, count, layer_class
+from .sparse_tensor import like, same_voxels
 
 
-def _numbers(name: str, value, ndim: int, least: int) -> tuple:
-    """`value` as `ndim` integers, each at least `least`."""
-    values = tuple(value) if isinstance(value, (list, tuple)) else (value,) * ndim
-    if len(values) != ndim or any(not isinstance(v, int) or v < least for v in values):
-        raise ValueError(
-            f'{name} must be an integer of at least {least} or {ndim} of them, was {value!r}'
-        )
-    return values
-
-
-def _count(name: str, value) -> int:
-    if not isinstance(value, int) or value < 1:
-        raise ValueError(f'{name} must be an integer of at least 1, was {value!r}')
-    return value
-
-
-class SparseConvolution(_SparseModule):
+class SparseConvolution(SparseLayer):
     """Base of the sparse convolution layers; a class for each kind and `ndim` follows.
 
-    It takes a `SparseConvTensor` of mmcv or spconv (N voxels: features [N, in_channels], indices
+    It takes a `SparseConvTensor` of mmcv, spconv or ours (N voxels: features [N, in_channels], indices
     int32 [N, ndim + 1] of batch index and coordinates) and answers with one of the same class.
 
     Args:
@@ -67,12 +30,9 @@ class SparseConvolution(_SparseModule):
         mode (str): 'mmcv' or 'spconv': whose initialisation of the weight to use. The state_dict is
             mmcv's in both, weight [*kernel_size, in_channels / groups, out_channels]; spconv 2's,
             [out_channels, *kernel_size, in_channels], is converted when it is loaded.
+        **options: `algo`, `fp32_accum`, `large_kernel_fast_algo`, `record_voxel_count` and `name` of
+            spconv, which choose among its CUDA kernels or serve its profiler: without effect here.
     """
-
-    ndim: int
-    subm = False  # submanifold: voxels stay, stride and padding are not used
-    transposed = False
-    _version = 1  # mmdet3d marks spconv 2's layout as version 2
 
     def __init__(
         self,
@@ -87,18 +47,15 @@ class SparseConvolution(_SparseModule):
         indice_key=None,
         mode='mmcv',
         output_padding=0,
+        **options,
     ):
-        super().__init__()
-        self.in_channels = _count('in_channels', in_channels)
-        self.out_channels = _count('out_channels', out_channels)
-        self.kernel_size = _numbers('kernel_size', kernel_size, self.ndim, 1)
-        self.stride = _numbers('stride', stride, self.ndim, 1)
-        self.padding = _numbers('padding', padding, self.ndim, 0)
-        self.dilation = _numbers('dilation', dilation, self.ndim, 1)
-        self.output_padding = _numbers('output_padding', output_padding, self.ndim, 0)
-        self.groups = _count('groups', groups)
+        super().__init__(
+            kernel_size, stride, padding, dilation, output_padding, indice_key, options
+        )
+        self.in_channels = count('in_channels', in_channels)
+        self.out_channels = count('out_channels', out_channels)
+        self.groups = count('groups', groups)
         self.conv1x1 = math.prod(self.kernel_size) == 1
-        self.indice_key = indice_key
         self.mode = mode
         if in_channels % groups or out_channels % groups:
             raise ValueError(
@@ -130,17 +87,17 @@ class SparseConvolution(_SparseModule):
         """Convolve a sparse tensor.
 
         Args:
-            x (SparseConvTensor): of mmcv or spconv.
+            x (SparseConvTensor): of mmcv, spconv or ours.
 
         Returns:
             SparseConvTensor: of x's class, with out_channels channels and x's indice_dict.
         """
         self._check_input(x)
         if self.conv1x1:
-            return self._like(x, self._multiply(x.features), x.indices, x.spatial_shape)
+            return like(x, self._multiply(x.features), x.indices, x.spatial_shape)
         rulebook = self._rulebook(x)
         features = sparse_conv(x.features, self.weight, self.bias, rulebook, self.groups)
-        return self._like(x, features, rulebook.out_indices, list(rulebook.out_shape))
+        return like(x, features, rulebook.out_indices, list(rulebook.out_shape))
 
     def _check_input(self, x) -> None:
         if x.features.dim() != 2 or x.features.shape[1] != self.in_channels:
@@ -148,69 +105,29 @@ class SparseConvolution(_SparseModule):
                 f'features must have shape [voxels, {self.in_channels}] (in_channels), '
                 f'was {list(x.features.shape)}'
             )
-        if len(x.features) != len(x.indices):
+        if x.features.shape[0] != x.indices.shape[0]:
             raise ValueError(
-                f'indices must have a row for each of the {len(x.features)} features, '
+                f'indices must have a row for each of the {x.features.shape[0]} features, '
                 f'was {list(x.indices.shape)}'
             )
 
     def _multiply(self, features: Tensor) -> Tensor:
-        rows = features.reshape(len(features), self.groups, -1)
-        weight = self.weight.reshape(self.in_channels // self.groups, self.groups, -1)
+        rows = features.reshape(features.shape[0], self.groups, self.in_channels // self.groups)
+        weight = self.weight.reshape(rows.shape[2], self.groups, -1)
         out = torch.einsum('ngi,igo->ngo', rows, weight).flatten(1)
         return out if self.bias is None else out + self.bias.to(out.dtype)
 
-    def _rulebook(self, x) -> Rulebook:
-        geometry = dict(
-            batch_size=int(x.batch_size),
-            spatial_shape=tuple(int(size) for size in x.spatial_shape),
-            kernel_size=self.kernel_size,
-            stride=self.stride,
-            padding=self.padding,
-            dilation=self.dilation,
-            output_padding=self.output_padding,
-            subm=self.subm,
-            transposed=self.transposed,
-        )
-        rulebook = x.find_indice_pair(self.indice_key)
-        if rulebook is not None:
-            self._check_shared(rulebook, geometry, x.indices)
-            return rulebook
-        rulebook = build_rulebook(x.indices, **geometry)
-        if self.indice_key is not None:
-            x.indice_dict[self.indice_key] = rulebook
-        return rulebook
-
-    def _check_ours(self, rulebook) -> str:
-        key = f'indice_key {self.indice_key!r}'
-        if not isinstance(rulebook, Rulebook):
-            raise ValueError(
-                f'{key} holds what a layer of another package made ({type(rulebook).__name__}); '
-                'let all layers that share a key be of one package'
-            )
-        return key
-
-    def _check_shared(self, rulebook, geometry: dict, indices: Tensor) -> None:
-        key = self._check_ours(rulebook)
-        unused = ('stride', 'padding', 'output_padding') if self.subm else ()
-        for name in (name for name in geometry if name not in unused):
-            if rulebook.geometry[name] != geometry[name]:
-                raise ValueError(
-                    f'{key} was made with {name} {rulebook.geometry[name]} and is reused with '
-                    f'{geometry[name]}: give the layers different keys'
-                )
-        if indices is not rulebook.indices and not torch.equal(indices, rulebook.indices):
-            raise ValueError(
-                f'{key} was made for other voxels ({len(rulebook.indices)}, now {len(indices)}): '
-                'give the layers different keys'
-            )
-
-    def _like(self, x, features: Tensor, indices: Tensor, spatial_shape):
-        out = type(x)(features, indices, spatial_shape, x.batch_size)
-        for name in _CARRIED:
-            if hasattr(x, name):
-                setattr(out, name, getattr(x, name))
-        return out
+    def with_norm(self, norm: nn.BatchNorm1d) -> 'SparseConvolution':
+        """A layer that does what this one and a batch norm in eval mode do together."""
+        scale = (norm.running_var + norm.eps).rsqrt()
+        scale = scale if norm.weight is None else scale * norm.weight
+        shift = 0 if norm.bias is None else norm.bias
+        bias = 0 if self.bias is None else self.bias
+        layer = copy.deepcopy(self)
+        with torch.no_grad():
+            layer.weight.mul_(scale)
+            layer.bias = nn.Parameter((bias - norm.running_mean) * scale + shift)
+        return layer
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, *args) -> None:
         weight = state_dict.get(prefix + 'weight')
@@ -219,8 +136,7 @@ class SparseConvolution(_SparseModule):
             marked = local_metadata.get('version') == 2
             if spconv2.shape == self.weight.shape and (marked or weight.shape != self.weight.shape):
                 state_dict[prefix + 'weight'] = spconv2
-        # Not spconv's own loader, which mmdet3d replaces by one that permutes every weight.
-        nn.Module._load_from_state_dict(self, state_dict, prefix, local_metadata, *args)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
     def extra_repr(self) -> str:
         """Arguments, for print(model)."""
@@ -238,14 +154,41 @@ class SparseInverseConvolution(SparseConvolution):
         indice_key (str): the earlier layer's.
         bias (bool): whether to add a learned bias.
         mode (str): 'mmcv' or 'spconv', see `SparseConvolution`.
+        groups (int): as in `torch.nn.Conv3d`.
+        stride, padding, dilation (int or Sequence[int], optional): mx_driving's signature has them; where they are
+            given they must be those of the earlier layer.
+        **options: see `SparseConvolution`.
     """
 
     def __init__(
-        self, in_channels, out_channels, kernel_size, indice_key=None, bias=True, mode='mmcv'
+        self,
+        in_channels,
+        out_channels,
+        kernel_size,
+        indice_key=None,
+        bias=True,
+        mode='mmcv',
+        groups=1,
+        stride=None,
+        padding=None,
+        dilation=None,
+        **options,
     ):
         super().__init__(
-            in_channels, out_channels, kernel_size, bias=bias, indice_key=indice_key, mode=mode
+            in_channels,
+            out_channels,
+            kernel_size,
+            1 if stride is None else stride,
+            0 if padding is None else padding,
+            1 if dilation is None else dilation,
+            groups,
+            bias,
+            indice_key,
+            mode,
+            **options,
         )
+        given = dict(stride=stride, padding=padding, dilation=dilation)
+        self._given = [name for name, value in given.items() if value is not None]
         if indice_key is None:
             raise ValueError('indice_key must be that of the layer to invert, was None')
 
@@ -257,13 +200,15 @@ class SparseInverseConvolution(SparseConvolution):
                 f'and these are there: {list(x.indice_dict)}'
             )
         key = self._check_ours(rulebook)
-        if rulebook.geometry['kernel_size'] != self.kernel_size:
-            raise ValueError(
-                f'{key} was made with kernel_size {rulebook.geometry["kernel_size"]} and is inverted '
-                f'with {self.kernel_size}: give both layers the same kernel_size'
-            )
+        for name in ('kernel_size', *self._given):
+            made, mine = rulebook.geometry[name], getattr(self, name)
+            if made != mine:
+                raise ValueError(
+                    f'{key} was made with {name} {made} and is inverted with {mine}: '
+                    f'give both layers the same {name}'
+                )
         out = rulebook.out_indices
-        if x.indices is not out and not torch.equal(x.indices, out):
+        if not same_voxels(x.indices, out):
             raise ValueError(
                 f'{key} leads to {len(out)} voxels and not to these {len(x.indices)}: '
                 'invert it where they are the same'
@@ -271,21 +216,21 @@ class SparseInverseConvolution(SparseConvolution):
         return rulebook.inverse
 
 
-def _class(kind: str, ndim: int, base: type, **attributes) -> type:
-    name = f'{kind}{ndim}d'
-    doc = f'`{base.__name__}` of a {ndim}-D grid; the arguments are told there.'
-    return type(name, (base,), dict(attributes, ndim=ndim, __doc__=doc, __module__=__name__))
-
-
 SparseConv1d, SparseConv2d, SparseConv3d, SparseConv4d = (
-    _class('SparseConv', ndim, SparseConvolution) for ndim in (1, 2, 3, 4)
+    layer_class('SparseConv', ndim, SparseConvolution) for ndim in (1, 2, 3, 4)
 )
 SubMConv1d, SubMConv2d, SubMConv3d, SubMConv4d = (
-    _class('SubMConv', ndim, SparseConvolution, subm=True) for ndim in (1, 2, 3, 4)
+    layer_class('SubMConv', ndim, SparseConvolution, subm=True) for ndim in (1, 2, 3, 4)
 )
-SparseConvTranspose1d, SparseConvTranspose2d, SparseConvTranspose3d = (
-    _class('SparseConvTranspose', ndim, SparseConvolution, transposed=True) for ndim in (1, 2, 3)
+(
+    SparseConvTranspose1d,
+    SparseConvTranspose2d,
+    SparseConvTranspose3d,
+    SparseConvTranspose4d,
+) = (
+    layer_class('SparseConvTranspose', ndim, SparseConvolution, transposed=True)
+    for ndim in (1, 2, 3, 4)
 )
-SparseInverseConv1d, SparseInverseConv2d, SparseInverseConv3d = (
-    _class('SparseInverseConv', ndim, SparseInverseConvolution) for ndim in (1, 2, 3)
+SparseInverseConv1d, SparseInverseConv2d, SparseInverseConv3d, SparseInverseConv4d = (
+    layer_class('SparseInverseConv', ndim, SparseInverseConvolution) for ndim in (1, 2, 3, 4)
 )

@@ -6,35 +6,87 @@ from . import library
 
 library.load()
 
-from . import fallback  # noqa: E402  (its kernels belong to the schemas that the library defines)
+from . import fallback  # noqa: E402, F401  (its kernels belong to the schemas that the library defines)
+from .bev_pool import BEVPoolPlan, bev_pool, bev_pool_plan, npu_bev_pool  # noqa: E402
 from .deformable_aggregation import (  # noqa: E402
     DeformableAggregationFunction,
     deformable_aggregation,
     deformable_aggregation_function,
     npu_deformable_aggregation,
 )
+from .dynamic_scatter import dynamic_scatter  # noqa: E402
+from .modulated_deform_conv import (  # noqa: E402
+    DeformConv2dFunction,
+    ModulatedDeformConv2dFunction,
+    deform_conv2d,
+    modulated_deform_conv2d,
+)
+from .sparse_add import sparse_sum, sparse_union  # noqa: E402
 from .sparse_conv import Rulebook, build_rulebook, sparse_conv  # noqa: E402
+from .sparse_dense import sparse_from_dense, sparse_to_dense  # noqa: E402
+from .sparse_pool import sparse_max_pool  # noqa: E402
+from .voxelize import (  # noqa: E402
+    Voxels,
+    dynamic_voxelize,
+    gather_features_by_pc_voxel_id,
+    hard_voxelize,
+    voxelization,
+)
 
 __all__ = [
+    'BEVPoolPlan',
+    'DeformConv2dFunction',
     'DeformableAggregationFunction',
+    'ModulatedDeformConv2dFunction',
     'Rulebook',
-    'backends',
+    'Voxels',
+    'bev_pool',
+    'bev_pool_plan',
     'build_rulebook',
+    'deform_conv2d',
     'deformable_aggregation',
     'deformable_aggregation_function',
-    'fallback',
+    'dynamic_scatter',
+    'dynamic_voxelize',
+    'gather_features_by_pc_voxel_id',
+    'hard_voxelize',
+    'modulated_deform_conv2d',
+    'npu_bev_pool',
     'npu_deformable_aggregation',
     'sparse_conv',
+    'sparse_from_dense',
+    'sparse_max_pool',
+    'sparse_sum',
+    'sparse_to_dense',
+    'sparse_union',
+    'voxelization',
 ]
 
 OPERATORS = (
-    'deformable_aggregation',
-    'deformable_aggregation_feature_grad',
-    'deformable_aggregation_sample_grad',
     'sparse_conv_rulebook',
     'sparse_conv_rulebook_transpose',
     'sparse_conv',
     'sparse_conv_weight_grad',
+    'sparse_max_pool',
+    'sparse_max_pool_backward',
+    'sparse_to_dense',
+    'sparse_from_dense',
+    'sparse_union',
+    'sparse_sum',
+    'modulated_deform_conv2d',
+    'modulated_deform_conv2d_backward',
+    'deformable_aggregation',
+    'deformable_aggregation_feature_grad',
+    'deformable_aggregation_sample_grad',
+    'voxelize_hard',
+    'voxelize_dynamic',
+    'voxelize_gather',
+    'voxelize_gather_grad',
+    'dynamic_scatter_plan',
+    'dynamic_scatter',
+    'bev_pool_plan',
+    'bev_pool',
+    'bev_pool_grad',
 )
 DEVICES = {'cpu': 'CPU', 'npu': 'PrivateUse1', 'cuda': 'CUDA'}
 

@@ -7,8 +7,7 @@ an output wherever at least one voxel is met (Graham and van der Maaten, "Subman
 arXiv 1706.01307), a submanifold convolution at the input's own voxels only.
 """
 
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Optional
 
 import torch
@@ -31,7 +30,7 @@ def output_shape(
     return [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d, _ in sizes]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Rulebook:
     """Which voxels a sparse convolution joins, and how; made by `build_rulebook`.
 
@@ -53,26 +52,34 @@ class Rulebook:
     pairs: Tensor
     bounds: Tensor
     geometry: dict
+    # Kept by hand: functools.cached_property takes a lock, which torch.compile does not trace.
+    _transpose: Optional[tuple] = field(default=None, repr=False)
 
-    @cached_property
+    @property
     def transpose(self) -> tuple:
         """(pairs, bounds) with inputs and outputs exchanged, for the gradient of the input."""
-        return torch.ops.mxd.sparse_conv_rulebook_transpose(
-            self.pairs, self.bounds, len(self.indices)
-        )
+        if self._transpose is None:
+            self._transpose = torch.ops.mxd.sparse_conv_rulebook_transpose(
+                self.pairs, self.bounds, self.indices.shape[0]
+            )
+        return self._transpose
 
-    @cached_property
+    @property
     def inverse(self) -> 'Rulebook':
         """The rulebook from this one's outputs back to its inputs, for an inverse convolution."""
-        inverse = Rulebook(
+        return Rulebook(
             self.out_indices,
             self.indices,
             self.geometry['spatial_shape'],
             *self.transpose,
             dict(self.geometry, inverse_of=self.out_shape),
+            _transpose=(self.pairs, self.bounds),  # known: no need to sort back
         )
-        inverse.__dict__['transpose'] = self.pairs, self.bounds  # known: no need to sort back
-        return inverse
+
+    @property
+    def back(self) -> tuple:
+        """(pairs, bounds) with inputs and outputs exchanged, kernel points in any order."""
+        return (self.pairs, self.bounds) if self.symmetric else self.transpose
 
     @property
     def symmetric(self) -> bool:
@@ -142,48 +149,51 @@ def build_rulebook(
     return Rulebook(indices, indices if subm else out_indices, out_shape, pairs, bounds, geometry)
 
 
+def check_features(features: Tensor, rulebook: Rulebook) -> None:
+    """Refuse features that cannot be those of the rulebook's voxels."""
+    if features.dim() != 2 or features.shape[0] != rulebook.indices.shape[0]:
+        raise ValueError(
+            f'features must have a row for each of the {rulebook.indices.shape[0]} voxels of the '
+            f'rulebook, [{rulebook.indices.shape[0]}, channels], was {list(features.shape)}'
+        )
+
+
 class SparseConvFunction(Function):
-    """Autograd of `sparse_conv`; weight is [K, in / groups, out]."""
+    """Autograd of `sparse_conv`; weight is [K, in / groups, out].
+
+    `back` is the rulebook of the input's gradient, (pairs, bounds), or None where no such gradient is asked for;
+    `symmetric` tells that it is the forward's own with the kernel reversed.
+    """
 
     @staticmethod
-    def forward(ctx, features, weight, bias, rulebook, groups):
+    def forward(ctx, features, weight, bias, pairs, bounds, back, num_out, groups, symmetric):
         """Convolve over the rulebook's pairs."""
-        ctx.save_for_backward(features, weight)
-        ctx.rulebook, ctx.groups = rulebook, groups
-        return torch.ops.mxd.sparse_conv(
-            features,
-            weight,
-            bias,
-            rulebook.pairs,
-            rulebook.bounds,
-            len(rulebook.out_indices),
-            groups,
-        )
+        ctx.save_for_backward(features, weight, pairs, bounds, *(back or ()))
+        ctx.groups, ctx.symmetric = groups, symmetric
+        return torch.ops.mxd.sparse_conv(features, weight, bias, pairs, bounds, num_out, groups)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         """The input's gradient is a convolution of the output's with the kernel transposed."""
-        (features, weight), rulebook, groups = ctx.saved_tensors, ctx.rulebook, ctx.groups
+        (features, weight, pairs, bounds, *back), groups = ctx.saved_tensors, ctx.groups
         grad_features = grad_weight = grad_bias = None
         if ctx.needs_input_grad[0]:
             volume, inputs, outputs = weight.shape
-            back = weight.reshape(volume, inputs, groups, outputs // groups)
-            back = back.permute(0, 3, 2, 1).reshape(volume, outputs // groups, groups * inputs)
-            if rulebook.symmetric:
-                back, (pairs, bounds) = back.flip(0), (rulebook.pairs, rulebook.bounds)
-            else:
-                pairs, bounds = rulebook.transpose
+            turned = weight.reshape(volume, inputs, groups, outputs // groups)
+            turned = turned.permute(0, 3, 2, 1).reshape(volume, outputs // groups, groups * inputs)
+            if ctx.symmetric:
+                turned = turned.flip(0)
             grad_features = torch.ops.mxd.sparse_conv(
-                grad, back, None, pairs, bounds, len(features), groups
+                grad, turned, None, *back, features.shape[0], groups
             )
         if ctx.needs_input_grad[1]:
             grad_weight = torch.ops.mxd.sparse_conv_weight_grad(
-                features, grad, rulebook.pairs, rulebook.bounds, groups
+                features, grad, pairs, bounds, groups
             )
         if ctx.needs_input_grad[2]:
             grad_bias = grad.sum(0)
-        return grad_features, grad_weight, grad_bias, None, None
+        return grad_features, grad_weight, grad_bias, None, None, None, None, None, None
 
 
 def sparse_conv(
@@ -211,13 +221,21 @@ def sparse_conv(
         raise ValueError(
             f'weight must have the kernel_size {kernel_size} of the rulebook, was {tuple(weight.shape)}'
         )
-    if len(features) != len(rulebook.indices):
-        raise ValueError(
-            f'features must have a row for each of the {len(rulebook.indices)} voxels of the rulebook, '
-            f'was {tuple(features.shape)}'
-        )
+    check_features(features, rulebook)
     features, weight, bias = autocast(features, weight, bias)
-    return SparseConvFunction.apply(features, weight.flatten(0, -3), bias, rulebook, groups)
+    # Sought here and not in the backward: what is cached there, torch.compile could not trace.
+    back = rulebook.back if torch.is_grad_enabled() and features.requires_grad else None
+    return SparseConvFunction.apply(
+        features,
+        weight.flatten(0, -3),
+        bias,
+        rulebook.pairs,
+        rulebook.bounds,
+        back,
+        rulebook.out_indices.shape[0],
+        groups,
+        rulebook.symmetric,
+    )
 
 
 if hasattr(torch.library, 'register_fake'):  # PyTorch 2.4: tracing with sizes that depend on data

@@ -11,6 +11,7 @@
 #include "../sparse_conv.h"
 #include "memory.h"
 #include "parallel.h"
+#include "rulebook.h"
 #include "simd.h"
 
 namespace mxd::sparse_conv {
@@ -18,24 +19,6 @@ namespace {
 
 using cpu::for_each_unit;
 using cpu::Simd;
-
-struct Rulebook {
-  const Pair* pairs;
-  const int64_t* bounds;
-  int64_t tiles, volume;
-
-  Rulebook(const at::Tensor& pairs_, const at::Tensor& bounds_)
-      : pairs(reinterpret_cast<const Pair*>(pairs_.const_data_ptr<int32_t>())),
-        bounds(bounds_.const_data_ptr<int64_t>()),
-        tiles(bounds_.size(0)),
-        volume(bounds_.size(1) - 1) {}
-  const Pair* begin(int64_t tile, int64_t k) const {
-    return pairs + bounds[tile * (volume + 1) + k];
-  }
-  const Pair* end(int64_t tile, int64_t k) const {
-    return pairs + bounds[tile * (volume + 1) + k + 1];
-  }
-};
 
 template <typename T>
 struct ForwardArgs {
@@ -105,9 +88,7 @@ MXD_INLINE void forward_tile(const ForwardArgs<T>& args, int64_t tile) {
   const int64_t out_stride = args.groups * args.out_channels;
   const int64_t rows = std::min(kTileRows, args.num_out - tile * kTileRows);
   // An offset that pairs every row of the tile writes the rows, all others add to them.
-  int64_t whole = -1;
-  for (int64_t k = 0; k < book.volume && whole < 0; k++)
-    if (book.end(tile, k) - book.begin(tile, k) == rows) whole = k;
+  const int64_t whole = book.whole_offset(tile, rows);
 
   for (int64_t group = 0; group < args.groups; group++)
     for (int64_t column = 0; column < args.out_channels; column += kPanel) {
@@ -288,33 +269,6 @@ std::vector<T> pack_weight(const at::Tensor& weight, int64_t groups, int64_t pad
   return packed;
 }
 
-// The kernels trust the rulebook: whatever in it would make them leave the tensors is refused here.
-void check_rows(const at::Tensor& pairs, const at::Tensor& bounds, int64_t num_in,
-                int64_t num_out) {
-  TORCH_CHECK_VALUE(bounds.size(0) == tile_count(num_out), "bounds must have ", tile_count(num_out),
-                    " tiles for ", num_out, " output rows, had ", bounds.size(0));
-  const int64_t *bound = bounds.const_data_ptr<int64_t>(), *bound_end = bound + bounds.numel();
-  TORCH_CHECK_VALUE(std::is_sorted(bound, bound_end) &&
-                        (bound == bound_end || (bound[0] == 0 && bound_end[-1] == pairs.size(0))),
-                    "bounds must ascend from 0 to the number of pairs, ", pairs.size(0));
-  const auto* pair = reinterpret_cast<const Pair*>(pairs.const_data_ptr<int32_t>());
-  std::atomic<bool> inside{true};
-  at::parallel_for(0, pairs.size(0), 65536, [&](int64_t begin, int64_t end) {
-    bool good = true;
-    for (int64_t p = begin; p < end; p++)
-      good &= static_cast<uint32_t>(pair[p].in) < num_in &&
-              static_cast<uint32_t>(pair[p].out) < num_out;
-    if (!good) inside = false;
-  });
-  TORCH_CHECK_VALUE(inside, "pairs must name input rows below ", num_in, " and output rows below ",
-                    num_out, ", and some do not");
-}
-
-// float16 and bfloat16 are computed in float32.
-at::ScalarType compute_type(at::ScalarType type) {
-  return type == at::kDouble ? at::kDouble : at::kFloat;
-}
-
 template <typename T>
 at::Tensor forward_in(const at::Tensor& features, const at::Tensor& weight,
                       const c10::optional<at::Tensor>& bias, const at::Tensor& pairs,
@@ -337,7 +291,8 @@ at::Tensor forward_in(const at::Tensor& features, const at::Tensor& weight,
   if (channels == padded_channels) return out;
   return out.view({num_out, groups, padded_channels})
       .narrow(2, 0, channels)
-      .reshape({num_out, groups * channels});
+      .reshape({num_out, groups * channels})
+      .contiguous();
 }
 
 at::Tensor forward_cpu(const at::Tensor& features, const at::Tensor& weight,
@@ -380,7 +335,8 @@ at::Tensor weight_grad_in(const at::Tensor& features, const at::Tensor& grad,
   return parts.sum(0)
       .narrow(3, 0, channels)
       .permute({1, 2, 0, 3})
-      .reshape({volume, in_channels, groups * channels});
+      .reshape({volume, in_channels, groups * channels})
+      .contiguous();
 }
 
 at::Tensor weight_grad_cpu(const at::Tensor& features, const at::Tensor& grad,

@@ -14,6 +14,7 @@
 #include "../sparse_conv.h"
 #include "parallel.h"
 #include "radix_sort.h"
+#include "voxels.h"
 
 namespace mxd::sparse_conv {
 namespace {
@@ -59,15 +60,6 @@ KeySteps window_steps(const std::array<int64_t, kMaxDims>& shape,
   return {extent, g.ndim, g.batch_size};
 }
 
-[[noreturn]] void fail_out_of_range(const int32_t* row, int64_t position, const Geometry& g) {
-  TORCH_CHECK_VALUE(row[0] >= 0 && row[0] < g.batch_size, "indices[", position,
-                    "] has the batch index ", row[0], "; allowed are 0 to ", g.batch_size - 1,
-                    " (batch_size ", g.batch_size, ")");
-  TORCH_CHECK_VALUE(false, "indices[", position, "] is ", at::ArrayRef<int32_t>(row, g.ndim + 1),
-                    " (batch, then coordinates), outside of spatial_shape ",
-                    at::IntArrayRef(g.in_shape.data(), g.ndim));
-}
-
 SortedVoxels sort_voxels(const int32_t* indices, int64_t count, const Geometry& g,
                          const KeySteps& steps) {
   SortedVoxels voxels;
@@ -93,7 +85,9 @@ SortedVoxels sort_voxels(const int32_t* indices, int64_t count, const Geometry& 
     }
   });
   const int64_t bad = *std::min_element(first_bad.begin(), first_bad.end());
-  if (bad < count) fail_out_of_range(indices + bad * width, bad, g);
+  if (bad < count)
+    cpu::fail_out_of_range(indices + bad * width, bad, g.batch_size,
+                           at::IntArrayRef(g.in_shape.data(), g.ndim));
 
   bool sorted = std::all_of(ascending.begin(), ascending.end(), [](char part) { return part; });
   for (int64_t part = 1; part < parts; part++) {
@@ -318,7 +312,7 @@ std::tuple<at::Tensor, at::Tensor> find_pairs(const std::vector<uint64_t>& start
 std::tuple<at::Tensor, at::Tensor> rulebook_transpose_cpu(const at::Tensor& pairs,
                                                           const at::Tensor& bounds,
                                                           int64_t num_in) {
-  check_rulebook(pairs, bounds, bounds.dim() == 2 ? bounds.size(1) - 1 : 0);
+  check_rulebook(pairs, bounds);
   TORCH_CHECK_VALUE(num_in >= 0, "num_in must be at least 0, was ", num_in);
   const at::Tensor from_pairs = pairs.contiguous(), from_bounds = bounds.contiguous();
   const auto* from = reinterpret_cast<const Pair*>(from_pairs.const_data_ptr<int32_t>());

@@ -9,33 +9,9 @@ import torch
 from torch import Tensor
 
 from ..sparse_conv import output_shape
+from .voxels import check_indices, from_linear_key, linear_key, unique_keys
 
 LIBRARY = torch.library.Library('mxd', 'IMPL')
-
-
-def _linear_key(batch: Tensor, coordinates: Tensor, shape) -> Tensor:
-    """Row-major cell number, int64, of (...,) batch indices and (..., ndim) coordinates."""
-    key = batch
-    for dimension, size in enumerate(shape):
-        key = key * size + coordinates[..., dimension]
-    return key
-
-
-def _check(indices: Tensor, batch_size: int, spatial_shape) -> None:
-    if indices.dtype != torch.int32:
-        raise TypeError(f'indices must be int32, was {indices.dtype}')
-    if indices.dim() != 2 or indices.shape[1] != len(spatial_shape) + 1:
-        raise ValueError(
-            f'indices must have shape [voxels, {len(spatial_shape) + 1}], was {list(indices.shape)}'
-        )
-    limit = indices.new_tensor([batch_size, *spatial_shape])
-    bad = ((indices < 0) | (indices >= limit)).any(1)
-    if bad.any():
-        row = int(bad.nonzero()[0])
-        raise ValueError(
-            f'indices[{row}] is {indices[row].tolist()} (batch, then coordinates), outside of '
-            f'batch_size {batch_size} or spatial_shape {list(spatial_shape)}'
-        )
 
 
 def rulebook(
@@ -56,7 +32,7 @@ def rulebook(
         tuple[Tensor, Tensor, Tensor]: out_indices int32 [M, ndim + 1], pairs int32 [P, 2] and
         bounds int64 [tiles, K + 1].
     """
-    _check(indices, batch_size, spatial_shape)
+    check_indices(indices, batch_size, spatial_shape)
     device = indices.device
     sizes = spatial_shape, kernel_size, stride, padding, dilation, output_padding
     out_shape = output_shape(*sizes, subm, transposed)
@@ -69,8 +45,7 @@ def rulebook(
             f'{list(spatial_shape)}'
         )
     batch, coordinates = indices[:, 0].long(), indices[:, 1:].long()
-    if torch.unique(_linear_key(batch, coordinates, spatial_shape)).numel() < len(indices):
-        raise ValueError('indices must name each voxel once, and some are there twice')
+    own_keys = unique_keys(indices, spatial_shape)
 
     def vector(values):
         return torch.tensor(values, device=device)
@@ -85,18 +60,14 @@ def rulebook(
         out = torch.div(moved, vector(stride), rounding_mode='floor')
         reached = moved % vector(stride) == 0
     reached = (reached & (out >= 0) & (out < vector(out_shape))).all(-1)
-    keys = _linear_key(batch.expand(len(offsets), -1), out, out_shape)
+    keys = linear_key(batch.expand(len(offsets), -1), out, out_shape)
     if subm:
-        sites, order = torch.sort(_linear_key(batch, coordinates, out_shape))
+        sites, order = torch.sort(own_keys)
         out_indices = indices.clone()
     else:
         sites = torch.unique(keys[reached])
         order = torch.arange(len(sites), device=device)
-        rest, columns = sites, []
-        for size in reversed(out_shape):
-            columns.append(rest % size)
-            rest = torch.div(rest, size, rounding_mode='floor')
-        out_indices = torch.stack([rest, *reversed(columns)], 1).int()
+        out_indices = from_linear_key(sites, out_shape)
     place = torch.searchsorted(sites, keys).clamp(max=max(len(sites) - 1, 0))
     if len(sites):
         reached &= sites[place] == keys
@@ -107,7 +78,7 @@ def rulebook(
     return out_indices, pairs, bounds if len(out_indices) else bounds[:0]
 
 
-def _offset_of_pairs(bounds: Tensor) -> Tensor:
+def offset_of_pairs(bounds: Tensor) -> Tensor:
     """The kernel offset, int64 [P], of each pair."""
     offsets = torch.arange(bounds.shape[1] - 1, device=bounds.device).repeat(len(bounds))
     return offsets.repeat_interleave((bounds[:, 1:] - bounds[:, :-1]).flatten())
@@ -115,7 +86,7 @@ def _offset_of_pairs(bounds: Tensor) -> Tensor:
 
 def rulebook_transpose(pairs, bounds, num_in):
     """Exchange inputs and outputs; see `Rulebook.transpose`."""
-    offset = _offset_of_pairs(bounds)
+    offset = offset_of_pairs(bounds)
     order = torch.argsort(offset, stable=True)
     counts = torch.bincount(offset, minlength=bounds.shape[1] - 1).cumsum(0)
     out_bounds = torch.cat([counts.new_zeros(1), counts])[None]
@@ -128,30 +99,32 @@ def _grouped(weight: Tensor, groups: int) -> Tensor:
     return weight.reshape(volume, inputs, groups, outputs // groups).transpose(1, 2)
 
 
-def _pairs_of(offset: int, pairs: Tensor, offset_of_pairs: Tensor):
-    return pairs[offset_of_pairs == offset].long().unbind(1)
+def pairs_of(offset: int, pairs: Tensor, offsets: Tensor):
+    """The input rows and the output rows that a kernel offset pairs; offsets from `offset_of_pairs`."""
+    return pairs[offsets == offset].long().unbind(1)
 
 
 def forward(features, weight, bias, pairs, bounds, num_out, groups):
     """See `mxd_mmplugin.ops.sparse_conv`; weight is [K, in / groups, out]."""
-    out = features.new_zeros(num_out, groups, weight.shape[2] // groups)
-    offset_of_pairs = _offset_of_pairs(bounds)
+    total = torch.promote_types(features.dtype, torch.float32)
+    out = features.new_zeros(num_out, groups, weight.shape[2] // groups, dtype=total)
+    offsets = offset_of_pairs(bounds)
     rows = features.reshape(len(features), groups, weight.shape[1])
     for k, matrix in enumerate(_grouped(weight, groups)):
-        source, target = _pairs_of(k, pairs, offset_of_pairs)
-        out.index_add_(0, target, torch.einsum('ngi,gio->ngo', rows[source], matrix))
+        source, target = pairs_of(k, pairs, offsets)
+        out.index_add_(0, target, torch.einsum('ngi,gio->ngo', rows[source], matrix).to(total))
     out = out.flatten(1)
-    return out if bias is None else out + bias
+    return (out if bias is None else out + bias).to(features.dtype)
 
 
 def weight_grad(features, grad, pairs, bounds, groups):
     """Gradient of the weight, [K, in / groups, out]."""
-    offset_of_pairs = _offset_of_pairs(bounds)
+    offsets = offset_of_pairs(bounds)
     rows = features.reshape(len(features), groups, features.shape[1] // groups)
     grads = grad.reshape(len(grad), groups, grad.shape[1] // groups)
     parts = []
     for k in range(bounds.shape[1] - 1):
-        source, target = _pairs_of(k, pairs, offset_of_pairs)
+        source, target = pairs_of(k, pairs, offsets)
         part = torch.einsum('ngi,ngo->igo', rows[source], grads[target])
         parts.append(part.flatten(1))
     return torch.stack(parts)

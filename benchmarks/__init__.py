@@ -1,1 +1,0 @@
-"""Speed, beside the rivals, in one process."""

@@ -1,0 +1,65 @@
+// What the CPU kernels over a rulebook share. Its layout is told in ../sparse_conv.h.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <algorithm>
+#include <atomic>
+
+#include "../sparse_conv.h"
+#include "parallel.h"
+
+namespace mxd::sparse_conv {
+
+struct Rulebook {
+  const Pair* pairs;
+  const int64_t* bounds;
+  int64_t tiles, volume;
+
+  Rulebook(const at::Tensor& pairs_, const at::Tensor& bounds_)
+      : pairs(reinterpret_cast<const Pair*>(pairs_.const_data_ptr<int32_t>())),
+        bounds(bounds_.const_data_ptr<int64_t>()),
+        tiles(bounds_.size(0)),
+        volume(bounds_.size(1) - 1) {}
+  const Pair* begin(int64_t tile, int64_t k) const {
+    return pairs + bounds[tile * (volume + 1) + k];
+  }
+  const Pair* end(int64_t tile, int64_t k) const {
+    return pairs + bounds[tile * (volume + 1) + k + 1];
+  }
+  // The offset that pairs every row of a tile of `rows` rows, or -1.
+  int64_t whole_offset(int64_t tile, int64_t rows) const {
+    for (int64_t k = 0; k < volume; k++)
+      if (end(tile, k) - begin(tile, k) == rows) return k;
+    return -1;
+  }
+};
+
+// The kernels trust the rulebook: whatever in it would make them leave the tensors is refused here.
+inline void check_rows(const at::Tensor& pairs, const at::Tensor& bounds, int64_t num_in,
+                       int64_t num_out) {
+  TORCH_CHECK_VALUE(bounds.size(0) == tile_count(num_out), "bounds must have ", tile_count(num_out),
+                    " tiles for ", num_out, " output rows, had ", bounds.size(0));
+  const int64_t *bound = bounds.const_data_ptr<int64_t>(), *bound_end = bound + bounds.numel();
+  TORCH_CHECK_VALUE(std::is_sorted(bound, bound_end) &&
+                        (bound == bound_end || (bound[0] == 0 && bound_end[-1] == pairs.size(0))),
+                    "bounds must ascend from 0 to the number of pairs, ", pairs.size(0));
+  const auto* pair = reinterpret_cast<const Pair*>(pairs.const_data_ptr<int32_t>());
+  std::atomic<bool> inside{true};
+  at::parallel_for(0, pairs.size(0), 65536, [&](int64_t begin, int64_t end) {
+    bool good = true;
+    for (int64_t p = begin; p < end; p++)
+      good &= static_cast<uint32_t>(pair[p].in) < num_in &&
+              static_cast<uint32_t>(pair[p].out) < num_out;
+    if (!good) inside = false;
+  });
+  TORCH_CHECK_VALUE(inside, "pairs must name input rows below ", num_in, " and output rows below ",
+                    num_out, ", and some do not");
+}
+
+// float16 and bfloat16 are computed in float32.
+inline at::ScalarType compute_type(at::ScalarType type) {
+  return type == at::kDouble ? at::kDouble : at::kFloat;
+}
+
+}  // namespace mxd::sparse_conv

@@ -1,0 +1,186 @@
+// Sparse max pooling on the CPU. A thread keeps a tile of rows in its cache, of the output forward
+// and of the input backward, and walks the tile's pairs by whole rows of channels. The order of
+// every sum is fixed by the rulebook.
+#include <torch/library.h>
+
+#include "../sparse_pool.h"
+#include "memory.h"
+#include "rulebook.h"
+#include "simd.h"
+
+namespace mxd::sparse_pool {
+namespace {
+
+using sparse_conv::check_rows;
+using sparse_conv::compute_type;
+using sparse_conv::kTileRows;
+using sparse_conv::Pair;
+using sparse_conv::Rulebook;
+
+template <typename T>
+struct ForwardArgs {
+  Rulebook rulebook;
+  const T* features;  // [rows, channels]
+  T* out;             // [num_out, channels]
+  int32_t* argmax;    // [num_out, channels]
+  int64_t num_out, channels;
+};
+
+// As torch.nn.MaxPool3d: the first of equal numbers, and NaN wherever there is one.
+template <typename T>
+MXD_INLINE void take_larger(const T* __restrict in, int32_t row, T* __restrict out,
+                            int32_t* __restrict argmax, int64_t channels) {
+  for (int64_t c = 0; c < channels; c++) {
+    const bool take = (in[c] > out[c]) | (in[c] != in[c]) | (argmax[c] < 0);
+    out[c] = take ? in[c] : out[c];
+    argmax[c] = take ? row : argmax[c];
+  }
+}
+
+template <typename T>
+MXD_INLINE void forward_tile(const ForwardArgs<T>& args, int64_t tile) {
+  const Rulebook& book = args.rulebook;
+  const int64_t channels = args.channels, first = tile * kTileRows;
+  const int64_t rows = std::min(kTileRows, args.num_out - first);
+  const int64_t whole = book.whole_offset(tile, rows);
+  // Without an argument yet; that stays of an output that meets no voxel, which is 0.
+  for (int64_t r = 0; r < rows; r++) {
+    const int64_t row = whole < 0 ? first + r : book.begin(tile, whole)[r].out;
+    for (int64_t c = 0; c < channels; c++) {
+      args.out[row * channels + c] = 0;
+      args.argmax[row * channels + c] = -1;
+    }
+  }
+  for (int64_t k = 0; k < book.volume; k++)
+    for (const Pair *pair = book.begin(tile, k), *end = book.end(tile, k); pair < end; pair++)
+      take_larger(args.features + pair->in * channels, pair->in, args.out + pair->out * channels,
+                  args.argmax + pair->out * channels, channels);
+}
+
+template <typename T>
+struct BackwardArgs {
+  Rulebook rulebook;      // the forward's with input and output exchanged
+  const T* grad;          // [num_out, channels]
+  const int32_t* argmax;  // [num_out, channels]
+  T* out;                 // [num_in, channels]
+  int64_t num_in, channels;
+};
+
+// Adds what the row of the output gave to this row of the input.
+template <typename T>
+MXD_INLINE void add_where_taken(const T* __restrict grad, const int32_t* __restrict argmax,
+                                int32_t row, T* __restrict out, int64_t channels) {
+  for (int64_t c = 0; c < channels; c++) out[c] += argmax[c] == row ? grad[c] : T(0);
+}
+
+template <typename T>
+MXD_INLINE void backward_tile(const BackwardArgs<T>& args, int64_t tile) {
+  const Rulebook& book = args.rulebook;
+  const int64_t channels = args.channels, first = tile * kTileRows;
+  const int64_t rows = std::min(kTileRows, args.num_in - first);
+  const int64_t whole = book.whole_offset(tile, rows);
+  for (int64_t r = 0; r < rows; r++) {
+    const int64_t row = whole < 0 ? first + r : book.begin(tile, whole)[r].out;
+    std::fill_n(args.out + row * channels, channels, T(0));
+  }
+  for (int64_t k = 0; k < book.volume; k++)
+    for (const Pair *pair = book.begin(tile, k), *end = book.end(tile, k); pair < end; pair++)
+      add_where_taken(args.grad + pair->in * channels, args.argmax + pair->in * channels, pair->out,
+                      args.out + pair->out * channels, channels);
+}
+
+// One set of kernels for each vector width; the compiler makes the code of each for its own
+// processor.
+template <typename T>
+struct Kernels {
+  void (*forward)(const ForwardArgs<T>&, int64_t tile);
+  void (*backward)(const BackwardArgs<T>&, int64_t tile);
+};
+
+#define MXD_POOL_KERNELS(NAME, TARGET)                                       \
+  template <typename T>                                                      \
+  struct KernelsOf##NAME {                                                   \
+    TARGET static void forward(const ForwardArgs<T>& args, int64_t tile) {   \
+      forward_tile(args, tile);                                              \
+    }                                                                        \
+    TARGET static void backward(const BackwardArgs<T>& args, int64_t tile) { \
+      backward_tile(args, tile);                                             \
+    }                                                                        \
+    static constexpr Kernels<T> kernels{&forward, &backward};                \
+  };
+
+MXD_POOL_KERNELS(Base, )
+#if defined(__x86_64__)
+MXD_POOL_KERNELS(Avx2, MXD_TARGET_AVX2)
+MXD_POOL_KERNELS(Avx512, MXD_TARGET_AVX512)
+#endif
+
+template <typename T>
+const Kernels<T>& kernels() {
+#if defined(__x86_64__)
+  static const std::string capability = at::get_cpu_capability();
+  if (capability == "AVX512") return KernelsOfAvx512<T>::kernels;
+  if (capability == "AVX2") return KernelsOfAvx2<T>::kernels;
+#endif
+  return KernelsOfBase<T>::kernels;
+}
+
+template <typename T>
+void forward_in(const at::Tensor& features, const at::Tensor& pairs, const at::Tensor& bounds,
+                at::Tensor& out, at::Tensor& argmax) {
+  const ForwardArgs<T> args{Rulebook(pairs, bounds),
+                            features.const_data_ptr<T>(),
+                            out.mutable_data_ptr<T>(),
+                            argmax.mutable_data_ptr<int32_t>(),
+                            out.size(0),
+                            out.size(1)};
+  cpu::for_each_unit(bounds.size(0),
+                     [&](int64_t tile, int64_t) { kernels<T>().forward(args, tile); });
+}
+
+std::tuple<at::Tensor, at::Tensor> forward_cpu(const at::Tensor& features, const at::Tensor& pairs,
+                                               const at::Tensor& bounds, int64_t num_out) {
+  check_forward(features, pairs, bounds, num_out);
+  const at::Tensor all_pairs = pairs.contiguous(), all_bounds = bounds.contiguous();
+  check_rows(all_pairs, all_bounds, features.size(0), num_out);
+  const at::Tensor in = features.to(compute_type(features.scalar_type())).contiguous();
+  auto out = cpu::empty_output({num_out, in.size(1)}, in.options());
+  auto argmax = cpu::empty_output(out.sizes(), out.options().dtype(at::kInt));
+  const auto run = in.scalar_type() == at::kDouble ? &forward_in<double> : &forward_in<float>;
+  run(in, all_pairs, all_bounds, out, argmax);
+  return {out.to(features.scalar_type()), argmax};
+}
+
+template <typename T>
+void backward_in(const at::Tensor& grad, const at::Tensor& argmax, const at::Tensor& pairs,
+                 const at::Tensor& bounds, at::Tensor& out) {
+  const BackwardArgs<T> args{Rulebook(pairs, bounds),
+                             grad.const_data_ptr<T>(),
+                             argmax.const_data_ptr<int32_t>(),
+                             out.mutable_data_ptr<T>(),
+                             out.size(0),
+                             out.size(1)};
+  cpu::for_each_unit(bounds.size(0),
+                     [&](int64_t tile, int64_t) { kernels<T>().backward(args, tile); });
+}
+
+at::Tensor backward_cpu(const at::Tensor& grad, const at::Tensor& argmax, const at::Tensor& pairs,
+                        const at::Tensor& bounds, int64_t num_in) {
+  check_backward(grad, argmax, pairs, bounds, num_in);
+  const at::Tensor all_pairs = pairs.contiguous(), all_bounds = bounds.contiguous();
+  check_rows(all_pairs, all_bounds, grad.size(0), num_in);
+  const at::Tensor from = grad.to(compute_type(grad.scalar_type())).contiguous();
+  auto out = cpu::empty_output({num_in, grad.size(1)}, from.options());
+  const auto run = from.scalar_type() == at::kDouble ? &backward_in<double> : &backward_in<float>;
+  run(from, argmax.contiguous(), all_pairs, all_bounds, out);
+  return out.to(grad.scalar_type());
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(mxd, CPU, m) {
+  m.impl("sparse_max_pool", TORCH_FN(forward_cpu));
+  m.impl("sparse_max_pool_backward", TORCH_FN(backward_cpu));
+}
+
+}  // namespace mxd::sparse_pool

@@ -1,0 +1,25 @@
+// Sum of sparse tensors with different voxels: schema and Meta kernel.
+#include "sparse_add.h"
+
+#include <ATen/ops/empty.h>
+#include <torch/library.h>
+
+namespace mxd::sparse_add {
+namespace {
+
+at::Tensor sum_meta(at::TensorList features, const at::Tensor& rows, c10::SymInt num_out) {
+  return at::empty_symint({num_out, features[0].sym_size(1)}, features[0].options());
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(mxd, m) {
+  m.def(
+      "sparse_union(Tensor[] indices, int batch_size, int[] spatial_shape) "
+      "-> (Tensor out_indices, Tensor rows)");
+  m.def("sparse_sum(Tensor[] features, Tensor rows, SymInt num_out) -> Tensor");
+}
+
+TORCH_LIBRARY_IMPL(mxd, Meta, m) { m.impl("sparse_sum", TORCH_FN(sum_meta)); }
+
+}  // namespace mxd::sparse_add

@@ -1,0 +1,41 @@
+// Sparse voxels to a dense grid and back: schema and Meta kernels.
+#include "sparse_dense.h"
+
+#include <ATen/ops/empty.h>
+#include <torch/library.h>
+
+#include <vector>
+
+namespace mxd::sparse_dense {
+namespace {
+
+at::Tensor to_dense_meta(const at::Tensor& features, const at::Tensor& indices,
+                         c10::SymInt batch_size, c10::SymIntArrayRef spatial_shape,
+                         bool channels_first) {
+  std::vector<c10::SymInt> sizes{batch_size};
+  sizes.insert(sizes.end(), spatial_shape.begin(), spatial_shape.end());
+  sizes.insert(channels_first ? sizes.begin() + 1 : sizes.end(), features.sym_size(1));
+  return at::empty_symint(sizes, features.options());
+}
+
+at::Tensor from_dense_meta(const at::Tensor& dense, const at::Tensor& indices,
+                           bool channels_first) {
+  return at::empty_symint({indices.sym_size(0), dense.sym_size(channels_first ? 1 : -1)},
+                          dense.options());
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(mxd, m) {
+  m.def(
+      "sparse_to_dense(Tensor features, Tensor indices, SymInt batch_size, "
+      "SymInt[] spatial_shape, bool channels_first) -> Tensor");
+  m.def("sparse_from_dense(Tensor dense, Tensor indices, bool channels_first) -> Tensor");
+}
+
+TORCH_LIBRARY_IMPL(mxd, Meta, m) {
+  m.impl("sparse_to_dense", TORCH_FN(to_dense_meta));
+  m.impl("sparse_from_dense", TORCH_FN(from_dense_meta));
+}
+
+}  // namespace mxd::sparse_dense

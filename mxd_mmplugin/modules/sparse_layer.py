@@ -1,0 +1,108 @@
+"""What sparse convolution and pooling layers share: a window that moves over the grid, and its rulebook."""
+
+from torch import Tensor
+
+from ..ops import Rulebook, build_rulebook
+from .sparse_modules import SparseModule
+from .sparse_tensor import same_voxels
+
+# Arguments of spconv's layers that choose among its CUDA kernels or name a layer for its profiler.
+_SPCONV_OPTIONS = ('algo', 'fp32_accum', 'large_kernel_fast_algo', 'record_voxel_count', 'name')
+
+
+def numbers(name: str, value, ndim: int, least: int) -> tuple:
+    """`value` as `ndim` integers, each at least `least`."""
+    values = tuple(value) if isinstance(value, (list, tuple)) else (value,) * ndim
+    if len(values) != ndim or any(not isinstance(v, int) or v < least for v in values):
+        raise ValueError(
+            f'{name} must be an integer of at least {least} or {ndim} of them, was {value!r}'
+        )
+    return values
+
+
+def count(name: str, value) -> int:
+    """`value`, an integer of at least 1."""
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f'{name} must be an integer of at least 1, was {value!r}')
+    return value
+
+
+class SparseLayer(SparseModule):
+    """Base of the layers that move a window over the grid; a class for each kind and `ndim` follows.
+
+    Args:
+        kernel_size, stride, padding, dilation, output_padding (int or Sequence[int]): one number, or one for each
+            dimension.
+        indice_key (str, optional): layers with the same key share one rulebook.
+        options (dict): those of spconv's further arguments that were given; they have no effect here.
+    """
+
+    ndim: int
+    subm = False  # submanifold: voxels stay, stride and padding are not used
+    transposed = False
+
+    def __init__(self, kernel_size, stride, padding, dilation, output_padding, indice_key, options):
+        super().__init__()
+        for name in options:
+            if name not in _SPCONV_OPTIONS:
+                raise TypeError(
+                    f'{type(self).__name__} got an unexpected keyword argument {name!r}'
+                )
+        self.kernel_size = numbers('kernel_size', kernel_size, self.ndim, 1)
+        self.stride = numbers('stride', stride, self.ndim, 1)
+        self.padding = numbers('padding', padding, self.ndim, 0)
+        self.dilation = numbers('dilation', dilation, self.ndim, 1)
+        self.output_padding = numbers('output_padding', output_padding, self.ndim, 0)
+        self.indice_key = indice_key
+
+    def _rulebook(self, x) -> Rulebook:
+        geometry = dict(
+            batch_size=int(x.batch_size),
+            spatial_shape=tuple(int(size) for size in x.spatial_shape),
+            kernel_size=self.kernel_size,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            output_padding=self.output_padding,
+            subm=self.subm,
+            transposed=self.transposed,
+        )
+        rulebook = x.find_indice_pair(self.indice_key)
+        if rulebook is not None:
+            self._check_shared(rulebook, geometry, x.indices)
+            return rulebook
+        rulebook = build_rulebook(x.indices, **geometry)
+        if self.indice_key is not None:
+            x.indice_dict[self.indice_key] = rulebook
+        return rulebook
+
+    def _check_ours(self, rulebook) -> str:
+        key = f'indice_key {self.indice_key!r}'
+        if not isinstance(rulebook, Rulebook):
+            raise ValueError(
+                f'{key} holds what a layer of another package made ({type(rulebook).__name__}); '
+                'let all layers that share a key be of one package'
+            )
+        return key
+
+    def _check_shared(self, rulebook, geometry: dict, indices: Tensor) -> None:
+        key = self._check_ours(rulebook)
+        unused = ('stride', 'padding', 'output_padding') if self.subm else ()
+        for name in (name for name in geometry if name not in unused):
+            if rulebook.geometry[name] != geometry[name]:
+                raise ValueError(
+                    f'{key} was made with {name} {rulebook.geometry[name]} and is reused with '
+                    f'{geometry[name]}: give the layers different keys'
+                )
+        if not same_voxels(indices, rulebook.indices):
+            raise ValueError(
+                f'{key} was made for other voxels ({len(rulebook.indices)}, now {len(indices)}): '
+                'give the layers different keys'
+            )
+
+
+def layer_class(kind: str, ndim: int, base: type, **attributes) -> type:
+    """The class of a kind of layer for grids of `ndim` dimensions."""
+    doc = f'`{base.__name__}` of a {ndim}-D grid; the arguments are told there.'
+    names = dict(attributes, ndim=ndim, __doc__=doc, __module__=base.__module__)
+    return type(f'{kind}{ndim}d', (base,), names)

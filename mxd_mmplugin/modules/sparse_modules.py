@@ -1,0 +1,120 @@
+"""Containers and small layers for sparse tensors of mmcv, spconv and ours."""
+
+import importlib.util
+
+import torch
+from mmcv.ops import SparseModule as MmcvSparseModule
+from mmcv.ops import SparseSequential as MmcvSparseSequential
+from torch import nn
+
+from .sparse_tensor import TENSORS, MmcvSparseConvTensor, replace_feature
+
+# A SparseSequential hands sparse tensors only to modules of its own package's class: be one of each.
+if importlib.util.find_spec('spconv'):
+    from spconv.pytorch import SparseModule as SpconvSparseModule
+
+    _MODULES = (MmcvSparseModule, SpconvSparseModule)
+else:
+    _MODULES = (MmcvSparseModule,)
+
+
+class SparseModule(*_MODULES):
+    """Base of modules that take a sparse tensor; every SparseSequential knows them."""
+
+    _version = 1  # mmdet3d marks spconv 2's layout as version 2
+    # Not spconv's own loader, which mmdet3d replaces by one that permutes every weight.
+    _load_from_state_dict = nn.Module._load_from_state_dict
+
+
+def _is_compiling() -> bool:
+    return hasattr(torch.compiler, 'is_compiling') and torch.compiler.is_compiling()
+
+
+class SparseSequential(MmcvSparseSequential, SparseModule):
+    """A sequence of sparse and dense modules.
+
+    Modules that take sparse tensors, those of mmcv, spconv and ours, get the tensor; any other gets its features, which
+    the tensor that goes on has replaced. The input is not changed. Where there are no voxels the other modules are left
+    out, as in mmcv and spconv; torch.compile and torch.export cannot know that, and what they made asks for two voxels.
+
+    Args:
+        *args (nn.Module): the modules, or one OrderedDict of them by name.
+        **kwargs (nn.Module): further modules by name.
+    """
+
+    def forward(self, input):
+        """Run the modules.
+
+        Args:
+            input (SparseConvTensor or Tensor or list): whatever the first module takes.
+
+        Returns:
+            What the last module gives.
+        """
+        tracing = _is_compiling()
+        for name, module in self._modules.items():
+            if isinstance(module, _MODULES):
+                if isinstance(input, MmcvSparseConvTensor) and not tracing:
+                    self._sparity_dict[name] = input.sparity
+                input = module(input)
+            elif not isinstance(input, TENSORS):
+                input = module(input)
+            else:
+                voxels = input.indices.shape[0]
+                if tracing:  # a number that is known only when it runs cannot be branched on
+                    torch._check(voxels > 1)
+                if tracing or voxels:
+                    input = replace_feature(input, module(input.features))
+        return input
+
+    def fused(self) -> 'SparseSequential':
+        """A copy for inference with each BatchNorm1d folded into the convolution before it."""
+        layers = []
+        for module in self._modules.values():
+            if isinstance(module, nn.BatchNorm1d) and layers and hasattr(layers[-1], 'with_norm'):
+                layers[-1] = layers[-1].with_norm(module)
+            else:
+                layers.append(module)
+        return SparseSequential(*layers)
+
+
+class ToDense(SparseModule):
+    """A sparse tensor to the grid, [batch_size, channels, *spatial_shape]."""
+
+    def forward(self, x):
+        """See `SparseConvTensor.dense`."""
+        return x.dense()
+
+
+class RemoveGrid(SparseModule):
+    """Drop the grid buffer that a tensor carries."""
+
+    def forward(self, x):
+        """The tensor itself."""
+        x.grid = None
+        return x
+
+
+class Identity(nn.Module):
+    """Its input."""
+
+    def forward(self, input):
+        """The input."""
+        return input
+
+
+def _on_features(base: type, name: str) -> type:
+    """A layer on numbers that takes sparse tensors too."""
+
+    def forward(self, input):
+        if isinstance(input, TENSORS):
+            return replace_feature(input, base.forward(self, input.features))
+        return base.forward(self, input)
+
+    doc = f'`torch.nn.{base.__name__}` on a tensor, or on the features of a sparse tensor.'
+    return type(name, (base,), dict(forward=forward, __doc__=doc, __module__=__name__))
+
+
+SparseBatchNorm = _on_features(nn.BatchNorm1d, 'SparseBatchNorm')
+SparseReLU = _on_features(nn.ReLU, 'SparseReLU')
+SparseIdentity = _on_features(nn.Identity, 'SparseIdentity')

@@ -1,0 +1,46 @@
+"""Sparse max pooling in plain PyTorch, on any device: one gather and one select a kernel point."""
+
+import torch
+
+from .sparse_conv import LIBRARY, offset_of_pairs, pairs_of
+
+
+def forward(features, pairs, bounds, num_out):
+    """See `mxd_mmplugin.ops.sparse_max_pool`.
+
+    Returns:
+        tuple[Tensor, Tensor]: out [num_out, C] and argmax, int32 [num_out, C], the input row of each number or -1.
+    """
+    if not features.is_floating_point():
+        raise TypeError(f'features must be floating, was {features.dtype}')
+    if features.dim() != 2:
+        raise ValueError(f'features must have shape [voxels, channels], was {list(features.shape)}')
+    out = features.new_zeros(num_out, features.shape[1])
+    argmax = torch.full_like(out, -1, dtype=torch.int32)
+    offsets = offset_of_pairs(bounds)
+    for k in range(bounds.shape[1] - 1):
+        source, target = pairs_of(k, pairs, offsets)
+        value, best, row = features[source], out[target], argmax[target]
+        take = (value > best) | value.isnan() | (row < 0)
+        out[target] = torch.where(take, value, best)
+        argmax[target] = torch.where(take, source[:, None].int(), row)
+    return out, argmax
+
+
+def backward(grad, argmax, pairs, bounds, num_in):
+    """Gradient of the features, [num_in, C], over the rulebook with input and output exchanged."""
+    if argmax.shape != grad.shape:
+        raise ValueError(
+            f'argmax must have the shape of grad, {list(grad.shape)}, was {list(argmax.shape)}'
+        )
+    total = torch.promote_types(grad.dtype, torch.float32)
+    out = grad.new_zeros(num_in, grad.shape[1], dtype=total)
+    offsets = offset_of_pairs(bounds)
+    for k in range(bounds.shape[1] - 1):
+        source, target = pairs_of(k, pairs, offsets)
+        out[target] += grad[source].to(total) * (argmax[source] == target[:, None])
+    return out.to(grad.dtype)
+
+
+LIBRARY.impl('sparse_max_pool', forward, 'CompositeExplicitAutograd')
+LIBRARY.impl('sparse_max_pool_backward', backward, 'CompositeExplicitAutograd')
