@@ -11,6 +11,9 @@ from mmengine.registry import HOOKS, MODELS, Registry
 from . import modules
 from .engine.bev_hook import BEVPictureHook
 
+# Layers that are imported by name: no registry holds their like.
+UNREGISTERED = {'PointToVoxel', 'Voxelization'}
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -64,6 +67,7 @@ def table() -> list:
     entries = [
         Entry(MODELS, getattr(modules, name), f'Mxd{name}', name, swap, note)
         for name in modules.__all__
+        if name not in UNREGISTERED
     ]
     entries.append(
         Entry(HOOKS, BEVPictureHook, 'BEVPictureHook', note='pictures of validation frames')

@@ -16,8 +16,10 @@ from .sparse_conv import (
     SubMConv3d,
     SubMConv4d,
 )
+from .voxelize import PointToVoxel, Voxelization
 
 __all__ = [
+    'PointToVoxel',
     'SparseConv1d',
     'SparseConv2d',
     'SparseConv3d',
@@ -32,4 +34,5 @@ __all__ = [
     'SubMConv2d',
     'SubMConv3d',
     'SubMConv4d',
+    'Voxelization',
 ]
