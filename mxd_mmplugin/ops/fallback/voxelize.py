@@ -58,7 +58,7 @@ def _check_slots(slots: Tensor, num_points: int) -> None:
     if slots.dim() != 2:
         raise ValueError(f'slots must have shape [voxels, max_points], was {list(slots.shape)}')
     if ((slots < -1) | (slots >= num_points)).any():
-        raise ValueError(f'slots must name points below {num_points} or be -1, and some are not')
+        raise ValueError(f'slots must be at least -1 and below {num_points}, and some are not')
 
 
 def _cells(points: Tensor, voxel_size, coors_range, grid: list):
