@@ -13,7 +13,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> plan_meta(const at::Tensor& coord
                                                          c10::SymInt D, c10::SymInt H,
                                                          c10::SymInt W) {
   const auto ints = coords.options().dtype(at::kInt);
-  return {at::empty_symint({coords.sym_size(0)}, ints), at::empty_symint({coords.sym_size(0)}, ints),
+  return {at::empty_symint({coords.sym_size(0)}, ints),
+          at::empty_symint({coords.sym_size(0)}, ints),
           at::empty_symint({B * D * tiles(H) * tiles(W) + 1}, coords.options().dtype(at::kLong))};
 }
 

@@ -84,10 +84,10 @@ inline void check_gather(const at::Tensor& points, const at::Tensor& slots) {
 inline void check_gather_grad(const at::Tensor& grad, const at::Tensor& slots, int64_t num_points) {
   check_float("grad", grad);
   check_slots(slots);
-  TORCH_CHECK_VALUE(grad.dim() == 3 && grad.size(0) == slots.size(0) &&
-                        grad.size(1) == slots.size(1),
-                    "grad must have shape [", slots.size(0), ", ", slots.size(1),
-                    ", channels], was ", grad.sizes());
+  TORCH_CHECK_VALUE(
+      grad.dim() == 3 && grad.size(0) == slots.size(0) && grad.size(1) == slots.size(1),
+      "grad must have shape [", slots.size(0), ", ", slots.size(1), ", channels], was ",
+      grad.sizes());
   TORCH_CHECK_VALUE(num_points >= 0, "num_points must be at least 0, was ", num_points);
 }
 

@@ -33,8 +33,7 @@ void find_cells(const Index* coords, int64_t count, const Grid& grid, int32_t* c
         continue;
       const int64_t plane = b * grid.depth + d;
       cells[i] = static_cast<int32_t>((plane * grid.height + h) * grid.width + w);
-      tiles[i] =
-          static_cast<int32_t>((plane * tile_rows + h / kTile) * tile_columns + w / kTile);
+      tiles[i] = static_cast<int32_t>((plane * tile_rows + h / kTile) * tile_columns + w / kTile);
     }
   });
 }
@@ -109,8 +108,7 @@ bool pool_tile(const PoolArgs<T>& args, int64_t tile, std::vector<at::opmath_typ
     const auto place = static_cast<uint32_t>(args.cells[point] - first);
     const uint32_t h = place / pitch, w = place % pitch;
     if (h >= height || w >= width) return false;
-    cpu::add_row(args.feats + point * channels, channels,
-                 sum.data() + (h * kTile + w) * channels);
+    cpu::add_row(args.feats + point * channels, channels, sum.data() + (h * kTile + w) * channels);
   }
   for (uint32_t h = 0; h < height; h++)
     std::copy_n(sum.data() + h * kTile * channels, width * channels,

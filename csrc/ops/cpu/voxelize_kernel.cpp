@@ -53,10 +53,14 @@ void for_each_points(const at::Tensor& points, const Grid& grid, int64_t parts, 
       });
     };
     switch (grid.ndim) {
-      case 1: return run(std::integral_constant<int, 1>());
-      case 2: return run(std::integral_constant<int, 2>());
-      case 3: return run(std::integral_constant<int, 3>());
-      default: return run(std::integral_constant<int, kMaxDims>());
+      case 1:
+        return run(std::integral_constant<int, 1>());
+      case 2:
+        return run(std::integral_constant<int, 2>());
+      case 3:
+        return run(std::integral_constant<int, 3>());
+      default:
+        return run(std::integral_constant<int, kMaxDims>());
     }
   });
 }
@@ -110,7 +114,8 @@ struct Shards {
                         keys[i] = kOutside;
                         if (!find(i, cell)) continue;
                         uint64_t key = 0;
-                        for (int d = grid.ndim - 1; d >= 0; d--) key = key * grid.cells[d] + cell[d];
+                        for (int d = grid.ndim - 1; d >= 0; d--)
+                          key = key * grid.cells[d] + cell[d];
                         keys[i] = key;
                         histogram[shard_of(key)]++;
                       }
@@ -185,22 +190,21 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> hard_cpu(
   int32_t* coor = coors.mutable_data_ptr<int32_t>();
   int32_t* num = num_points.mutable_data_ptr<int32_t>();
   std::vector<int32_t> voxel_of(count);  // of the leaders
-  for_each_points(rows, grid, parts,
-                  [&](int64_t part, int64_t begin, int64_t end, const auto& find) {
-                    int64_t voxel = first[part];
-                    int32_t cell[kMaxDims];
-                    for (int64_t i = begin; i < end; i++) {
-                      if (!leads(i)) continue;
-                      voxel_of[i] = static_cast<int32_t>(voxel < voxels ? voxel : -1);
-                      if (voxel < voxels) {
-                        num[voxel] =
-                            static_cast<int32_t>(std::min<int64_t>(members.size[i], max_points));
-                        find(i, cell);
-                        std::reverse_copy(cell, cell + ndim, coor + voxel * ndim);
-                      }
-                      voxel++;
-                    }
-                  });
+  for_each_points(
+      rows, grid, parts, [&](int64_t part, int64_t begin, int64_t end, const auto& find) {
+        int64_t voxel = first[part];
+        int32_t cell[kMaxDims];
+        for (int64_t i = begin; i < end; i++) {
+          if (!leads(i)) continue;
+          voxel_of[i] = static_cast<int32_t>(voxel < voxels ? voxel : -1);
+          if (voxel < voxels) {
+            num[voxel] = static_cast<int32_t>(std::min<int64_t>(members.size[i], max_points));
+            find(i, cell);
+            std::reverse_copy(cell, cell + ndim, coor + voxel * ndim);
+          }
+          voxel++;
+        }
+      });
 
   auto slots = at::full({voxels, max_points}, -1, ints);
   auto point_voxel_id = at::empty({count}, points.options().dtype(at::kLong));
