@@ -86,7 +86,7 @@ def problems(draw, dtypes=(torch.float32, torch.float64)):
 @SETTINGS
 @given(problems())
 def test_equals_the_definition(problem):
-    points, *geometry, max_points, max_voxels = problem
+    points, *geometry, max_points, _ = problem
     voxels, ids = loop(*problem)
     found = hard_voxelize(*problem)
     assert found.coors.tolist() == [list(cell) for cell, _ in voxels]

@@ -1,6 +1,7 @@
 """Voxelization layers with the signatures of mmcv's `Voxelization` and spconv's `PointToVoxel`."""
 
-from typing import Sequence, Union
+from collections.abc import Sequence
+from typing import Union
 
 import torch
 from torch import Tensor, nn
@@ -74,7 +75,7 @@ class PointToVoxel:
         coors_range_xyz (Sequence[float]): least and then greatest coordinates.
         num_point_features (int): columns of the points.
         max_num_voxels, max_num_points_per_voxel (int): what is beyond is dropped.
-        device (torch.device): where the points are.
+        device (str or torch.device): where the points are.
 
     Attributes:
         vsize, coors_range, grid_size (list): as in spconv, in the order z, y, x.
@@ -87,7 +88,7 @@ class PointToVoxel:
         num_point_features: int,
         max_num_voxels: int,
         max_num_points_per_voxel: int,
-        device: torch.device = torch.device('cpu:0'),
+        device: Union[str, torch.device] = 'cpu:0',
     ):
         self.ndim = len(vsize_xyz)
         self.device = torch.device(device)

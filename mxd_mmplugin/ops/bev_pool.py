@@ -95,7 +95,7 @@ def bev_pool(
         if None in (B, D, H, W):
             raise ValueError(f'B, D, H and W must be given with coords, were {B}, {D}, {H}, {W}')
         plan = bev_pool_plan(coords, B, D, H, W)
-    elif {B, D, H, W} != {None} and (B, D, H, W) != plan.shape:
+    elif (B, D, H, W) not in (plan.shape, (None,) * 4):
         raise ValueError(f'B, D, H, W must be those of the plan, {plan.shape}, were {B, D, H, W}')
     out = BEVPoolFunction.apply(feats, plan.cells, plan.ranks, plan.intervals, *plan.shape)
     return out.permute(0, 4, 1, 2, 3)

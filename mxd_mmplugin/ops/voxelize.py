@@ -6,7 +6,8 @@ spconv. The grid has `round((high - low) / size)` cells; points outside of it, a
 written z, y, x.
 """
 
-from typing import NamedTuple, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <limits>
 
 #include "memory.h"
 #include "parallel.h"
@@ -50,10 +51,13 @@ void add_row(const T* row, int64_t channels, at::opmath_type<T>* sum) {
 // Refuses an int32 tensor with a number outside of [least, limit).
 inline void check_rows(const char* name, const at::Tensor& rows, int64_t least, int64_t limit) {
   const int32_t* row = rows.const_data_ptr<int32_t>();
+  const auto low = static_cast<int32_t>(least);
+  const auto high =
+      static_cast<int32_t>(std::min<int64_t>(limit, std::numeric_limits<int32_t>::max()));
   std::atomic<bool> inside{true};
   at::parallel_for(0, rows.numel(), 65536, [&](int64_t begin, int64_t end) {
     bool good = true;
-    for (int64_t i = begin; i < end; i++) good &= (row[i] >= least) & (row[i] < limit);
+    for (int64_t i = begin; i < end; i++) good &= (row[i] >= low) & (row[i] < high);
     if (!good) inside = false;
   });
   TORCH_CHECK_VALUE(inside, name, " must be at least ", least, " and below ", limit,

@@ -24,31 +24,45 @@ constexpr int64_t kGrain = 4096;
 #define MXD_DISPATCH(type, name, ...) \
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, type, name, __VA_ARGS__)
 
+// The grid in the type that cells are computed in.
+template <typename Float>
+struct Scale {
+  std::array<Float, kMaxDims> low, size, cells;
+
+  explicit Scale(const Grid& grid) {
+    std::copy(grid.low.begin(), grid.low.end(), low.begin());
+    std::copy(grid.size.begin(), grid.size.end(), size.begin());
+    std::copy(grid.cells.begin(), grid.cells.end(), cells.begin());
+  }
+};
+
 // The cell of a point in x, y, z; false outside of the grid. Rounding toward zero is rounding down
 // here, and the comparisons send NaN outside.
 template <int ndim, typename T>
-bool find_cell(const Grid& grid, const T* point, int32_t* cell) {
+bool find_cell(const Scale<at::opmath_type<T>>& scale, const T* point, int32_t* cell) {
   using Float = at::opmath_type<T>;
   bool inside = true;
   for (int d = 0; d < ndim; d++) {
-    const Float at = (static_cast<Float>(point[d]) - grid.low[d]) / grid.size[d];
-    const bool within = (at >= 0) & (at < static_cast<Float>(grid.cells[d]));
+    const Float at = (static_cast<Float>(point[d]) - scale.low[d]) / scale.size[d];
+    const bool within = (at >= 0) & (at < scale.cells[d]);
     cell[d] = static_cast<int32_t>(within ? at : Float(0));
     inside &= within;
   }
   return inside;
 }
 
-// Calls body(begin, end, find) in parallel for parts of the points, find being find_cell of a row.
+// Calls body(part, begin, end, find) in parallel for parts of the points, find being find_cell of a
+// row.
 template <typename Body>
 void for_each_points(const at::Tensor& points, const Grid& grid, int64_t parts, const Body& body) {
   MXD_DISPATCH(points.scalar_type(), "voxelize", [&] {
     const auto* data = points.const_data_ptr<scalar_t>();
     const int64_t width = points.size(1);
+    const Scale<at::opmath_type<scalar_t>> scale(grid);
     auto run = [&](auto ndim) {
       cpu::for_each_part(parts, points.size(0), [&](int64_t part, int64_t begin, int64_t end) {
-        body(part, begin, end, [&](int64_t row, int32_t* cell) {
-          return find_cell<ndim>(grid, data + row * width, cell);
+        body(part, begin, end, [=](int64_t row, int32_t* cell) {
+          return find_cell<decltype(ndim)::value>(scale, data + row * width, cell);
         });
       });
     };
@@ -172,7 +186,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> hard_cpu(
   check_limits(max_points, max_voxels);
   const at::Tensor rows = points.contiguous();
   const int64_t count = rows.size(0), ndim = grid.ndim, parts = part_count(count);
-  Members members{Shards(rows, grid, parts)};
+  const Members members(Shards(rows, grid, parts));
   auto leads = [&](int64_t i) { return members.leader[i] == i; };
 
   // Voxels are numbered in the order of their leaders.
