@@ -88,7 +88,6 @@ def _pool(image: tuple, channels: int, size: int) -> Iterator[Case]:
         bytes=moved,
         size=len(coords),
     )
-    del kept
     leaf = feats.requires_grad_()
     pooled = bev_pool(leaf, plan)
     grad = torch.randn(1, size, size, 1, channels).permute(0, 4, 3, 1, 2)
