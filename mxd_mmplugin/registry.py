@@ -12,7 +12,7 @@ from . import modules
 from .engine.bev_hook import BEVPictureHook
 
 # Layers that are imported by name: no registry holds their like.
-UNREGISTERED = {'PointToVoxel', 'Voxelization'}
+UNREGISTERED = {'DynamicScatter', 'PointToVoxel', 'Voxelization'}
 
 
 @dataclass(frozen=True)

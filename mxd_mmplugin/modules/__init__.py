@@ -1,5 +1,6 @@
 """Modules with the signatures and the state_dict of mmcv's and mx_driving's."""
 
+from .dynamic_scatter import DynamicScatter
 from .sparse_conv import (
     SparseConv1d,
     SparseConv2d,
@@ -19,6 +20,7 @@ from .sparse_conv import (
 from .voxelize import PointToVoxel, Voxelization
 
 __all__ = [
+    'DynamicScatter',
     'PointToVoxel',
     'SparseConv1d',
     'SparseConv2d',

@@ -8,6 +8,7 @@ library.load()
 
 from . import fallback  # noqa: E402  (its kernels belong to the schemas that the library defines)
 from .bev_pool import BEVPoolPlan, bev_pool, bev_pool_plan, npu_bev_pool  # noqa: E402
+from .dynamic_scatter import dynamic_scatter  # noqa: E402
 from .sparse_conv import Rulebook, build_rulebook, sparse_conv  # noqa: E402
 from .voxelize import (  # noqa: E402
     Voxels,
@@ -25,6 +26,7 @@ __all__ = [
     'bev_pool',
     'bev_pool_plan',
     'build_rulebook',
+    'dynamic_scatter',
     'dynamic_voxelize',
     'fallback',
     'gather_features_by_pc_voxel_id',
@@ -38,6 +40,8 @@ OPERATORS = (
     'bev_pool_plan',
     'bev_pool',
     'bev_pool_grad',
+    'dynamic_scatter_plan',
+    'dynamic_scatter',
     'sparse_conv_rulebook',
     'sparse_conv_rulebook_transpose',
     'sparse_conv',
