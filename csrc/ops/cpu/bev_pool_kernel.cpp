@@ -1,0 +1,165 @@
+// BEV pooling on the CPU. The points are listed by tiles of cells that fit a core's cache. One
+// thread sums a tile in the order of the points: it reads the features in runs of neighbouring rows
+// and writes each cell once.
+#include <ATen/Dispatch.h>
+#include <ATen/ops/empty.h>
+#include <torch/library.h>
+
+#include <vector>
+
+#include "../bev_pool.h"
+#include "rows.h"
+
+namespace mxd::bev_pool {
+namespace {
+
+#define MXD_DISPATCH(type, name, ...) \
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, type, name, __VA_ARGS__)
+
+// Fills the cell and the tile of each point; outside of the grid they are -1 and grid.tiles().
+template <typename Index>
+void find_cells(const Index* coords, int64_t count, const Grid& grid, int32_t* cells,
+                int32_t* tiles) {
+  const int64_t tile_rows = grid.tile_rows(), tile_columns = grid.tile_columns();
+  const auto outside = static_cast<int32_t>(grid.tiles());
+  at::parallel_for(0, count, 8192, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++) {
+      const int64_t h = coords[i * 4 + kH], w = coords[i * 4 + kW], d = coords[i * 4 + kD],
+                    b = coords[i * 4 + kB];
+      cells[i] = -1;
+      tiles[i] = outside;
+      if (h < 0 || h >= grid.height || w < 0 || w >= grid.width || d < 0 || d >= grid.depth ||
+          b < 0 || b >= grid.batch)
+        continue;
+      const int64_t plane = b * grid.depth + d;
+      cells[i] = static_cast<int32_t>((plane * grid.height + h) * grid.width + w);
+      tiles[i] = static_cast<int32_t>((plane * tile_rows + h / kTile) * tile_columns + w / kTile);
+    }
+  });
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> plan_cpu(const at::Tensor& coords, int64_t B,
+                                                        int64_t D, int64_t H, int64_t W) {
+  const Grid grid = make_grid(B, D, H, W);
+  check_coords(coords);
+  const at::Tensor rows = coords.contiguous();
+  const int64_t count = rows.size(0), bins = grid.tiles() + 1;
+  const auto ints = coords.options().dtype(at::kInt);
+  auto cells = at::empty({count}, ints), ranks = at::empty({count}, ints);
+  auto intervals = at::empty({bins}, coords.options().dtype(at::kLong));
+  std::vector<int32_t> tiles(count);
+  int32_t* cell = cells.mutable_data_ptr<int32_t>();
+  if (coords.scalar_type() == at::kInt)
+    find_cells(rows.const_data_ptr<int32_t>(), count, grid, cell, tiles.data());
+  else
+    find_cells(rows.const_data_ptr<int64_t>(), count, grid, cell, tiles.data());
+
+  // A counting sort. The histograms stay smaller than the points.
+  const int64_t parts = std::clamp<int64_t>(count / bins, 1, at::get_num_threads());
+  std::vector<int32_t> place(parts * bins);
+  cpu::for_each_part(parts, count, [&](int64_t part, int64_t begin, int64_t end) {
+    int32_t* histogram = place.data() + part * bins;
+    for (int64_t i = begin; i < end; i++) histogram[tiles[i]]++;
+  });
+  int64_t* bound = intervals.mutable_data_ptr<int64_t>();
+  int32_t next = 0;
+  for (int64_t bin = 0; bin < bins; bin++) {
+    bound[bin] = next;
+    for (int64_t part = 0; part < parts; part++)
+      next += std::exchange(place[part * bins + bin], next);
+  }
+  int32_t* rank = ranks.mutable_data_ptr<int32_t>();
+  cpu::for_each_part(parts, count, [&](int64_t part, int64_t begin, int64_t end) {
+    int32_t* to = place.data() + part * bins;
+    for (int64_t i = begin; i < end; i++) rank[to[tiles[i]]++] = static_cast<int32_t>(i);
+  });
+  return {cells, ranks, intervals};
+}
+
+template <typename T>
+struct PoolArgs {
+  const T* feats;
+  const int32_t *cells, *ranks;
+  const int64_t* intervals;
+  T* out;
+  Grid grid;
+  int64_t channels;
+};
+
+// Sums the points of a tile. `sum` has room for its cells. Returns whether all of its points were
+// in it.
+template <typename T>
+bool pool_tile(const PoolArgs<T>& args, int64_t tile, std::vector<at::opmath_type<T>>& sum) {
+  const Grid& grid = args.grid;
+  const int64_t columns = grid.tile_columns(), channels = args.channels;
+  const int64_t row = tile / columns % grid.tile_rows() * kTile, column = tile % columns * kTile;
+  const int64_t plane = tile / columns / grid.tile_rows();
+  const int64_t first = (plane * grid.height + row) * grid.width + column;
+  const auto height = static_cast<uint32_t>(std::min(kTile, grid.height - row));
+  const auto width = static_cast<uint32_t>(std::min(kTile, grid.width - column));
+  const auto pitch = static_cast<uint32_t>(grid.width);
+
+  sum.assign(kTile * kTile * channels, 0);
+  const int64_t end = args.intervals[tile + 1];
+  for (int64_t i = args.intervals[tile]; i < end; i++) {
+    cpu::prefetch_row(args.feats + args.ranks[std::min(i + cpu::kRowsAhead, end - 1)] * channels,
+                      channels);
+    const int64_t point = args.ranks[i];
+    const auto place = static_cast<uint32_t>(args.cells[point] - first);
+    const uint32_t h = place / pitch, w = place % pitch;
+    if (h >= height || w >= width) return false;
+    cpu::add_row(args.feats + point * channels, channels, sum.data() + (h * kTile + w) * channels);
+  }
+  for (uint32_t h = 0; h < height; h++)
+    std::copy_n(sum.data() + h * kTile * channels, width * channels,
+                args.out + (first + h * grid.width) * channels);
+  return true;
+}
+
+at::Tensor pool_cpu(const at::Tensor& feats, const at::Tensor& cells, const at::Tensor& ranks,
+                    const at::Tensor& intervals, int64_t B, int64_t D, int64_t H, int64_t W) {
+  const Grid grid = make_grid(B, D, H, W);
+  check_pool(feats, cells, ranks, intervals, grid);
+  const at::Tensor rows = feats.contiguous(), all_cells = cells.contiguous(),
+                   all_ranks = ranks.contiguous(), all_intervals = intervals.contiguous();
+  const int64_t* bound = all_intervals.const_data_ptr<int64_t>();
+  TORCH_CHECK_VALUE(std::is_sorted(bound, bound + intervals.numel()) && bound[0] == 0 &&
+                        bound[grid.tiles()] <= feats.size(0),
+                    "intervals must ascend from 0 to at most the number of points, ",
+                    feats.size(0));
+  cpu::check_rows("ranks", all_ranks, 0, feats.size(0));
+  auto out = cpu::empty_output({B, D, H, W, feats.size(1)}, feats.options());
+  MXD_DISPATCH(feats.scalar_type(), "bev_pool", [&] {
+    const PoolArgs<scalar_t> args{rows.const_data_ptr<scalar_t>(),
+                                  all_cells.const_data_ptr<int32_t>(),
+                                  all_ranks.const_data_ptr<int32_t>(),
+                                  bound,
+                                  out.mutable_data_ptr<scalar_t>(),
+                                  grid,
+                                  feats.size(1)};
+    std::vector<std::vector<at::opmath_type<scalar_t>>> sums(at::get_num_threads());
+    std::atomic<bool> inside{true};
+    cpu::for_each_unit(grid.tiles(), [&](int64_t tile, int64_t worker) {
+      if (!pool_tile(args, tile, sums[worker])) inside = false;
+    });
+    TORCH_CHECK_VALUE(inside, "cells must lie in the tiles of their intervals, and some do not");
+  });
+  return out;
+}
+
+at::Tensor grad_cpu(const at::Tensor& grad, const at::Tensor& cells) {
+  check_grad(grad, cells);
+  const at::Tensor all_cells = cells.contiguous();
+  cpu::check_rows("cells", all_cells, -1, grad.size(0));
+  return cpu::gather_rows(grad.contiguous(), all_cells);
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(mxd, CPU, m) {
+  m.impl("bev_pool_plan", TORCH_FN(plan_cpu));
+  m.impl("bev_pool", TORCH_FN(pool_cpu));
+  m.impl("bev_pool_grad", TORCH_FN(grad_cpu));
+}
+
+}  // namespace mxd::bev_pool
