@@ -11,6 +11,14 @@ from mmengine.registry import HOOKS, MODELS, Registry
 from . import modules
 from .engine.bev_hook import BEVPictureHook
 
+# What mmcv registers its deformable convolutions as; the layers with given offsets it does not.
+DEFORM_CONV = {
+    'DeformConv2d': None,
+    'DeformConv2dPack': 'DCN',
+    'ModulatedDeformConv2d': None,
+    'ModulatedDeformConv2dPack': 'DCNv2',
+}
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -64,6 +72,12 @@ def table() -> list:
     entries = [
         Entry(MODELS, getattr(modules, name), f'Mxd{name}', name, swap, note)
         for name in modules.__all__
+        if name not in DEFORM_CONV
+    ]
+    note = "for mmcv's, which is slow on a CPU" if swap else "left to mmcv's CUDA kernel"
+    entries += [
+        Entry(MODELS, getattr(modules, name), f'Mxd{name}', stock, swap and bool(stock), note)
+        for name, stock in DEFORM_CONV.items()
     ]
     entries.append(
         Entry(HOOKS, BEVPictureHook, 'BEVPictureHook', note='pictures of validation frames')

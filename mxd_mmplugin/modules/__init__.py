@@ -1,5 +1,11 @@
 """Modules with the signatures and the state_dict of mmcv's and mx_driving's."""
 
+from .modulated_deform_conv import (
+    DeformConv2d,
+    DeformConv2dPack,
+    ModulatedDeformConv2d,
+    ModulatedDeformConv2dPack,
+)
 from .sparse_conv import (
     SparseConv1d,
     SparseConv2d,
@@ -18,6 +24,10 @@ from .sparse_conv import (
 )
 
 __all__ = [
+    'DeformConv2d',
+    'DeformConv2dPack',
+    'ModulatedDeformConv2d',
+    'ModulatedDeformConv2dPack',
     'SparseConv1d',
     'SparseConv2d',
     'SparseConv3d',

@@ -7,11 +7,29 @@ from . import library
 library.load()
 
 from . import fallback  # noqa: E402  (its kernels belong to the schemas that the library defines)
+from .modulated_deform_conv import (  # noqa: E402
+    DeformConv2dFunction,
+    ModulatedDeformConv2dFunction,
+    deform_conv2d,
+    modulated_deform_conv2d,
+)
 from .sparse_conv import Rulebook, build_rulebook, sparse_conv  # noqa: E402
 
-__all__ = ['Rulebook', 'backends', 'build_rulebook', 'fallback', 'sparse_conv']
+__all__ = [
+    'DeformConv2dFunction',
+    'ModulatedDeformConv2dFunction',
+    'Rulebook',
+    'backends',
+    'build_rulebook',
+    'deform_conv2d',
+    'fallback',
+    'modulated_deform_conv2d',
+    'sparse_conv',
+]
 
 OPERATORS = (
+    'modulated_deform_conv2d',
+    'modulated_deform_conv2d_backward',
     'sparse_conv_rulebook',
     'sparse_conv_rulebook_transpose',
     'sparse_conv',

@@ -1,5 +1,5 @@
 """The pure-PyTorch form of every operator: it serves each device that has no kernel, and is the tests' reference."""
 
-from . import sparse_conv
+from . import modulated_deform_conv, sparse_conv
 
-__all__ = ['sparse_conv']
+__all__ = ['modulated_deform_conv', 'sparse_conv']
