@@ -695,8 +695,8 @@ Gradients backward_in(const Layout& layout, const at::Tensor& grad, const at::Te
                       const at::Tensor& offset, const at::Tensor& mask, const at::Tensor& weight,
                       bool of_data, bool of_parameters) {
   const auto options = input.options();
-  const at::Tensor none = at::empty({0}, options);
-  at::Tensor grad_input = none, grad_offset = none, grad_mask = none, packed;
+  auto none = [&] { return at::empty({0}, options); };
+  at::Tensor grad_input = none(), grad_offset = none(), grad_mask = none(), packed;
   if (of_data) {
     grad_input = cpu::empty_output(input.sizes(), options);
     grad_offset = cpu::empty_output(offset.sizes(), options);
@@ -709,7 +709,7 @@ Gradients backward_in(const Layout& layout, const at::Tensor& grad, const at::Te
       std::clamp<int64_t>(kPartialBytes / (weight_size * layout.item), 2, kMaxUnits);
   const int64_t all_units = std::clamp<int64_t>(chunk * layout.tiles / kTilesInUnit, 1,
                                                 of_parameters ? most_units : kMaxUnits);
-  at::Tensor weight_parts = none, bias_parts = none;
+  at::Tensor weight_parts, bias_parts;
   if (of_parameters) {
     weight_parts =
         at::zeros({all_units, layout.points, layout.in_row, layout.group_out_padded}, options);
@@ -769,7 +769,7 @@ Gradients backward_in(const Layout& layout, const at::Tensor& grad, const at::Te
       collect(layout, work.pieces, args.grad_input, count,
               grad_input.mutable_data_ptr<T>() + image * layout.channels * layout.pixels);
   });
-  if (!of_parameters) return {grad_input, grad_offset, grad_mask, none, none};
+  if (!of_parameters) return {grad_input, grad_offset, grad_mask, none(), none()};
   return {grad_input, grad_offset, grad_mask,
           unpad_weight(layout, weight_parts.sum(0), weight.sizes()),
           bias_parts.sum(0)
