@@ -32,7 +32,9 @@ using cpu::Start;
 
 constexpr int64_t kTile = 96;                // output positions that are worked on together
 constexpr int64_t kColumnBytes = 256 << 10;  // of columns, to stay in the second-level cache
-constexpr int64_t kChunkBytes = 32 << 20;    // of images that are channels last at a time
+constexpr int64_t kSampleSize = 15;          // numbers that are kept of a sample
+constexpr int64_t kChunkBytes = 8 << 20;     // of images that are channels last at a time, at least
+constexpr int64_t kTilesOfWorker = 8;        // of the forward pass in a chunk, at least
 constexpr int64_t kPartialBytes = 64 << 20;  // of partial sums of the weight's gradient
 constexpr int64_t kTilesInUnit = 8, kMaxUnits = 32;  // of the backward pass
 
@@ -86,7 +88,7 @@ struct Layout {
     group_out = out_channels / groups;
     group_out_padded = whole(group_out);
     out_row = groups * group_out_padded;
-    block = std::clamp<int64_t>(kColumnBytes / (kTile * in_row * item), 1, points);
+    block = std::clamp<int64_t>(kColumnBytes / (kTile * (in_row + kSampleSize) * item), 1, points);
     column_stride = block * in_row + lanes;  // a group's last vector may reach over its end
   }
   int64_t place(int64_t channel) const {
@@ -99,8 +101,10 @@ struct Layout {
   }
   int64_t padded(int64_t count) const { return (count + lanes - 1) / lanes * lanes; }
   int64_t image_bytes() const { return (pixels + 1) * in_row * item; }
-  int64_t images_in_chunk() const {
-    return std::clamp<int64_t>(kChunkBytes / image_bytes(), 1, std::max<int64_t>(batch, 1));
+  // Images that are worked on at a time: few, to stay in the last-level cache, but enough work.
+  int64_t images_in_chunk(int64_t least_tiles) const {
+    const int64_t images = std::max(kChunkBytes / image_bytes(), (least_tiles + tiles - 1) / tiles);
+    return std::clamp<int64_t>(images, 1, std::max<int64_t>(batch, 1));
   }
 };
 
@@ -127,12 +131,18 @@ struct Anchors {
   }
 };
 
+// An integer as wide as T.
+template <typename T>
+using Index = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+
 // A tile's samples at one kernel point: the four pixels around each, in the order of the rows, and
 // their weights times the mask. A pixel outside of the image is the one after its last, of zeros.
 template <typename T>
 struct Samples {
-  int32_t pixel[4][kTile];
-  T weight[4][kTile], below[kTile], right[kTile], mask[kTile];  // below: share of the lower row
+  Index<T> pixel[4][kTile];
+  T weight[4][kTile], below[kTile], right[kTile];  // below, right: shares of the lower row and
+  T mask[kTile];                                   // of the right column
+  T dot[4][kTile];  // backward: products of the column's gradient and the pixels
 };
 
 template <typename T>
@@ -163,6 +173,34 @@ struct BackwardArgs {
   T* grad_bias;                // [units, out_row]
 };
 
+// What a worker keeps in its cache.
+template <typename T>
+struct Scratch {
+  T* columns;  // [kTile, column_stride], of a position the kernel points of a block, each in_row
+  T* rows;     // [kTile, out_row], the tile's outputs or their gradients
+  Samples<T>* samples;  // of the kernel points of a block
+};
+
+// The scratch of all workers.
+template <typename T>
+class Workers {
+ public:
+  Workers(const Layout& layout, const at::TensorOptions& options)
+      : columns_(at::empty({at::get_num_threads(), kTile, layout.column_stride}, options)),
+        rows_(at::zeros({at::get_num_threads(), kTile, layout.out_row}, options)),
+        samples_(at::get_num_threads() * layout.block),
+        block_(layout.block) {}
+  Scratch<T> operator[](int64_t worker) {
+    return {columns_.mutable_data_ptr<T>() + worker * columns_.stride(0),
+            rows_.mutable_data_ptr<T>() + worker * rows_.stride(0), &samples_[worker * block_]};
+  }
+
+ private:
+  at::Tensor columns_, rows_;
+  std::vector<Samples<T>> samples_;
+  int64_t block_;
+};
+
 // to[column][row] = from[row][column], by blocks of a cache line.
 template <typename T>
 MXD_INLINE void transpose(const T* from, int64_t from_stride, int64_t rows, int64_t columns, T* to,
@@ -172,65 +210,96 @@ MXD_INLINE void transpose(const T* from, int64_t from_stride, int64_t rows, int6
     for (int64_t column = 0; column < columns; column += kBlock) {
       const int64_t row_end = std::min(rows, row + kBlock);
       const int64_t column_end = std::min(columns, column + kBlock);
-      for (int64_t r = row; r < row_end; r++)
-        for (int64_t c = column; c < column_end; c++)
-          to[c * to_stride + r] = from[r * from_stride + c];
+      for (int64_t c = column; c < column_end; c++)
+        for (int64_t r = row; r < row_end; r++) to[c * to_stride + r] = from[r * from_stride + c];
     }
 }
 
-template <typename T>
-MXD_INLINE void locate(const Layout& layout, const Tile& tile, const Anchors<T>& anchors,
-                       const T* offset, const T* mask, int64_t point, Samples<T>& samples) {
+template <typename T, int Bytes>
+MXD_INLINE void locate_point(const Layout& layout, const Tile& tile, const Anchors<T>& anchors,
+                             const T* offset, const T* mask, int64_t point, Samples<T>& samples) {
+  using V = Simd<T, Bytes>;
+  using I = Simd<Index<T>, Bytes>;
+  using Vec = typename V::Vec;
+  using IVec = typename I::Vec;
   const T dy = static_cast<T>(point / layout.kernel_w * layout.dilation[0]);
   const T dx = static_cast<T>(point % layout.kernel_w * layout.dilation[1]);
   const T* offset_y = offset + point * 2 * layout.positions + tile.first;
   const T* offset_x = offset_y + layout.positions;
-  const int32_t height = layout.height, width = layout.width, outside = layout.pixels;
+  T all_y[kTile] = {}, all_x[kTile] = {};
+  for (int64_t p = 0; p < tile.count; p++) {
+    all_y[p] = anchors.y[p] + dy + offset_y[p];
+    all_x[p] = anchors.x[p] + dx + offset_x[p];
+  }
   if (mask)
     std::copy_n(mask + point * layout.positions + tile.first, tile.count, samples.mask);
   else
-    std::fill_n(samples.mask, tile.count, T(1));
-  for (int64_t p = 0; p < tile.count; p++) {
-    const T y = anchors.y[p] + dy + offset_y[p], x = anchors.x[p] + dx + offset_x[p];
-    const bool inside = (y > -1) & (y < height) & (x > -1) & (x < width);
-    const T safe_y = inside ? y : T(-1), safe_x = inside ? x : T(-1);
-    int32_t top = static_cast<int32_t>(safe_y), left = static_cast<int32_t>(safe_x);
-    top -= safe_y < top;
-    left -= safe_x < left;
-    const T b = safe_y - top, r = safe_x - left, m = samples.mask[p];
-    samples.below[p] = b;
-    samples.right[p] = r;
-    samples.weight[0][p] = (1 - b) * (1 - r) * m;
-    samples.weight[1][p] = (1 - b) * r * m;
-    samples.weight[2][p] = b * (1 - r) * m;
-    samples.weight[3][p] = b * r * m;
-    const int32_t pixel = top * width + left;
-    const bool has_top = top >= 0, has_bottom = inside & (top + 1 < height);
-    const bool has_left = left >= 0, has_right = left + 1 < width;
-    samples.pixel[0][p] = has_top & has_left ? pixel : outside;
-    samples.pixel[1][p] = has_top & has_right ? pixel + 1 : outside;
-    samples.pixel[2][p] = has_bottom & has_left ? pixel + width : outside;
-    samples.pixel[3][p] = has_bottom & has_right ? pixel + width + 1 : outside;
+    std::fill_n(samples.mask, kTile, T(1));
+
+  const T low = -1, height = static_cast<T>(layout.height), width = static_cast<T>(layout.width);
+  const Index<T> rows = layout.height, columns = layout.width;
+  const IVec outside = IVec{} + static_cast<Index<T>>(layout.pixels);
+  for (int64_t p = 0; p < tile.count; p += V::kLanes) {
+    Vec y = V::load(all_y + p), x = V::load(all_x + p);
+    const Vec m = V::load(samples.mask + p);
+    const IVec inside = (y > low) & (y < height) & (x > low) & (x < width);
+    y = inside ? y : Vec{};
+    x = inside ? x : Vec{};
+    IVec top = __builtin_convertvector(y, IVec), left = __builtin_convertvector(x, IVec);
+    top += y < __builtin_convertvector(top, Vec);  // true is -1: from truncated to rounded down
+    left += x < __builtin_convertvector(left, Vec);
+    const Vec b = y - __builtin_convertvector(top, Vec), r = x - __builtin_convertvector(left, Vec);
+    V::store(samples.below + p, b);
+    V::store(samples.right + p, r);
+    V::store(samples.weight[0] + p, (1 - b) * (1 - r) * m);
+    V::store(samples.weight[1] + p, (1 - b) * r * m);
+    V::store(samples.weight[2] + p, b * (1 - r) * m);
+    V::store(samples.weight[3] + p, b * r * m);
+    const IVec pixel = top * columns + left;
+    const IVec has_top = inside & (top >= 0), has_bottom = inside & (top + 1 < rows);
+    const IVec has_left = left >= 0, has_right = left + 1 < columns;
+    I::store(samples.pixel[0] + p, has_top & has_left ? pixel : outside);
+    I::store(samples.pixel[1] + p, has_top & has_right ? pixel + 1 : outside);
+    I::store(samples.pixel[2] + p, has_bottom & has_left ? pixel + columns : outside);
+    I::store(samples.pixel[3] + p, has_bottom & has_right ? pixel + columns + 1 : outside);
   }
 }
 
-// columns[p] = the sampled channels of one deform group.
+// The samples of a deform group at `block` kernel points from `first` on.
 template <typename T, int Bytes>
-MXD_INLINE void sample(const Layout& layout, int64_t count, const Samples<T>& samples,
-                       const T* input, T* columns) {
+MXD_INLINE void locate(const Layout& layout, const Tile& tile, const Anchors<T>& anchors,
+                       const ForwardArgs<T>& args, int64_t deform_group, int64_t first,
+                       int64_t block, Samples<T>* samples) {
+  const int64_t plane =
+      (tile.image * layout.deform_groups + deform_group) * layout.points * layout.positions;
+  for (int64_t k = 0; k < block; k++)
+    locate_point<T, Bytes>(layout, tile, anchors, args.offset + 2 * plane,
+                           args.mask ? args.mask + plane : nullptr, first + k, samples[k]);
+}
+
+// columns[p][k] = the sampled channels of one deform group, for the kernel points of a block. All
+// points of a position come before the next position: they share pixels.
+template <typename T, int Bytes>
+MXD_INLINE void sample(const Layout& layout, int64_t count, int64_t block,
+                       const Samples<T>* samples, const T* input, T* columns) {
   using V = Simd<T, Bytes>;
-  for (int64_t p = 0; p < count; p++, columns += layout.column_stride) {
-    const T* from[4];
-    T weight[4];
-    for (int i = 0; i < 4; i++) {
-      from[i] = input + samples.pixel[i][p] * layout.in_row;
-      weight[i] = samples.weight[i][p];
+  for (int64_t p = 0; p < count; p++, columns += layout.column_stride)
+    for (int64_t k = 0; k < block; k++) {
+      const T* from[4];
+      T weight[4];
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; i++) {
+        from[i] = input + samples[k].pixel[i][p] * layout.in_row;
+        weight[i] = samples[k].weight[i][p];
+      }
+      T* column = columns + k * layout.in_row;
+      for (int64_t c = 0; c < layout.deform_padded; c += V::kLanes) {
+        typename V::Vec value{};
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++) value += weight[i] * V::load(from[i] + c);
+        V::store(column + c, value);
+      }
     }
-    for (int64_t c = 0; c < layout.deform_padded; c += V::kLanes)
-      V::store(columns + c, weight[0] * V::load(from[0] + c) + weight[1] * V::load(from[1] + c) +
-                                weight[2] * V::load(from[2] + c) +
-                                weight[3] * V::load(from[3] + c));
-  }
 }
 
 // Sum of a vector's elements, by halves.
@@ -248,47 +317,49 @@ MXD_INLINE T sum(const typename Simd<T, Bytes>::Vec& vector) {
 }
 
 // Scatters the columns' gradient to the pixels, puts its products with the pixels around each
-// sample into dots, and replaces it by the columns themselves.
+// sample into `dot`, and replaces it by the columns themselves.
 template <typename T, int Bytes>
-MXD_INLINE void scatter(const Layout& layout, int64_t count, const Samples<T>& samples,
-                        const T* input, T* columns, const Range& pixels, T* grad_input,
-                        T (*dots)[kTile]) {
+MXD_INLINE void scatter(const Layout& layout, int64_t count, int64_t block, Samples<T>* samples,
+                        const T* input, T* columns, const Range& pixels, T* grad_input) {
   using V = Simd<T, Bytes>;
-  for (int64_t p = 0; p < count; p++, columns += layout.column_stride) {
-    const T* from[4];
-    T *to[4], weight[4];
-    typename V::Vec dot[4];
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) {
-      const int64_t pixel = samples.pixel[i][p];
-      from[i] = input + pixel * layout.in_row;
-      // What is outside of the image goes behind the rows and is not read.
-      to[i] = grad_input + (std::min(pixel, pixels.end) - pixels.begin) * layout.in_row;
-      weight[i] = samples.weight[i][p];
-      dot[i] = typename V::Vec{};
-    }
-    for (int64_t c = 0; c < layout.deform_padded; c += V::kLanes) {
-      const auto grad = V::load(columns + c);
-      typename V::Vec column{};
+  for (int64_t p = 0; p < count; p++, columns += layout.column_stride)
+    for (int64_t k = 0; k < block; k++) {
+      const T* from[4];
+      T *to[4], weight[4];
+      typename V::Vec dot[4];
 #pragma GCC unroll 4
       for (int i = 0; i < 4; i++) {
-        const auto value = V::load(from[i] + c);
-        column += weight[i] * value;
-        dot[i] += grad * value;
+        const int64_t pixel = samples[k].pixel[i][p];
+        from[i] = input + pixel * layout.in_row;
+        // What is outside of the image goes behind the rows and is not read.
+        to[i] = grad_input + (std::min(pixel, pixels.end) - pixels.begin) * layout.in_row;
+        weight[i] = samples[k].weight[i][p];
+        dot[i] = typename V::Vec{};
+      }
+      T* column = columns + k * layout.in_row;
+      for (int64_t c = 0; c < layout.deform_padded; c += V::kLanes) {
+        const auto grad = V::load(column + c);
+        typename V::Vec value{};
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++) {
+          const auto around = V::load(from[i] + c);
+          value += weight[i] * around;
+          dot[i] += grad * around;
+        }
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++) V::store(to[i] + c, V::load(to[i] + c) + weight[i] * grad);
+        V::store(column + c, value);
       }
 #pragma GCC unroll 4
-      for (int i = 0; i < 4; i++) V::store(to[i] + c, V::load(to[i] + c) + weight[i] * grad);
-      V::store(columns + c, column);
+      for (int i = 0; i < 4; i++) samples[k].dot[i][p] = sum<T, Bytes>(dot[i]);
     }
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) dots[i][p] = sum<T, Bytes>(dot[i]);
-  }
 }
 
 // The gradients of offset and mask from the products of `scatter`.
 template <typename T>
-MXD_INLINE void offset_grad(int64_t count, const Samples<T>& samples, const T (*dots)[kTile],
-                            T* grad_y, T* grad_x, T* grad_mask) {
+MXD_INLINE void offset_grad(int64_t count, const Samples<T>& samples, T* grad_y, T* grad_x,
+                            T* grad_mask) {
+  const auto& dots = samples.dot;
   for (int64_t p = 0; p < count; p++) {
     const T b = samples.below[p], r = samples.right[p], m = samples.mask[p];
     const T top = dots[0][p] + r * (dots[1][p] - dots[0][p]);
@@ -303,23 +374,19 @@ MXD_INLINE void offset_grad(int64_t count, const Samples<T>& samples, const T (*
 
 template <typename T, typename W>
 MXD_INLINE void forward_tile(const Layout& layout, const ForwardArgs<T>& args, int64_t index,
-                             T* columns, T* out) {
+                             const Scratch<T>& scratch) {
   constexpr int64_t kPanel = W::kVectors * Simd<T, W::kBytes>::kLanes;
   const Tile tile(layout, index);
   const Anchors<T> anchors(layout, tile);
+  T *columns = scratch.columns, *out = scratch.rows;
+  Samples<T>* samples = scratch.samples;
   const T* input = args.input + tile.image * (layout.pixels + 1) * layout.in_row;
-  Samples<T> samples;
   for (int64_t first = 0; first < layout.points; first += layout.block) {
     const int64_t block = std::min(layout.block, layout.points - first);
     for (int64_t d = 0; d < layout.deform_groups; d++) {
-      const int64_t plane =
-          (tile.image * layout.deform_groups + d) * layout.points * layout.positions;
-      for (int64_t k = 0; k < block; k++) {
-        locate(layout, tile, anchors, args.offset + 2 * plane,
-               args.mask ? args.mask + plane : nullptr, first + k, samples);
-        sample<T, W::kBytes>(layout, tile.count, samples, input + d * layout.deform_padded,
-                             columns + k * layout.in_row + d * layout.deform_padded);
-      }
+      const int64_t at = d * layout.deform_padded;
+      locate<T, W::kBytes>(layout, tile, anchors, args, d, first, block, samples);
+      sample<T, W::kBytes>(layout, tile.count, block, samples, input + at, columns + at);
     }
     const Start start = first ? Start::kAdd : args.bias ? Start::kBias : Start::kZero;
     for (int64_t g = 0; g < layout.groups; g++) {
@@ -346,11 +413,13 @@ MXD_INLINE void forward_tile(const Layout& layout, const ForwardArgs<T>& args, i
 
 template <typename T, typename W>
 MXD_INLINE void backward_tile(const Layout& layout, const BackwardArgs<T>& args, int64_t index,
-                              const Piece& piece, T* columns, T* grad, T* grad_weight,
+                              const Piece& piece, const Scratch<T>& scratch, T* grad_weight,
                               T* grad_bias) {
   constexpr int64_t kPanel = W::kVectors * Simd<T, W::kBytes>::kLanes;
   const Tile tile(layout, index);
   const Anchors<T> anchors(layout, tile);
+  T *columns = scratch.columns, *grad = scratch.rows;
+  Samples<T>* samples = scratch.samples;
   const T* input = args.forward.input + tile.image * (layout.pixels + 1) * layout.in_row;
   for (int64_t g = 0; g < layout.groups; g++)
     transpose(args.grad +
@@ -363,8 +432,6 @@ MXD_INLINE void backward_tile(const Layout& layout, const BackwardArgs<T>& args,
       for (int64_t o = 0; o < layout.out_row; o++) grad_bias[o] += grad[p * layout.out_row + o];
 
   const Range pixels{piece.rows.begin * layout.width, piece.rows.end * layout.width};
-  Samples<T> samples;
-  T dots[4][kTile];
   for (int64_t first = 0; first < layout.points; first += layout.block) {
     const int64_t block = std::min(layout.block, layout.points - first);
     if (args.weight)  // the columns' gradient; the next product overwrites what reaches over an end
@@ -383,25 +450,24 @@ MXD_INLINE void backward_tile(const Layout& layout, const BackwardArgs<T>& args,
                                  layout.column_stride, Start::kZero);
           }
         }
-    for (int64_t k = 0; k < block; k++)
-      for (int64_t d = 0; d < layout.deform_groups; d++) {
-        const int64_t group = tile.image * layout.deform_groups + d;
-        const int64_t plane = group * layout.points * layout.positions;
-        locate(layout, tile, anchors, args.forward.offset + 2 * plane,
-               args.forward.mask ? args.forward.mask + plane : nullptr, first + k, samples);
-        const int64_t at = d * layout.deform_padded;
-        T* column = columns + k * layout.in_row + at;
-        if (args.weight) {
-          scatter<T, W::kBytes>(layout, tile.count, samples, input + at, column, pixels,
-                                args.grad_input + piece.begin * layout.in_row + at, dots);
-          const int64_t sample = plane + (first + k) * layout.positions;
-          T* grad_y = args.grad_offset + 2 * sample + tile.first;
-          offset_grad(tile.count, samples, dots, grad_y, grad_y + layout.positions,
-                      args.grad_mask ? args.grad_mask + sample + tile.first : nullptr);
-        } else {
-          sample<T, W::kBytes>(layout, tile.count, samples, input + at, column);
-        }
+    for (int64_t d = 0; d < layout.deform_groups; d++) {
+      const int64_t at = d * layout.deform_padded;
+      locate<T, W::kBytes>(layout, tile, anchors, args.forward, d, first, block, samples);
+      if (!args.weight) {
+        sample<T, W::kBytes>(layout, tile.count, block, samples, input + at, columns + at);
+        continue;
       }
+      scatter<T, W::kBytes>(layout, tile.count, block, samples, input + at, columns + at, pixels,
+                            args.grad_input + piece.begin * layout.in_row + at);
+      for (int64_t k = 0; k < block; k++) {
+        const int64_t plane =
+            ((tile.image * layout.deform_groups + d) * layout.points + first + k) *
+            layout.positions;
+        T* grad_y = args.grad_offset + 2 * plane + tile.first;
+        offset_grad(tile.count, samples[k], grad_y, grad_y + layout.positions,
+                    args.grad_mask ? args.grad_mask + plane + tile.first : nullptr);
+      }
+    }
     if (grad_weight)
       for (int64_t g = 0; g < layout.groups; g++) {
         const Range range = layout.group(g);
@@ -424,26 +490,26 @@ MXD_INLINE void backward_tile(const Layout& layout, const BackwardArgs<T>& args,
 // processor.
 template <typename T>
 struct Kernels {
-  void (*forward)(const Layout&, const ForwardArgs<T>&, int64_t tile, T* columns, T* out);
-  void (*backward)(const Layout&, const BackwardArgs<T>&, int64_t tile, const Piece&, T* columns,
-                   T* grad, T* grad_weight, T* grad_bias);
+  void (*forward)(const Layout&, const ForwardArgs<T>&, int64_t tile, const Scratch<T>&);
+  void (*backward)(const Layout&, const BackwardArgs<T>&, int64_t tile, const Piece&,
+                   const Scratch<T>&, T* grad_weight, T* grad_bias);
   int64_t panel;  // columns of a weight panel
 };
 
-#define MXD_KERNELS(W, TARGET)                                                                    \
-  template <typename T>                                                                           \
-  struct KernelsOf##W {                                                                           \
-    TARGET static void forward(const Layout& layout, const ForwardArgs<T>& args, int64_t tile,    \
-                               T* columns, T* out) {                                              \
-      forward_tile<T, cpu::W>(layout, args, tile, columns, out);                                  \
-    }                                                                                             \
-    TARGET static void backward(const Layout& layout, const BackwardArgs<T>& args, int64_t tile,  \
-                                const Piece& piece, T* columns, T* grad, T* grad_weight,          \
-                                T* grad_bias) {                                                   \
-      backward_tile<T, cpu::W>(layout, args, tile, piece, columns, grad, grad_weight, grad_bias); \
-    }                                                                                             \
-    static constexpr Kernels<T> kernels{&forward, &backward,                                      \
-                                        cpu::W::kVectors * Simd<T, cpu::W::kBytes>::kLanes};      \
+#define MXD_KERNELS(W, TARGET)                                                                   \
+  template <typename T>                                                                          \
+  struct KernelsOf##W {                                                                          \
+    TARGET static void forward(const Layout& layout, const ForwardArgs<T>& args, int64_t tile,   \
+                               const Scratch<T>& scratch) {                                      \
+      forward_tile<T, cpu::W>(layout, args, tile, scratch);                                      \
+    }                                                                                            \
+    TARGET static void backward(const Layout& layout, const BackwardArgs<T>& args, int64_t tile, \
+                                const Piece& piece, const Scratch<T>& scratch, T* grad_weight,   \
+                                T* grad_bias) {                                                  \
+      backward_tile<T, cpu::W>(layout, args, tile, piece, scratch, grad_weight, grad_bias);      \
+    }                                                                                            \
+    static constexpr Kernels<T> kernels{&forward, &backward,                                     \
+                                        cpu::W::kVectors * Simd<T, cpu::W::kBytes>::kLanes};     \
   };
 
 MXD_KERNELS(Base, )
@@ -537,7 +603,7 @@ at::Tensor pack_transposed(const Layout& layout, const at::Tensor& weight) {
 // Images channels last, in the padded layout, each with a pixel of zeros at its end.
 template <typename T>
 void to_channels_last(const Layout& layout, const T* from, int64_t images, T* to) {
-  constexpr int64_t kPixels = 128;
+  constexpr int64_t kPixels = 256;
   const int64_t parts = (layout.pixels + kPixels - 1) / kPixels;
   for_each_unit(images * parts, [&](int64_t unit, int64_t) {
     const int64_t image = unit / parts, first = unit % parts * kPixels;
@@ -558,10 +624,9 @@ void to_channels_last(const Layout& layout, const T* from, int64_t images, T* to
   });
 }
 
-// Calls body(images from, how many) for one chunk of the batch after the other.
+// Calls body(first image, how many) for one chunk of the batch after the other.
 template <typename Body>
-void for_each_chunk(const Layout& layout, const Body& body) {
-  const int64_t chunk = layout.images_in_chunk();
+void for_each_chunk(const Layout& layout, int64_t chunk, const Body& body) {
   for (int64_t image = 0; image < layout.batch; image += chunk)
     body(image, std::min(chunk, layout.batch - image));
 }
@@ -585,24 +650,21 @@ at::Tensor forward_in(const Layout& layout, const at::Tensor& input, const at::T
   if (bias.defined())
     padded_bias = at::constant_pad_nd(bias.view({layout.groups, layout.group_out}),
                                       {0, layout.group_out_padded - layout.group_out});
-  auto images = cpu::empty_output({layout.images_in_chunk(), layout.pixels + 1, layout.in_row},
-                                  input.options());
-  auto columns = at::empty({at::get_num_threads(), kTile, layout.column_stride}, input.options());
-  auto outs = at::empty({at::get_num_threads(), kTile, layout.out_row}, input.options());
+  const int64_t chunk = layout.images_in_chunk(kTilesOfWorker * at::get_num_threads());
+  auto images = cpu::empty_output({chunk, layout.pixels + 1, layout.in_row}, input.options());
+  Workers<T> workers(layout, input.options());
   const ForwardArgs<T> all{images.const_data_ptr<T>(),
                            offset.const_data_ptr<T>(),
                            mask.defined() ? mask.const_data_ptr<T>() : nullptr,
                            packed.const_data_ptr<T>(),
                            bias.defined() ? padded_bias.const_data_ptr<T>() : nullptr,
                            out.mutable_data_ptr<T>()};
-  for_each_chunk(layout, [&](int64_t image, int64_t count) {
+  for_each_chunk(layout, chunk, [&](int64_t image, int64_t count) {
     to_channels_last(layout, input.const_data_ptr<T>() + image * layout.channels * layout.pixels,
                      count, images.mutable_data_ptr<T>());
     const ForwardArgs<T> args = chunk_of(layout, all, image);
     for_each_unit(count * layout.tiles, [&](int64_t tile, int64_t worker) {
-      kernels<T>().forward(layout, args, tile,
-                           columns.mutable_data_ptr<T>() + worker * columns.stride(0),
-                           outs.mutable_data_ptr<T>() + worker * outs.stride(0));
+      kernels<T>().forward(layout, args, tile, workers[worker]);
     });
   });
   return out;
@@ -703,7 +765,8 @@ Gradients backward_in(const Layout& layout, const at::Tensor& grad, const at::Te
     if (mask.defined()) grad_mask = cpu::empty_output(mask.sizes(), options);
     packed = pack_transposed<T>(layout, weight);
   }
-  const int64_t chunk = layout.images_in_chunk();
+  // Not by the number of threads, as the forward pass has it: the order of sums follows from it.
+  const int64_t chunk = layout.images_in_chunk(kTilesInUnit * kMaxUnits);
   const int64_t weight_size = layout.points * layout.in_row * layout.group_out_padded;
   const int64_t most_units =
       std::clamp<int64_t>(kPartialBytes / (weight_size * layout.item), 2, kMaxUnits);
@@ -716,8 +779,7 @@ Gradients backward_in(const Layout& layout, const at::Tensor& grad, const at::Te
     bias_parts = at::zeros({all_units, layout.out_row}, options);
   }
   auto images = cpu::empty_output({chunk, layout.pixels + 1, layout.in_row}, options);
-  auto columns = at::empty({at::get_num_threads(), kTile, layout.column_stride}, options);
-  auto grads = at::zeros({at::get_num_threads(), kTile, layout.out_row}, options);
+  Workers<T> workers(layout, options);
   const ForwardArgs<T> all{images.const_data_ptr<T>(),
                            offset.const_data_ptr<T>(),
                            mask.defined() ? mask.const_data_ptr<T>() : nullptr,
@@ -725,7 +787,7 @@ Gradients backward_in(const Layout& layout, const at::Tensor& grad, const at::Te
                            nullptr,
                            nullptr};
 
-  for_each_chunk(layout, [&](int64_t image, int64_t count) {
+  for_each_chunk(layout, chunk, [&](int64_t image, int64_t count) {
     to_channels_last(layout, input.const_data_ptr<T>() + image * layout.channels * layout.pixels,
                      count, images.mutable_data_ptr<T>());
     const int64_t samples = image * layout.deform_groups * layout.points * layout.positions;
@@ -758,9 +820,7 @@ Gradients backward_in(const Layout& layout, const at::Tensor& grad, const at::Te
                       (piece.rows.size() * layout.width + 1) * layout.in_row, T(0));
         for (int64_t tile = piece.first_tile; tile < piece.last_tile; tile++)
           kernels<T>().backward(
-              layout, args, piece.image * layout.tiles + tile, piece,
-              columns.mutable_data_ptr<T>() + worker * columns.stride(0),
-              grads.mutable_data_ptr<T>() + worker * grads.stride(0),
+              layout, args, piece.image * layout.tiles + tile, piece, workers[worker],
               of_parameters ? weight_parts.mutable_data_ptr<T>() + unit * weight_size : nullptr,
               of_parameters ? bias_parts.mutable_data_ptr<T>() + unit * layout.out_row : nullptr);
       }
