@@ -9,9 +9,9 @@ from enum import Enum
 from .. import modules
 from ..modules import *  # noqa: F403
 from ..modules import __all__ as _modules
-from . import functional
+from . import functional, utils
 
-__all__ = [*_modules, 'ConvAlgo', 'functional']
+__all__ = [*_modules, 'ConvAlgo', 'functional', 'utils']
 
 
 class ConvAlgo(Enum):
