@@ -210,3 +210,11 @@ def test_stock_centerpoint_head():
         grads = torch.autograd.grad(loss, list(model.parameters()))
         results.append([*values, *grads])
     assert_same(*results)
+
+
+def test_examples_of_the_page_run():
+    page = Path(__file__).parents[1] / 'docs' / 'modulated_deform_conv.md'
+    lines = page.read_text().splitlines()
+    names = {}
+    exec('\n'.join(line[4:] for line in lines if line.startswith('    ')), names)
+    assert names['output'].shape == (2, 64, 10, 20) and names['x'].grad.any()
