@@ -79,8 +79,10 @@ void for_each_points(const at::Tensor& points, const Grid& grid, int64_t parts, 
   });
 }
 
+// A pass over the points of one sweep takes less time than waking threads for it.
 int64_t part_count(int64_t points) {
-  return std::clamp<int64_t>(points / kGrain, 1, at::get_num_threads());
+  constexpr int64_t kPoints = 32768;
+  return std::clamp<int64_t>(points / kPoints, 1, at::get_num_threads());
 }
 
 at::Tensor dynamic_cpu(const at::Tensor& points, at::ArrayRef<double> voxel_size,
@@ -238,37 +240,41 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> hard_cpu(
 at::Tensor gather_cpu(const at::Tensor& points, const at::Tensor& slots, bool empty_mean) {
   check_gather(points, slots);
   const at::Tensor rows = points.contiguous(), all_slots = slots.contiguous();
-  cpu::check_rows("slots", all_slots, -1, rows.size(0));
-  const int64_t max_points = slots.size(1), channels = points.size(1);
+  const int64_t count = rows.size(0), max_points = slots.size(1), channels = points.size(1);
   auto voxels = cpu::empty_output({slots.size(0), max_points, channels}, points.options());
   const int32_t* slot = all_slots.const_data_ptr<int32_t>();
   MXD_DISPATCH(points.scalar_type(), "voxelize_gather", [&] {
     using Float = at::opmath_type<scalar_t>;
     const auto* from = rows.const_data_ptr<scalar_t>();
     auto* out = voxels.mutable_data_ptr<scalar_t>();
+    std::atomic<bool> inside{true};
     at::parallel_for(0, slots.size(0), 512, [&](int64_t begin, int64_t end) {
       std::vector<Float> sum(channels);
-      std::vector<scalar_t> rest(channels, scalar_t(0));
       for (int64_t voxel = begin; voxel < end; voxel++) {
         const int32_t* named = slot + voxel * max_points;
-        if (empty_mean) {
-          std::fill(sum.begin(), sum.end(), Float(0));
-          int64_t filled = 0;
-          for (int64_t s = 0; s < max_points; s++) {
-            if (named[s] < 0) continue;
-            filled++;
-            for (int64_t c = 0; c < channels; c++) sum[c] += from[named[s] * channels + c];
-          }
-          for (int64_t c = 0; c < channels; c++)
-            rest[c] = static_cast<scalar_t>(filled ? sum[c] / filled : Float(0));
-        }
         scalar_t* to = out + voxel * max_points * channels;
-        for (int64_t s = 0; s < max_points; s++, to += channels) {
-          const scalar_t* row = named[s] < 0 ? rest.data() : from + named[s] * channels;
-          for (int64_t c = 0; c < channels; c++) to[c] = row[c];
+        std::fill_n(to, max_points * channels, scalar_t(0));
+        std::fill(sum.begin(), sum.end(), Float(0));
+        int64_t filled = 0;
+        for (int64_t s = 0; s < max_points; s++) {
+          if (named[s] == -1) continue;
+          if (named[s] < 0 || named[s] >= count) {
+            inside = false;
+            continue;
+          }
+          const scalar_t* row = from + named[s] * channels;
+          for (int64_t c = 0; c < channels; c++) to[s * channels + c] = row[c];
+          if (empty_mean) cpu::add_row(row, channels, sum.data());
+          filled++;
         }
+        if (!empty_mean || filled == 0) continue;
+        for (int64_t s = 0; s < max_points; s++)
+          if (named[s] == -1)
+            for (int64_t c = 0; c < channels; c++)
+              to[s * channels + c] = static_cast<scalar_t>(sum[c] / filled);
       }
     });
+    TORCH_CHECK_VALUE(inside, "slots must be at least -1 and below ", count, ", and some are not");
   });
   return voxels;
 }
