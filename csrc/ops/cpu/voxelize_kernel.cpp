@@ -79,8 +79,10 @@ void for_each_points(const at::Tensor& points, const Grid& grid, int64_t parts, 
   });
 }
 
+// A pass over the points of one sweep takes less time than waking threads for it.
 int64_t part_count(int64_t points) {
-  return std::clamp<int64_t>(points / kGrain, 1, at::get_num_threads());
+  constexpr int64_t kPoints = 32768;
+  return std::clamp<int64_t>(points / kPoints, 1, at::get_num_threads());
 }
 
 at::Tensor dynamic_cpu(const at::Tensor& points, at::ArrayRef<double> voxel_size,
@@ -102,7 +104,7 @@ at::Tensor dynamic_cpu(const at::Tensor& points, at::ArrayRef<double> voxel_size
   return coors;
 }
 
-// The points inside the grid, dealt to shards by their cell, in their order.
+// The points, dealt to shards by their cell, in their order; those outside are dealt to none.
 struct Shards {
   std::vector<uint64_t> keys;  // the row-major cell of every point, or kOutside
   std::vector<int32_t> rows;   // shard s has rows[bounds[s] : bounds[s + 1]]
@@ -111,40 +113,41 @@ struct Shards {
 
   static uint64_t hash(uint64_t key) { return key * 0x9E3779B97F4A7C15; }
 
-  Shards(const at::Tensor& points, const Grid& grid, int64_t parts) : keys(points.size(0)) {
+  Shards(const at::Tensor& points, const Grid& grid, int64_t parts)
+      : keys(points.size(0)), rows(points.size(0)) {
     constexpr int64_t kPoints = 16384;  // of one shard, about
     constexpr int kMaxBits = 12;
     const int64_t count = keys.size();
     while (bits < kMaxBits && count >> bits > kPoints) bits++;
     const int64_t shards = int64_t{1} << bits;
-    auto shard_of = [&](uint64_t key) { return bits ? hash(key) >> (64 - bits) : 0; };
+    // No branches: which points are outside is hard to foresee.
+    auto shard_of = [&](uint64_t key) {
+      return key == kOutside ? shards : static_cast<int64_t>(hash(key) >> 1 >> (63 - bits));
+    };
 
-    std::vector<int64_t> place(parts * shards);
+    std::vector<int64_t> place(parts * (shards + 1));
     for_each_points(points, grid, parts,
                     [&](int64_t part, int64_t begin, int64_t end, const auto& find) {
-                      int64_t* histogram = &place[part * shards];
+                      int64_t* histogram = &place[part * (shards + 1)];
                       int32_t cell[kMaxDims];
                       for (int64_t i = begin; i < end; i++) {
-                        keys[i] = kOutside;
-                        if (!find(i, cell)) continue;
+                        const bool inside = find(i, cell);
                         uint64_t key = 0;
                         for (int d = grid.ndim - 1; d >= 0; d--)
                           key = key * grid.cells[d] + cell[d];
-                        keys[i] = key;
-                        histogram[shard_of(key)]++;
+                        keys[i] = inside ? key : kOutside;
+                        histogram[shard_of(keys[i])]++;
                       }
                     });
     int64_t next = 0;
-    for (int64_t shard = 0; shard < shards; shard++) {
+    for (int64_t shard = 0; shard <= shards; shard++) {
       for (int64_t part = 0; part < parts; part++)
-        next += std::exchange(place[part * shards + shard], next);
-      bounds.push_back(next);
+        next += std::exchange(place[part * (shards + 1) + shard], next);
+      if (shard < shards) bounds.push_back(next);
     }
-    rows.resize(next);
     cpu::for_each_part(parts, count, [&](int64_t part, int64_t begin, int64_t end) {
-      int64_t* to = &place[part * shards];
-      for (int64_t i = begin; i < end; i++)
-        if (keys[i] != kOutside) rows[to[shard_of(keys[i])]++] = static_cast<int32_t>(i);
+      int64_t* to = &place[part * (shards + 1)];
+      for (int64_t i = begin; i < end; i++) rows[to[shard_of(keys[i])]++] = static_cast<int32_t>(i);
     });
   }
 };
@@ -187,14 +190,17 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> hard_cpu(
   const at::Tensor rows = points.contiguous();
   const int64_t count = rows.size(0), ndim = grid.ndim, parts = part_count(count);
   const Members members(Shards(rows, grid, parts));
-  auto leads = [&](int64_t i) { return members.leader[i] == i; };
 
   // Voxels are numbered in the order of their leaders.
+  std::vector<int32_t> leaders(count);
   std::vector<int64_t> first(parts + 1);
   cpu::for_each_part(parts, count, [&](int64_t part, int64_t begin, int64_t end) {
-    int64_t leaders = 0;
-    for (int64_t i = begin; i < end; i++) leaders += leads(i);
-    first[part + 1] = leaders;
+    int64_t found = begin;
+    for (int64_t i = begin; i < end; i++) {
+      leaders[found] = static_cast<int32_t>(i);
+      found += members.leader[i] == i;
+    }
+    first[part + 1] = found - begin;
   });
   for (int64_t part = 0; part < parts; part++) first[part + 1] += first[part];
   const int64_t voxels = std::min(first[parts], max_voxels);
@@ -203,22 +209,18 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> hard_cpu(
   auto coors = at::empty({voxels, ndim}, ints), num_points = at::empty({voxels}, ints);
   int32_t* coor = coors.mutable_data_ptr<int32_t>();
   int32_t* num = num_points.mutable_data_ptr<int32_t>();
-  std::vector<int32_t> voxel_of(count);  // of the leaders
-  for_each_points(
-      rows, grid, parts, [&](int64_t part, int64_t begin, int64_t end, const auto& find) {
-        int64_t voxel = first[part];
-        int32_t cell[kMaxDims];
-        for (int64_t i = begin; i < end; i++) {
-          if (!leads(i)) continue;
-          voxel_of[i] = static_cast<int32_t>(voxel < voxels ? voxel : -1);
-          if (voxel < voxels) {
-            num[voxel] = static_cast<int32_t>(std::min<int64_t>(members.size[i], max_points));
-            find(i, cell);
-            std::reverse_copy(cell, cell + ndim, coor + voxel * ndim);
-          }
-          voxel++;
-        }
-      });
+  std::vector<int32_t> voxel_of(count, -1);  // of the leaders
+  for_each_points(rows, grid, parts, [&](int64_t part, int64_t begin, int64_t, const auto& find) {
+    int32_t cell[kMaxDims];
+    const int64_t end = std::min(first[part + 1], voxels);
+    for (int64_t voxel = first[part]; voxel < end; voxel++) {
+      const int32_t leader = leaders[begin + voxel - first[part]];
+      voxel_of[leader] = static_cast<int32_t>(voxel);
+      num[voxel] = static_cast<int32_t>(std::min<int64_t>(members.size[leader], max_points));
+      find(leader, cell);
+      std::reverse_copy(cell, cell + ndim, coor + voxel * ndim);
+    }
+  });
 
   auto slots = at::full({voxels, max_points}, -1, ints);
   auto point_voxel_id = at::empty({count}, points.options().dtype(at::kLong));
@@ -238,37 +240,41 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> hard_cpu(
 at::Tensor gather_cpu(const at::Tensor& points, const at::Tensor& slots, bool empty_mean) {
   check_gather(points, slots);
   const at::Tensor rows = points.contiguous(), all_slots = slots.contiguous();
-  cpu::check_rows("slots", all_slots, -1, rows.size(0));
-  const int64_t max_points = slots.size(1), channels = points.size(1);
+  const int64_t count = rows.size(0), max_points = slots.size(1), channels = points.size(1);
   auto voxels = cpu::empty_output({slots.size(0), max_points, channels}, points.options());
   const int32_t* slot = all_slots.const_data_ptr<int32_t>();
   MXD_DISPATCH(points.scalar_type(), "voxelize_gather", [&] {
     using Float = at::opmath_type<scalar_t>;
     const auto* from = rows.const_data_ptr<scalar_t>();
     auto* out = voxels.mutable_data_ptr<scalar_t>();
+    std::atomic<bool> inside{true};
     at::parallel_for(0, slots.size(0), 512, [&](int64_t begin, int64_t end) {
       std::vector<Float> sum(channels);
-      std::vector<scalar_t> rest(channels, scalar_t(0));
       for (int64_t voxel = begin; voxel < end; voxel++) {
         const int32_t* named = slot + voxel * max_points;
-        if (empty_mean) {
-          std::fill(sum.begin(), sum.end(), Float(0));
-          int64_t filled = 0;
-          for (int64_t s = 0; s < max_points; s++) {
-            if (named[s] < 0) continue;
-            filled++;
-            for (int64_t c = 0; c < channels; c++) sum[c] += from[named[s] * channels + c];
-          }
-          for (int64_t c = 0; c < channels; c++)
-            rest[c] = static_cast<scalar_t>(filled ? sum[c] / filled : Float(0));
-        }
         scalar_t* to = out + voxel * max_points * channels;
-        for (int64_t s = 0; s < max_points; s++, to += channels) {
-          const scalar_t* row = named[s] < 0 ? rest.data() : from + named[s] * channels;
-          for (int64_t c = 0; c < channels; c++) to[c] = row[c];
+        std::fill_n(to, max_points * channels, scalar_t(0));
+        std::fill(sum.begin(), sum.end(), Float(0));
+        int64_t filled = 0;
+        for (int64_t s = 0; s < max_points; s++) {
+          if (named[s] == -1) continue;
+          if (named[s] < 0 || named[s] >= count) {
+            inside = false;
+            continue;
+          }
+          const scalar_t* row = from + named[s] * channels;
+          for (int64_t c = 0; c < channels; c++) to[s * channels + c] = row[c];
+          if (empty_mean) cpu::add_row(row, channels, sum.data());
+          filled++;
         }
+        if (!empty_mean || filled == 0) continue;
+        for (int64_t s = 0; s < max_points; s++)
+          if (named[s] == -1)
+            for (int64_t c = 0; c < channels; c++)
+              to[s * channels + c] = static_cast<scalar_t>(sum[c] / filled);
       }
     });
+    TORCH_CHECK_VALUE(inside, "slots must be at least -1 and below ", count, ", and some are not");
   });
   return voxels;
 }
