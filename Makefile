@@ -40,7 +40,7 @@ lint: $(STAMP)test  ## check the style of the Python and C++ sources
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run -Werror $(NATIVE)
 
-bench: $(STAMP)package $(STAMP)runtime .rivals/.stamp  ## time the operators beside their rivals (make bench BENCH='voxelize --shapes large')
+bench: $(STAMP)package $(STAMP)runtime .rivals/.stamp  ## time the operators beside their rivals (BENCH='voxelize --shapes large')
 	PYTHONPATH=.rivals $(BIN)/mxd bench $(BENCH)
 
 clean:  ## remove what was built; .venv, .rivals, data and work_dirs stay

@@ -12,6 +12,7 @@ from mmdet3d.registry import MODELS
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
+from mmengine.runner.checkpoint import load_state_dict as mmengine_load_state_dict
 from torch import nn
 
 import mxd_mmplugin
@@ -136,25 +137,25 @@ def test_learning_rate_of_the_offsets(name):
     assert rates[id(model[0].weight)] == 1.0
 
 
+@pytest.mark.parametrize('load', [nn.Module.load_state_dict, mmengine_load_state_dict])
 @pytest.mark.parametrize('name', PACKS)
-def test_checkpoints_with_the_old_name_of_the_offsets(name):
-    layer = build_conv_layer(dict(type=name), 8, 6, 3)
-    old = {
-        f'layer1.conv2.{key}'.replace('.conv_offset', '_offset'): torch.randn_like(value)
-        for key, value in layer.state_dict().items()
-    }
-    assert 'layer1.conv2_offset.weight' in old
-    # As the loader of the module around it calls it, with the whole checkpoint.
-    problems = [], [], []
-    state = dict(old)
-    layer._load_from_state_dict(state, 'layer1.conv2.', {}, True, *problems)
-    assert not any(problems)
-    assert 'layer1.conv2_offset.weight' not in state
-    for key in ('weight', 'bias'):
-        new = state[f'layer1.conv2.conv_offset.{key}']
-        assert torch.equal(new, old[f'layer1.conv2_offset.{key}'])
-    assert torch.equal(layer.weight, old['layer1.conv2.weight'])
-    assert layer._version == 2
+def test_checkpoints_with_the_old_name_of_the_offsets(name, load):
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv2 = build_conv_layer(dict(type=name), 8, 6, 3)
+
+    saved, model = (nn.ModuleDict(dict(layer1=nn.Sequential(Block()))) for _ in range(2))
+    nn.init.normal_(saved.layer1[0].conv2.conv_offset.weight)
+    state = saved.state_dict()
+    old = {key.replace('conv2.conv_offset', 'conv2_offset'): value for key, value in state.items()}
+    assert 'layer1.0.conv2_offset.weight' in old
+    for checkpoint in (old, state):
+        load(copy.deepcopy(model), checkpoint, strict=True)
+        load(model, checkpoint, strict=True)
+        assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
+        for parameter in model.parameters():
+            nn.init.zeros_(parameter)
 
 
 @pytest.mark.parametrize('name', PACKS)

@@ -8,6 +8,8 @@
 #include <limits>
 #include <vector>
 
+#include "float_check.h"
+
 namespace mxd::deformable_aggregation {
 
 // One camera's feature map of one scale: rows [start, start + height * width) of feature_maps.
@@ -15,13 +17,6 @@ struct Map {
   int64_t height, width, start;
   int64_t size() const { return height * width; }
 };
-
-inline void check_float(const char* name, const at::Tensor& tensor) {
-  const auto type = tensor.scalar_type();
-  TORCH_CHECK_TYPE(
-      type == at::kFloat || type == at::kDouble || type == at::kHalf || type == at::kBFloat16, name,
-      " must be float32, float64, float16 or bfloat16, was ", type);
-}
 
 inline void check_index(const char* name, const at::Tensor& tensor) {
   const auto type = tensor.scalar_type();

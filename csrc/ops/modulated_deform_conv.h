@@ -14,14 +14,9 @@
 
 #include <array>
 
-namespace mxd::modulated_deform_conv {
+#include "float_check.h"
 
-inline void check_float(const char* name, const at::Tensor& tensor) {
-  const auto type = tensor.scalar_type();
-  TORCH_CHECK_TYPE(
-      type == at::kFloat || type == at::kDouble || type == at::kHalf || type == at::kBFloat16, name,
-      " must be float32, float64, float16 or bfloat16, was ", type);
-}
+namespace mxd::modulated_deform_conv {
 
 inline void check_like_input(const char* name, const at::Tensor& tensor, const at::Tensor& input) {
   TORCH_CHECK_TYPE(tensor.scalar_type() == input.scalar_type(), name,

@@ -22,7 +22,7 @@ inline void check_sum(at::TensorList features, const at::Tensor& rows, int64_t n
   TORCH_CHECK_VALUE(!features.empty(), "features must have at least one tensor");
   int64_t count = 0;
   for (const at::Tensor& tensor : features) {
-    sparse_conv::check_float("features", tensor);
+    check_float("features", tensor);
     TORCH_CHECK_VALUE(tensor.dim() == 2 && tensor.size(1) == features[0].size(1),
                       "features must have shape [voxels, channels] with the channels of the first, "
                       "was ",

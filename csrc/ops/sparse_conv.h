@@ -19,6 +19,8 @@
 #include <array>
 #include <limits>
 
+#include "float_check.h"
+
 namespace mxd::sparse_conv {
 
 constexpr int64_t kTileRows = 512;
@@ -107,13 +109,6 @@ inline void check_rulebook(const at::Tensor& pairs, const at::Tensor& bounds) {
                    pairs.scalar_type());
   TORCH_CHECK_TYPE(bounds.scalar_type() == at::kLong, "bounds must be int64, was ",
                    bounds.scalar_type());
-}
-
-inline void check_float(const char* name, const at::Tensor& tensor) {
-  const auto type = tensor.scalar_type();
-  TORCH_CHECK_TYPE(
-      type == at::kFloat || type == at::kDouble || type == at::kHalf || type == at::kBFloat16, name,
-      " must be float32, float64, float16 or bfloat16, was ", type);
 }
 
 inline void check_forward(const at::Tensor& features, const at::Tensor& weight,

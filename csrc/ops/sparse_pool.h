@@ -7,7 +7,7 @@ namespace mxd::sparse_pool {
 
 inline void check_forward(const at::Tensor& features, const at::Tensor& pairs,
                           const at::Tensor& bounds, int64_t num_out) {
-  sparse_conv::check_float("features", features);
+  check_float("features", features);
   TORCH_CHECK_VALUE(features.dim() == 2, "features must have shape [voxels, channels], was ",
                     features.sizes());
   TORCH_CHECK_VALUE(num_out >= 0, "num_out must be at least 0, was ", num_out);
@@ -16,7 +16,7 @@ inline void check_forward(const at::Tensor& features, const at::Tensor& pairs,
 
 inline void check_backward(const at::Tensor& grad, const at::Tensor& argmax,
                            const at::Tensor& pairs, const at::Tensor& bounds, int64_t num_in) {
-  sparse_conv::check_float("grad", grad);
+  check_float("grad", grad);
   TORCH_CHECK_VALUE(grad.dim() == 2, "grad must have shape [output voxels, channels], was ",
                     grad.sizes());
   TORCH_CHECK_VALUE(argmax.sizes() == grad.sizes(), "argmax must have the shape of grad, ",

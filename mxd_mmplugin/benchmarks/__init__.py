@@ -15,7 +15,14 @@ from . import report
 from .case import SHAPES
 from .measurement import measure, measure_peak
 
-OPS = ('sparse_conv', 'modulated_deform_conv', 'deformable_aggregation', 'voxelize', 'bev_pool')
+OPS = (
+    'sparse_conv',
+    'modulated_deform_conv',
+    'deformable_aggregation',
+    'voxelize',
+    'dynamic_scatter',
+    'bev_pool',
+)
 
 
 def add_arguments(parser) -> None:

@@ -5,12 +5,15 @@ old checkpoints are mmcv's, and whoever asks for mmcv's class (mmengine's optimi
 of the offsets) finds it.
 """
 
+from functools import partial
+
 import torch
 from mmcv.ops import DeformConv2d as MmcvDeformConv2d
 from mmcv.ops import DeformConv2dPack as MmcvDeformConv2dPack
 from mmcv.ops import ModulatedDeformConv2d as MmcvModulatedDeformConv2d
 from mmcv.ops import ModulatedDeformConv2dPack as MmcvModulatedDeformConv2dPack
 from torch import Tensor
+from torch.nn.modules.module import register_module_module_registration_hook
 
 from ..ops import deform_conv2d, modulated_deform_conv2d
 
@@ -105,3 +108,24 @@ class DeformConv2dPack(DeformConv2d, MmcvDeformConv2dPack):
     def forward(self, x: Tensor) -> Tensor:
         """Convolve x [N, in_channels, height, width]."""
         return super().forward(x, self.conv_offset(x))
+
+
+def _rename_old_offsets(name, state_dict, prefix, *_) -> None:
+    """Give the convolution of the offsets the name that it has since version 2 of the layer."""
+    for parameter in ('weight', 'bias'):
+        old = f'{prefix}{name}_offset.{parameter}'
+        new = f'{prefix}{name}.conv_offset.{parameter}'
+        if old in state_dict and new not in state_dict:
+            state_dict[new] = state_dict.pop(old)
+
+
+def _upgrade_in_parent(parent, name, child) -> None:
+    """Let the module that holds a layer load old checkpoints, which keep NAME_offset beside NAME.
+
+    mmcv's upgrade is in the layer, to which the loaders of PyTorch 2 and mmengine show its own keys only.
+    """
+    if isinstance(child, (DeformConv2dPack, ModulatedDeformConv2dPack)):
+        parent._register_load_state_dict_pre_hook(partial(_rename_old_offsets, name))
+
+
+register_module_module_registration_hook(_upgrade_in_parent)

@@ -14,6 +14,8 @@ def autocast(*tensors):
         tuple[Tensor or None, ...]: the tensors, in the autocast dtype where autocast is on.
     """
     device = tensors[0].device.type
+    if device == 'meta':  # which has no autocast and refuses the question
+        return tensors
     if hasattr(torch, 'get_autocast_dtype'):
         enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
     elif device == 'cpu':  # PyTorch before 2.4

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "../sparse_conv.h"
+#include "gemm.h"
 #include "memory.h"
 #include "parallel.h"
 #include "rulebook.h"
@@ -19,6 +20,7 @@ namespace {
 
 using cpu::for_each_unit;
 using cpu::Simd;
+using cpu::with_constant;
 
 template <typename T>
 struct ForwardArgs {
@@ -38,15 +40,6 @@ struct WeightGradArgs {
   T* out;             // [slabs, groups, K, in_channels, out_channels]
   int64_t slabs, groups, in_channels, out_channels;  // channels of one group; out_channels padded
 };
-
-// Calls body(constant) with the compile-time constant that equals value, one of 1 ... Most.
-template <int Most, typename Body>
-MXD_INLINE void with_constant(int64_t value, const Body& body) {
-  if constexpr (Most > 1) {
-    if (value < Most) return with_constant<Most - 1>(value, body);
-  }
-  body(std::integral_constant<int, Most>{});
-}
 
 // out[r] (+)= in[r] @ weight for Rows rows and Vectors vectors of columns.
 template <typename T, int Bytes, int Rows, int Vectors>
