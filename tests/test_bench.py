@@ -58,5 +58,5 @@ def test_series_is_drawn_against_its_size(tmp_path):
         measure('op', Case(f'layer, {n} rows', 'forward', lambda: None, size=n), Peak(1, 1))
         for n in (10, 100)
     ]
-    report.save_plot(rows, tmp_path / 'series.png')
+    report.save_plot(rows, tmp_path / 'series.png', series=True)
     assert (tmp_path / 'series.png').stat().st_size > 1000

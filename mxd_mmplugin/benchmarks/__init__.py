@@ -54,5 +54,5 @@ def run(args) -> int:
     if args.json:
         report.save_json(results, args.json)
     if args.plot:
-        report.save_plot(results, args.plot)
+        report.save_plot(results, args.plot, series=args.shapes == 'large')
     return 0

@@ -113,16 +113,15 @@ def _draw_series(axes, results: list) -> None:
     axes.set_ylabel('ms')
 
 
-def save_plot(results: list, path: Path) -> None:
-    """Draw one panel an op: bars of relative times, or a series where the cases have sizes."""
+def save_plot(results: list, path: Path, series: bool) -> None:
+    """Draw one panel an op: bars of relative times, or a `series` of growing sizes."""
     ops = list(dict.fromkeys(r.op for r in results))
     panels = [[r for r in results if r.op == op] for op in ops]
-    heights = [max(4, 1 + 0.45 * len(rows)) for rows in panels]
+    heights = [6 if series else 1 + 0.45 * len(rows) for rows in panels]
     figure = Figure((9, sum(heights)), layout='constrained')
     axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
     for ax, rows in zip(axes, panels):
-        draw = _draw_series if all(r.size for r in rows) else _draw_bars
-        draw(ax, rows)
+        (_draw_series if series else _draw_bars)(ax, rows)
         ax.set_title(rows[0].op, loc='left')
         ax.legend(fontsize=7)
         ax.spines[['top', 'right']].set_visible(False)
