@@ -152,11 +152,14 @@ def test_arguments_that_mean_nothing_here():
 
 def test_names():
     for name in spconv.__all__:
-        if name not in ('ConvAlgo', 'functional') and not name.startswith('SparseMaxPool'):
+        own = name in ('ConvAlgo', 'functional', 'utils') or name.startswith('SparseMaxPool')
+        if not own:
             assert getattr(spconv, name) is getattr(mxd_mmplugin, name)
     assert {'SparseConv3d', 'SubMConv3d', 'SparseInverseConv3d', 'SparseConvolution'} <= set(
         spconv.__all__
     )
+    assert spconv.utils.PointToVoxel is mxd_mmplugin.PointToVoxel
+    assert 'DeformConv2d' not in spconv.__all__
     assert {'SparseConvTensor', 'SparseModule', 'SparseSequential'} <= set(spconv.__all__)
     for name in fused.__all__:
         assert getattr(fused, name) is getattr(ops, name)

@@ -8,10 +8,12 @@ from enum import Enum
 
 from .. import modules
 from ..modules import *  # noqa: F403
-from ..modules import __all__ as _modules
 from . import functional, utils
 
-__all__ = [*_modules, 'ConvAlgo', 'functional', 'utils']
+_FAMILY = f'{modules.__name__}.sparse_'
+_names = [name for name in modules.__all__ if getattr(modules, name).__module__.startswith(_FAMILY)]
+
+__all__ = [*_names, 'ConvAlgo', 'functional', 'utils']
 
 
 class ConvAlgo(Enum):
