@@ -126,8 +126,10 @@ def test_equals_pure_pytorch_form(problem):
 
 @pytest.mark.parametrize('geometry', NUSCENES)
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64, torch.float16])
-def test_equals_mmcv_on_a_recorded_frame(real_points, geometry, dtype):
-    points = real_points.to(dtype)
+@pytest.mark.parametrize('sweeps', [1, 3])  # three have more points than go through one table
+def test_equals_mmcv_on_a_recorded_frame(real_points, geometry, dtype, sweeps):
+    moved = [real_points + 0.03 * i for i in range(sweeps)]
+    points = torch.cat(moved).to(dtype)
     for got, want in zip(voxelization(points, *geometry), mmcv_voxelization(points, *geometry)):
         assert got.dtype == want.dtype and torch.equal(got, want)
     for limits in ((-1, 100), (10, -1)):

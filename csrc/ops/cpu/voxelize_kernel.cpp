@@ -1,8 +1,9 @@
 // Voxelization on the CPU: memory grows with the points, never with the grid.
 //
-// Points are dealt by a hash of their cell to shards whose table fits a core's cache. A shard keeps
-// its points in their order, so it can tell each point the first one of its cell and how many came
-// before it. Voxels are then numbered by their first points. The number of threads changes nothing.
+// The points of a single sweep go through one hash table in their order. More of them are dealt by
+// a hash of their cell to shards whose table fits a core's cache: a shard keeps its points in their
+// order, so it can tell each point the first one of its cell and how many came before it, and
+// voxels are then numbered by their first points. Both give the same, for any number of threads.
 #include <ATen/Dispatch.h>
 #include <ATen/OpMathType.h>
 #include <ATen/ops/empty.h>
@@ -19,7 +20,8 @@ namespace mxd::voxelize {
 namespace {
 
 constexpr uint64_t kOutside = ~uint64_t{0};
-constexpr int64_t kGrain = 4096;
+constexpr int64_t kGrain = 8192;   // points that are worth a thread
+constexpr int64_t kSweep = 65536;  // points beyond which one table for all is slower
 
 #define MXD_DISPATCH(type, name, ...) \
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, type, name, __VA_ARGS__)
@@ -79,10 +81,8 @@ void for_each_points(const at::Tensor& points, const Grid& grid, int64_t parts, 
   });
 }
 
-// A pass over the points of one sweep takes less time than waking threads for it.
 int64_t part_count(int64_t points) {
-  constexpr int64_t kPoints = 32768;
-  return std::clamp<int64_t>(points / kPoints, 1, at::get_num_threads());
+  return std::clamp<int64_t>(points / kGrain, 1, at::get_num_threads());
 }
 
 at::Tensor dynamic_cpu(const at::Tensor& points, at::ArrayRef<double> voxel_size,
@@ -104,14 +104,24 @@ at::Tensor dynamic_cpu(const at::Tensor& points, at::ArrayRef<double> voxel_size
   return coors;
 }
 
+uint64_t hash(uint64_t key) { return key * 0x9E3779B97F4A7C15; }
+
+// The row-major cell of a point, or kOutside.
+template <typename Find>
+uint64_t key_at(const Grid& grid, const Find& find, int64_t row) {
+  int32_t cell[kMaxDims];
+  const bool inside = find(row, cell);
+  uint64_t key = 0;
+  for (int d = grid.ndim - 1; d >= 0; d--) key = key * grid.cells[d] + cell[d];
+  return inside ? key : kOutside;
+}
+
 // The points, dealt to shards by their cell, in their order; those outside are dealt to none.
 struct Shards {
   std::vector<uint64_t> keys;  // the row-major cell of every point, or kOutside
   std::vector<int32_t> rows;   // shard s has rows[bounds[s] : bounds[s + 1]]
   std::vector<int64_t> bounds{0};
   int bits = 0;
-
-  static uint64_t hash(uint64_t key) { return key * 0x9E3779B97F4A7C15; }
 
   Shards(const at::Tensor& points, const Grid& grid, int64_t parts)
       : keys(points.size(0)), rows(points.size(0)) {
@@ -129,13 +139,8 @@ struct Shards {
     for_each_points(points, grid, parts,
                     [&](int64_t part, int64_t begin, int64_t end, const auto& find) {
                       int64_t* histogram = &place[part * (shards + 1)];
-                      int32_t cell[kMaxDims];
                       for (int64_t i = begin; i < end; i++) {
-                        const bool inside = find(i, cell);
-                        uint64_t key = 0;
-                        for (int d = grid.ndim - 1; d >= 0; d--)
-                          key = key * grid.cells[d] + cell[d];
-                        keys[i] = inside ? key : kOutside;
+                        keys[i] = key_at(grid, find, i);
                         histogram[shard_of(keys[i])]++;
                       }
                     });
@@ -152,34 +157,108 @@ struct Shards {
   }
 };
 
-// Who shares a cell.
-struct Members {
-  std::vector<int32_t> leader;  // the first point in the cell of each point, or -1
-  std::vector<int32_t> rank;    // how many came before it
-  std::vector<int32_t> size;    // of a leader: the points in its cell
+// The voxel of each point; voxels are numbered in the order of their first points, the leaders.
+struct Assignment {
+  std::vector<int32_t> voxel;    // of each point, or -1
+  std::vector<int32_t> rank;     // of each point: how many of its voxel came before it
+  std::vector<int32_t> leaders;  // of each voxel: its first point
+  std::vector<int32_t> sizes;    // of each voxel: its points
 
-  explicit Members(const Shards& shards)
-      : leader(shards.keys.size(), -1), rank(shards.keys.size()), size(shards.keys.size()) {
-    std::vector<std::vector<int32_t>> tables(at::get_num_threads());
-    cpu::for_each_unit(shards.bounds.size() - 1, [&](int64_t shard, int64_t worker) {
-      const int64_t begin = shards.bounds[shard], end = shards.bounds[shard + 1];
-      int table_bits = 1;
-      while (int64_t{1} << table_bits < (end - begin) * 2) table_bits++;
-      const uint64_t mask = (uint64_t{1} << table_bits) - 1;
-      auto& table = tables[worker];  // of leaders, by linear probing
-      table.assign(mask + 1, -1);
-      for (int64_t i = begin; i < end; i++) {
-        const int32_t row = shards.rows[i];
-        const uint64_t key = shards.keys[row];
-        uint64_t at = Shards::hash(key) << shards.bits >> (64 - table_bits);
-        while (table[at] >= 0 && shards.keys[table[at]] != key) at = (at + 1) & mask;
-        const int32_t first = table[at] < 0 ? row : table[at];
-        table[at] = leader[row] = first;
-        rank[row] = size[first]++;
-      }
-    });
+  explicit Assignment(int64_t points)
+      : voxel(points, -1), rank(points), leaders(points), sizes(points) {}
+
+  void resize(int64_t voxels) {
+    leaders.resize(voxels);
+    sizes.resize(voxels);
   }
 };
+
+// Least power of two that is at least `size`.
+int bits_for(int64_t size) {
+  int bits = 1;
+  while (int64_t{1} << bits < size) bits++;
+  return bits;
+}
+
+// By one table that sees the points in their order: the fastest way for those of a single sweep.
+Assignment assign_in_order(const at::Tensor& points, const Grid& grid, int64_t parts) {
+  constexpr int64_t kAhead = 16;  // points whose table entries are on their way
+  const int64_t count = points.size(0);
+  std::vector<uint64_t> keys(count + kAhead);
+  for_each_points(points, grid, parts, [&](int64_t, int64_t begin, int64_t end, const auto& find) {
+    for (int64_t i = begin; i < end; i++) keys[i] = key_at(grid, find, i);
+  });
+  Assignment result(count);
+  const int table_bits = bits_for(count + count / 2);
+  const uint64_t mask = (uint64_t{1} << table_bits) - 1;
+  auto place_of = [&](uint64_t key) { return hash(key) >> (64 - table_bits); };
+  std::vector<int32_t> table(mask + 1, -1);  // of voxels, by linear probing
+  std::vector<uint64_t> key_of(count + 1);   // of voxels
+  int64_t voxels = 0;
+  for (int64_t i = 0; i < count; i++) {
+    __builtin_prefetch(&table[place_of(keys[i + kAhead])]);
+    if (keys[i] == kOutside) continue;
+    uint64_t place = place_of(keys[i]);
+    // No branch on whether the cell is new, which is hard to foresee.
+    while ((table[place] >= 0) & (key_of[std::max(table[place], 0)] != keys[i]))
+      place = (place + 1) & mask;
+    const bool is_new = table[place] < 0;
+    const int32_t voxel = is_new ? static_cast<int32_t>(voxels) : table[place];
+    key_of[voxels] = keys[i];
+    result.leaders[voxels] = static_cast<int32_t>(i);  // overwritten where the cell is not new
+    voxels += is_new;
+    table[place] = result.voxel[i] = voxel;
+    result.rank[i] = result.sizes[voxel]++;
+  }
+  result.resize(voxels);
+  return result;
+}
+
+// By shards, for many points.
+Assignment assign_by_shards(const at::Tensor& points, const Grid& grid, int64_t parts) {
+  const int64_t count = points.size(0);
+  const Shards shards(points, grid, parts);
+  Assignment result(count);
+  std::vector<int32_t> leader(count, -1), points_of(count), voxel_of(count);
+  std::vector<std::vector<int32_t>> tables(at::get_num_threads());
+  cpu::for_each_unit(shards.bounds.size() - 1, [&](int64_t shard, int64_t worker) {
+    const int64_t begin = shards.bounds[shard], end = shards.bounds[shard + 1];
+    const int table_bits = bits_for((end - begin) * 2);
+    const uint64_t mask = (uint64_t{1} << table_bits) - 1;
+    auto& table = tables[worker];  // of leaders, by linear probing
+    table.assign(mask + 1, -1);
+    for (int64_t i = begin; i < end; i++) {
+      const int32_t row = shards.rows[i];
+      const uint64_t key = shards.keys[row];
+      uint64_t place = hash(key) << shards.bits >> (64 - table_bits);
+      while (table[place] >= 0 && shards.keys[table[place]] != key) place = (place + 1) & mask;
+      const int32_t first = table[place] < 0 ? row : table[place];
+      table[place] = leader[row] = first;
+      result.rank[row] = points_of[first]++;
+    }
+  });
+
+  std::vector<int64_t> voxels(parts + 1);
+  cpu::for_each_part(parts, count, [&](int64_t part, int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++) voxels[part + 1] += leader[i] == i;
+  });
+  for (int64_t part = 0; part < parts; part++) voxels[part + 1] += voxels[part];
+  cpu::for_each_part(parts, count, [&](int64_t part, int64_t begin, int64_t end) {
+    int64_t voxel = voxels[part];
+    for (int64_t i = begin; i < end; i++) {
+      if (leader[i] != i) continue;
+      voxel_of[i] = static_cast<int32_t>(voxel);
+      result.leaders[voxel] = static_cast<int32_t>(i);
+      result.sizes[voxel++] = points_of[i];
+    }
+  });
+  cpu::for_each_part(parts, count, [&](int64_t, int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++)
+      if (leader[i] >= 0) result.voxel[i] = voxel_of[leader[i]];
+  });
+  result.resize(voxels[parts]);
+  return result;
+}
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> hard_cpu(
     const at::Tensor& points, at::ArrayRef<double> voxel_size, at::ArrayRef<double> coors_range,
@@ -189,51 +268,33 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> hard_cpu(
   check_limits(max_points, max_voxels);
   const at::Tensor rows = points.contiguous();
   const int64_t count = rows.size(0), ndim = grid.ndim, parts = part_count(count);
-  const Members members(Shards(rows, grid, parts));
-
-  // Voxels are numbered in the order of their leaders.
-  std::vector<int32_t> leaders(count);
-  std::vector<int64_t> first(parts + 1);
-  cpu::for_each_part(parts, count, [&](int64_t part, int64_t begin, int64_t end) {
-    int64_t found = begin;
-    for (int64_t i = begin; i < end; i++) {
-      leaders[found] = static_cast<int32_t>(i);
-      found += members.leader[i] == i;
-    }
-    first[part + 1] = found - begin;
-  });
-  for (int64_t part = 0; part < parts; part++) first[part + 1] += first[part];
-  const int64_t voxels = std::min(first[parts], max_voxels);
+  const Assignment assignment =
+      count < kSweep ? assign_in_order(rows, grid, parts) : assign_by_shards(rows, grid, parts);
+  const int64_t voxels = std::min<int64_t>(assignment.leaders.size(), max_voxels);
 
   const auto ints = points.options().dtype(at::kInt);
   auto coors = at::empty({voxels, ndim}, ints), num_points = at::empty({voxels}, ints);
-  int32_t* coor = coors.mutable_data_ptr<int32_t>();
-  int32_t* num = num_points.mutable_data_ptr<int32_t>();
-  std::vector<int32_t> voxel_of(count, -1);  // of the leaders
-  for_each_points(rows, grid, parts, [&](int64_t part, int64_t begin, int64_t, const auto& find) {
-    int32_t cell[kMaxDims];
-    const int64_t end = std::min(first[part + 1], voxels);
-    for (int64_t voxel = first[part]; voxel < end; voxel++) {
-      const int32_t leader = leaders[begin + voxel - first[part]];
-      voxel_of[leader] = static_cast<int32_t>(voxel);
-      num[voxel] = static_cast<int32_t>(std::min<int64_t>(members.size[leader], max_points));
-      find(leader, cell);
-      std::reverse_copy(cell, cell + ndim, coor + voxel * ndim);
-    }
-  });
-
   auto slots = at::full({voxels, max_points}, -1, ints);
   auto point_voxel_id = at::empty({count}, points.options().dtype(at::kLong));
+  int32_t* coor = coors.mutable_data_ptr<int32_t>();
+  int32_t* num = num_points.mutable_data_ptr<int32_t>();
   int32_t* slot = slots.mutable_data_ptr<int32_t>();
   int64_t* id = point_voxel_id.mutable_data_ptr<int64_t>();
-  cpu::for_each_part(parts, count, [&](int64_t, int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i++) {
-      const int32_t leader = members.leader[i];
-      id[i] = leader < 0 ? -1 : voxel_of[leader];
-      if (id[i] >= 0 && members.rank[i] < max_points)
-        slot[id[i] * max_points + members.rank[i]] = static_cast<int32_t>(i);
-    }
-  });
+  for_each_points(
+      rows, grid, parts, [&](int64_t part, int64_t begin, int64_t end, const auto& find) {
+        int32_t cell[kMaxDims];
+        for (int64_t v = part * voxels / parts; v < (part + 1) * voxels / parts; v++) {
+          num[v] = static_cast<int32_t>(std::min<int64_t>(assignment.sizes[v], max_points));
+          find(assignment.leaders[v], cell);
+          std::reverse_copy(cell, cell + ndim, coor + v * ndim);
+        }
+        for (int64_t i = begin; i < end; i++) {
+          const int32_t voxel = assignment.voxel[i];
+          id[i] = voxel < voxels ? voxel : -1;
+          if (id[i] >= 0 && assignment.rank[i] < max_points)
+            slot[voxel * max_points + assignment.rank[i]] = static_cast<int32_t>(i);
+        }
+      });
   return {coors, num_points, slots, point_voxel_id};
 }
 
