@@ -1,5 +1,6 @@
 """Time, memory, and the peak of this machine."""
 
+import ctypes
 import gc
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,17 +71,19 @@ def milliseconds(run: Callable, seconds: float = 0.5) -> float:
 
 def peak_memory(run: Callable) -> Optional[int]:
     """Bytes by which a call raises the peak of the resident memory; None where Linux does not tell."""
+    libc = ctypes.CDLL(None)
 
     def resident(field: str) -> int:
         line = next(x for x in (PROC / 'status').read_text().splitlines() if x.startswith(field))
         return int(line.split()[1]) * 1024
 
     try:
+        libc.malloc_trim(0)  # or the call would find memory that was freed before
         (PROC / 'clear_refs').write_text('5')  # the peak starts anew
         before = resident('VmRSS')
         run()
         return max(0, resident('VmHWM') - before)
-    except OSError:
+    except (OSError, AttributeError):  # another system, another C library
         return None
 
 
@@ -96,11 +99,10 @@ def measure_peak() -> Peak:
 def measure(op: str, case: Case, peak: Peak) -> Result:
     """Time a case and its rivals in turns, so that all see the same machine."""
     calls = dict(mxd=case.run, **case.rivals)
-    memory = {}
-    for name, run in calls.items():
+    for run in calls.values():
         run()  # what is made once is made now
-        gc.collect()
-        memory[name] = peak_memory(run)
     rounds = [[milliseconds(run) for run in calls.values()] for _ in range(ROUNDS)]
     times = dict(zip(calls, np.median(rounds, axis=0).tolist()))
+    gc.collect()
+    memory = {name: peak_memory(run) for name, run in calls.items()}
     return Result(op, case.name, case.step, case.flop, case.bytes, case.size, times, memory, peak)

@@ -37,7 +37,7 @@ constexpr int64_t kSampleSize = 15;          // numbers that are kept of a sampl
 constexpr int64_t kChunkBytes = 8 << 20;     // of images that are channels last at a time, at least
 constexpr int64_t kTilesOfWorker = 8;        // of the forward pass in a chunk, at least
 constexpr int64_t kPartialBytes = 64 << 20;  // of partial sums of the weight's gradient
-constexpr int64_t kTilesInUnit = 8, kMaxUnits = 32;  // of the backward pass
+constexpr int64_t kTilesInUnit = 8, kMinUnits = 8, kMaxUnits = 32;  // of the backward pass
 
 struct Range {
   int64_t begin, end;
@@ -771,8 +771,9 @@ Gradients backward_in(const Layout& layout, const at::Tensor& grad, const at::Te
   const int64_t weight_size = layout.points * layout.in_row * layout.group_out_padded;
   const int64_t most_units =
       std::clamp<int64_t>(kPartialBytes / (weight_size * layout.item), 2, kMaxUnits);
-  const int64_t all_units = std::clamp<int64_t>(chunk * layout.tiles / kTilesInUnit, 1,
-                                                of_parameters ? most_units : kMaxUnits);
+  const int64_t all_units =
+      std::min(std::clamp<int64_t>(chunk * layout.tiles / kTilesInUnit, kMinUnits, kMaxUnits),
+               of_parameters ? most_units : kMaxUnits);
   at::Tensor weight_parts, bias_parts;
   if (of_parameters) {
     weight_parts =
