@@ -73,8 +73,7 @@ def save_json(results: list, path: Path) -> None:
 
 
 def _draw_bars(axes, results: list) -> None:
-    """Time of each case that has a rival relative to ours, which is 1."""
-    results = [r for r in results if len(r.times) > 1]
+    """Time of each case relative to ours, which is 1."""
     rivals = list(dict.fromkeys(name for r in results for name in r.times))
     height = 0.8 / len(rivals)
     for i, rival in enumerate(rivals):
@@ -121,7 +120,9 @@ def save_plot(results: list, path: Path, series: bool) -> None:
     """Draw one panel an op: bars of relative times, or a `series` of growing sizes."""
     ops = list(dict.fromkeys(r.op for r in results))
     panels = [[r for r in results if r.op == op] for op in ops]
-    heights = [6 if series else 1 + 0.45 * sum(len(r.times) > 1 for r in rows) for rows in panels]
+    if not series:  # what has a rival says more; where none is installed, all there is
+        panels = [[r for r in rows if len(r.times) > 1] or rows for rows in panels]
+    heights = [6 if series else 1 + 0.45 * len(rows) for rows in panels]
     figure = Figure((9, sum(heights)), layout='constrained')
     axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
     for ax, rows in zip(axes, panels):
