@@ -101,6 +101,12 @@ def test_old_argument_name(cls):
     assert layer.deform_groups == 2
 
 
+def test_devices_without_autocast():
+    layer = DeformConv2d(8, 6, 3).to('meta')
+    out = layer(torch.empty(2, 8, 9, 12, device='meta'), torch.empty(2, 18, 7, 10, device='meta'))
+    assert out.shape == (2, 6, 7, 10)
+
+
 def test_v1_has_no_bias():
     with pytest.raises(AssertionError, match='bias=True is not supported'):
         DeformConv2d(8, 6, 3, bias=True)

@@ -310,6 +310,12 @@ def test_gather_features_by_pc_voxel_id():
     assert torch.autograd.gradcheck(lambda f: gather_features_by_pc_voxel_id(f, ids), features)
     empty = gather_features_by_pc_voxel_id(features[:0], torch.tensor([-1, -1]))
     assert empty.shape == (2, 2, 4) and not empty.any()
+    with pytest.raises(ValueError, match=r'pc_voxel_id must be below 3, .*, had 3'):
+        gather_features_by_pc_voxel_id(features, ids + 1)
+    with pytest.raises(TypeError, match=r'pc_voxel_id must hold integers, was torch\.float32'):
+        gather_features_by_pc_voxel_id(features, ids.float())
+    compiled = torch.compile(gather_features_by_pc_voxel_id, fullgraph=True, backend='aot_eager')
+    assert torch.equal(compiled(features, ids, 5), out)
 
 
 GOOD = dict(

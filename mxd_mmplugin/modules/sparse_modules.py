@@ -7,6 +7,7 @@ from mmcv.ops import SparseModule as MmcvSparseModule
 from mmcv.ops import SparseSequential as MmcvSparseSequential
 from torch import nn
 
+from ..ops.tracing import is_compiling
 from .sparse_tensor import TENSORS, MmcvSparseConvTensor, replace_feature
 
 # A SparseSequential hands sparse tensors only to modules of its own package's class: be one of each.
@@ -24,10 +25,6 @@ class SparseModule(*_MODULES):
     _version = 1  # mmdet3d marks spconv 2's layout as version 2
     # Not spconv's own loader, which mmdet3d replaces by one that permutes every weight.
     _load_from_state_dict = nn.Module._load_from_state_dict
-
-
-def _is_compiling() -> bool:
-    return hasattr(torch.compiler, 'is_compiling') and torch.compiler.is_compiling()
 
 
 class SparseSequential(MmcvSparseSequential, SparseModule):
@@ -51,7 +48,7 @@ class SparseSequential(MmcvSparseSequential, SparseModule):
         Returns:
             What the last module gives.
         """
-        tracing = _is_compiling()
+        tracing = is_compiling()
         for name, module in self._modules.items():
             if isinstance(module, _MODULES):
                 if isinstance(input, MmcvSparseConvTensor) and not tracing:

@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from .tracing import is_compiling
+
 
 class Voxels(NamedTuple):
     """What `hard_voxelize` finds: M voxels of P points.
@@ -140,12 +142,22 @@ def gather_features_by_pc_voxel_id(
 
     Returns:
         Tensor: [P, ...]. Differentiable in `seg_res_features`.
+
+    Raises:
+        TypeError: ids that are no integers; ValueError (on a CPU, elsewhere the device's own
+        error): an id of M or more.
     """
-    ids = pc_voxel_id.to(seg_res_features.device)
-    # One row more, for the points that have no voxel.
+    if pc_voxel_id.is_floating_point() or pc_voxel_id.dtype == torch.bool:
+        raise TypeError(f'pc_voxel_id must hold integers, was {pc_voxel_id.dtype}')
+    ids, voxels = pc_voxel_id.to(seg_res_features.device).long(), seg_res_features.shape[0]
+    looked_at = ids.device.type == 'cpu' and not is_compiling()
+    if looked_at and ids.numel() and ids.max() >= voxels:
+        raise ValueError(
+            f'pc_voxel_id must be below {voxels}, the rows of seg_res_features, had {ids.max()}'
+        )
+    # One row more before the others, for the points that have no voxel.
     rest = seg_res_features.new_full((1, *seg_res_features.shape[1:]), invalid_value)
-    rows = torch.cat([seg_res_features, rest])
-    return rows[torch.where(ids < 0, len(seg_res_features), ids)]
+    return torch.cat([rest, seg_res_features])[ids.clamp(min=-1) + 1]
 
 
 if hasattr(torch.library, 'register_fake'):  # PyTorch 2.4: tracing with sizes that depend on data
