@@ -26,7 +26,7 @@ def test_small_shapes_of_each_op(op, real_nuscenes, tmp_path, capsys):
     assert op in printed and 'of peak' in printed
     rows = json.loads(figures.read_text())['results']
     assert {row['step'] for row in rows} >= {'forward'}
-    assert all(row['times']['mxd'] > 0 for row in rows)
+    assert all(row['times']['mxd'] > 0 and (row['flop'] or row['bytes']) for row in rows)
     assert picture.read_bytes().startswith(b'\x89PNG')
 
 

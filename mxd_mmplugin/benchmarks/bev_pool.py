@@ -67,7 +67,13 @@ def _pool(image: tuple, channels: int, size: int) -> Iterator[Case]:
         'index_add': lambda: index_add(feats, coords, size),
         'cumulative sum': lambda: cumulative_sum(feats, coords, size),
     }
-    yield Case(name, 'plan', lambda: bev_pool_plan(coords, *grid), size=len(coords))
+    yield Case(
+        name,
+        'plan',
+        lambda: bev_pool_plan(coords, *grid),
+        bytes=coords.nbytes + 8 * len(coords),  # cells and ranks
+        size=len(coords),
+    )
     yield Case(
         name,
         'plan and forward',

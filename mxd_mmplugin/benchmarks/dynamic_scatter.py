@@ -26,19 +26,22 @@ def _reduce(wanted: int) -> Iterator[Case]:
     leaf = feats.clone().requires_grad_()
     for ours, theirs in (('max', 'amax'), ('mean', 'mean')):
         name = f'{ours}, {CHANNELS} channels, {len(cloud)} points'
+        out, _ = dynamic_scatter(leaf, coors, ours)
+        grad = torch.randn_like(out)
+        moved = feats.nbytes + out.nbytes
         yield Case(
             name,
             'forward',
             lambda ours=ours: dynamic_scatter(feats, coors, ours),
             {'unique, index_reduce': lambda theirs=theirs: unique_and_reduce(feats, coors, theirs)},
+            bytes=coors.nbytes + moved,
             size=len(cloud),
         )
-        out, _ = dynamic_scatter(leaf, coors, ours)
-        grad = torch.randn_like(out)
         yield Case(
             name,
             'backward',
             lambda out=out, grad=grad: torch.autograd.grad(out, leaf, grad, retain_graph=True),
+            bytes=moved,
             size=len(cloud),
         )
 

@@ -87,7 +87,8 @@ def _convolution(indices, batch, kind, inputs, outputs, stride):
     )
     name = f'{kind} {inputs}->{outputs}' + (f' stride {stride}' if stride > 1 else '')
     name, flop = f'{name}, {count} voxels', 2 * pairs * inputs * outputs
-    yield Case(name, 'rulebook', rulebook, size=count)
+    listed = indices.nbytes + book.pairs.nbytes + book.bounds.nbytes
+    yield Case(name, 'rulebook', rulebook, bytes=listed, size=count)
     yield Case(name, 'forward', forward, rivals, flop=flop, size=count)
     yield Case(name, 'backward', backward, flop=2 * flop, size=count)
 
@@ -116,8 +117,9 @@ def _max_pool(indices, batch, channels):
 
     rivals = _layer_of_spconv('SparseMaxPool3d', (), indices, batch, features.detach(), stride=2)
     name = f'SparseMaxPool3d {channels} stride 2, {count} voxels'
-    yield Case(name, 'forward', forward, rivals, size=count)
-    yield Case(name, 'backward', backward, size=count)
+    moved = 4 * channels * (count + 2 * len(out))  # the argmax beside the output
+    yield Case(name, 'forward', forward, rivals, bytes=moved + book.pairs.nbytes, size=count)
+    yield Case(name, 'backward', backward, bytes=moved + 2 * book.pairs.nbytes, size=count)
 
 
 def _sum(indices, batch, channels):
@@ -176,4 +178,5 @@ def _dense(indices, batch, channels):
         back['spconv'] = lambda: torch.autograd.grad(leaf, features, grad, retain_graph=True)
     name, moved = f'dense {channels}, {len(cells)} voxels', 4 * out.numel()
     yield Case(name, 'forward', forward, rivals, bytes=moved, size=len(indices))
-    yield Case(name, 'backward', backward, back, size=len(indices))
+    moved = 2 * features.nbytes
+    yield Case(name, 'backward', backward, back, bytes=moved, size=len(indices))

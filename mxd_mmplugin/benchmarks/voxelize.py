@@ -38,11 +38,13 @@ def _spconv(cloud: Tensor, voxel_size, coors_range, max_points: int, max_voxels:
 
 
 def _hard(name: str, cloud: Tensor, geometry: tuple) -> Case:
+    found = hard_voxelize(cloud, *geometry)
     return Case(
         f'hard, {name}, {len(cloud)} points',
         'forward',
         lambda: hard_voxelize(cloud, *geometry),
         {'mmcv': lambda: mmcv_voxelization(cloud, *geometry), **_spconv(cloud, *geometry)},
+        bytes=float(cloud.nbytes + sum(tensor.nbytes for tensor in found)),
         size=len(cloud),
     )
 
