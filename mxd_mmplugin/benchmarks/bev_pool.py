@@ -61,7 +61,7 @@ def _pool(image: tuple, channels: int, size: int) -> Iterator[Case]:
     coords = frustums(*image, size)
     feats = torch.randn(len(coords), channels)
     grid = 1, 1, size, size
-    name = f'{len(coords)} points, {channels} channels, {size} x {size}'
+    name = f'{channels} channels on {size} x {size}, {len(coords)} points'
     moved = float(feats.nbytes + 4 * channels * size * size)
     rivals = {
         'index_add': lambda: index_add(feats, coords, size),

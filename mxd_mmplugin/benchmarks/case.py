@@ -16,7 +16,7 @@ class Case:
     """One row of the table.
 
     Attributes:
-        name (str): the layer or function and its size, such as 'SubMConv3d 64->64, 87545 voxels'.
+        name (str): the layer or function, a comma, and its size: 'SubMConv3d 64->64, 87545 voxels'.
         step (str): 'forward', 'backward' or another word for what is timed.
         run (Callable): our call, with no arguments. It is called often: what it builds it drops.
         rivals (dict[str, Callable]): the same work by others, those that are installed.

@@ -89,12 +89,9 @@ def _cases(anchors: int, everywhere: bool):
     maps, _, _, locations, weight = inputs
     rival = pyramid(maps), locations, weight
     inside = int(((locations > 0) & (locations < 1)).all(-1).sum())
-    where = (
-        'all points in all cameras'
-        if everywhere
-        else f'{inside / anchors / POINTS:.1f} cameras a point'
-    )
-    name = f'{anchors} anchors x {POINTS} points, {where}'
+    where = 'all points in all cameras' if everywhere else 'points around a vehicle'
+    seen = f'{inside / anchors / POINTS:.1f} cameras a point'
+    name = f'{where}, {anchors} anchors x {POINTS} points, {seen}'
     # Four pixels read and weighted, for each sample at each scale; the backward has two such passes.
     flop = 8.0 * inside * len(RESOLUTIONS) * CHANNELS
 

@@ -6,6 +6,7 @@ import platform
 from pathlib import Path
 
 import torch
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
@@ -99,20 +100,25 @@ def _draw_bars(axes, results: list) -> None:
 
 
 def _draw_series(axes, results: list) -> None:
-    """Time against size, and the straight line that linear growth would be."""
+    """Time against size, and the straight line that linear growth would be; a colour a case."""
     series = {}
     for r in results:
         for name, time in r.times.items():
-            key = r.name.split(',')[0], r.step, name
-            series.setdefault(key, []).append((r.size, time))
-    for (case, step, name), points in series.items():
-        sizes, times = zip(*sorted(points))
-        style = '-o' if name == 'mxd' else '--s'
-        (line,) = axes.loglog(sizes, times, style, markersize=3, label=f'{case} {step}, {name}')
-        if name == 'mxd':
-            linear = [times[0] * size / sizes[0] for size in sizes]
-            axes.loglog(sizes, linear, ':', color=line.get_color(), linewidth=0.8)
-    axes.set_xlabel('size (dotted: linear growth)')
+            points = series.setdefault((r.name.split(',')[0], r.step), {}).setdefault(name, [])
+            points.append((r.size, time))
+    colours = colormaps['tab20'].colors
+    for i, ((case, step), lines) in enumerate(series.items()):
+        colour = colours[i % len(colours)]
+        for name, points in lines.items():
+            sizes, times = zip(*sorted(points))
+            if name == 'mxd':
+                axes.loglog(sizes, times, '-o', color=colour, markersize=3, label=f'{case} {step}')
+                linear = [times[0] * size / sizes[0] for size in sizes]
+                axes.loglog(sizes, linear, ':', color=colour, linewidth=0.8)
+            else:
+                axes.loglog(sizes, times, '--', color=colour, linewidth=0.8)
+    rivals = dict.fromkeys(name for r in results for name in r.times if name != 'mxd')
+    axes.set_xlabel(f'size (dotted: linear growth; dashed: {", ".join(rivals)})')
     axes.set_ylabel('ms')
 
 
@@ -122,12 +128,12 @@ def save_plot(results: list, path: Path, series: bool) -> None:
     panels = [[r for r in results if r.op == op] for op in ops]
     if not series:  # what has a rival says more; where none is installed, all there is
         panels = [[r for r in rows if len(r.times) > 1] or rows for rows in panels]
-    heights = [6 if series else 1 + 0.45 * len(rows) for rows in panels]
-    figure = Figure((9, sum(heights)), layout='constrained')
+    heights = [5 if series else 1 + 0.45 * len(rows) for rows in panels]
+    figure = Figure((11, sum(heights)), layout='constrained')
     axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
     for ax, rows in zip(axes, panels):
         (_draw_series if series else _draw_bars)(ax, rows)
         ax.set_title(rows[0].op, loc='left')
-        ax.legend(fontsize=7)
+        ax.legend(fontsize=7, loc='upper left', bbox_to_anchor=(1, 1), frameon=False)
         ax.spines[['top', 'right']].set_visible(False)
     figure.savefig(path, dpi=120)
