@@ -5,6 +5,7 @@
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
+#include "compute_type.h"
 #include "deformable_aggregation_taps.h"
 #include "memory.h"
 
@@ -70,29 +71,20 @@ MXD_INLINE void add_band(const Args<T>& args, const Band& band, T* unused) {
 }
 
 template <typename T>
-using Kernel = void (*)(const Args<T>&, const Band&, T* unused);
+struct Kernels {
+  void (*add_band)(const Args<T>&, const Band&, T* unused);
+};
 
-#define MXD_KERNEL(W, TARGET)                                                  \
-  template <typename T>                                                        \
-  TARGET void add_band_##W(const Args<T>& args, const Band& band, T* unused) { \
-    add_band<T, cpu::W::kBytes>(args, band, unused);                           \
-  }
+#define MXD_KERNELS(W, TARGET)                                                      \
+  template <typename T>                                                             \
+  struct KernelsOf##W {                                                             \
+    TARGET static void run_band(const Args<T>& args, const Band& band, T* unused) { \
+      add_band<T, cpu::W::kBytes>(args, band, unused);                              \
+    }                                                                               \
+    static constexpr Kernels<T> kernels{&run_band};                                 \
+  };
 
-MXD_KERNEL(Base, )
-#if defined(__x86_64__)
-MXD_KERNEL(Avx2, MXD_TARGET_AVX2)
-MXD_KERNEL(Avx512, MXD_TARGET_AVX512)
-#endif
-
-template <typename T>
-Kernel<T> kernel() {
-#if defined(__x86_64__)
-  static const std::string capability = at::get_cpu_capability();
-  if (capability == "AVX512") return &add_band_Avx512<T>;
-  if (capability == "AVX2") return &add_band_Avx2<T>;
-#endif
-  return &add_band_Base<T>;
-}
+MXD_EVERY_WIDTH(MXD_KERNELS)
 
 // Writes the gradient of every pixel of every map to out [batch, rows, channels], map m beginning
 // at row starts[m]; no two maps may share a row.
@@ -112,7 +104,7 @@ void write_grad(const Sampling<T>& s, const T* grad, const std::vector<int64_t>&
     const SortedTaps<T> sorted = sort_taps(s, batch);
     const Args<T> args{s, sorted, grad, out + batch * rows * s.channels};
     for_each_unit(bands.size(), [&](int64_t band, int64_t worker) {
-      kernel<T>()(args, bands[band], unused[worker].data());
+      kernels<T>().add_band(args, bands[band], unused[worker].data());
     });
   }
 }
@@ -161,7 +153,7 @@ at::Tensor feature_grad_cpu(const at::Tensor& grad, const at::Tensor& feature_ma
                             const at::Tensor& sample_locations, const at::Tensor& weight) {
   check_inputs(feature_maps, spatial_shape, scale_start_index, sample_locations, weight);
   check_grad(grad, feature_maps, sample_locations);
-  const auto type = compute_type(feature_maps);
+  const auto type = cpu::compute_type(feature_maps.scalar_type());
   const auto run = type == at::kDouble ? &feature_grad_in<double> : &feature_grad_in<float>;
   return run(grad.to(type).contiguous(), feature_maps, spatial_shape, scale_start_index,
              sample_locations.to(type).contiguous(), weight.to(type).contiguous())

@@ -6,6 +6,7 @@
 #include <ATen/ops/zeros_like.h>
 #include <torch/library.h>
 
+#include "compute_type.h"
 #include "deformable_aggregation_taps.h"
 
 namespace mxd::deformable_aggregation {
@@ -163,21 +164,7 @@ struct Kernels {
     static constexpr Kernels<T> kernels{&forward, &sample_grad};                        \
   };
 
-MXD_KERNELS(Base, )
-#if defined(__x86_64__)
-MXD_KERNELS(Avx2, MXD_TARGET_AVX2)
-MXD_KERNELS(Avx512, MXD_TARGET_AVX512)
-#endif
-
-template <typename T>
-const Kernels<T>& kernels() {
-#if defined(__x86_64__)
-  static const std::string capability = at::get_cpu_capability();
-  if (capability == "AVX512") return KernelsOfAvx512<T>::kernels;
-  if (capability == "AVX2") return KernelsOfAvx2<T>::kernels;
-#endif
-  return KernelsOfBase<T>::kernels;
-}
+MXD_EVERY_WIDTH(MXD_KERNELS)
 
 template <typename T>
 std::vector<Slice> make_slices(const Sampling<T>& s) {
@@ -216,7 +203,7 @@ at::Tensor forward_cpu(const at::Tensor& feature_maps, const at::Tensor& spatial
                        const at::Tensor& scale_start_index, const at::Tensor& sample_locations,
                        const at::Tensor& weight) {
   check_inputs(feature_maps, spatial_shape, scale_start_index, sample_locations, weight);
-  const auto type = compute_type(feature_maps);
+  const auto type = cpu::compute_type(feature_maps.scalar_type());
   const auto run = type == at::kDouble ? &forward_in<double> : &forward_in<float>;
   return run(feature_maps.to(type).contiguous(), spatial_shape, scale_start_index,
              sample_locations.to(type).contiguous(), weight.to(type).contiguous())
@@ -274,7 +261,7 @@ std::tuple<at::Tensor, at::Tensor> sample_grad_cpu(const at::Tensor& grad,
                                                    const at::Tensor& weight) {
   check_inputs(feature_maps, spatial_shape, scale_start_index, sample_locations, weight);
   check_grad(grad, feature_maps, sample_locations);
-  const auto type = compute_type(feature_maps);
+  const auto type = cpu::compute_type(feature_maps.scalar_type());
   const auto run = type == at::kDouble ? &sample_grad_in<double> : &sample_grad_in<float>;
   const auto [grad_locations, grad_weight] =
       run(grad.to(type).contiguous(), feature_maps.to(type).contiguous(), spatial_shape,

@@ -134,9 +134,4 @@ MXD_INLINE void for_each_vector(int64_t begin, int64_t end, const Body& body) {
     if (begin < end) for_each_vector<T, Bytes / 2>(begin, end, body);
 }
 
-// float16 and bfloat16 are computed in float32.
-inline at::ScalarType compute_type(const at::Tensor& tensor) {
-  return tensor.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-}
-
 }  // namespace mxd::deformable_aggregation

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "../modulated_deform_conv.h"
+#include "compute_type.h"
 #include "gemm.h"
 #include "memory.h"
 #include "parallel.h"
@@ -25,6 +26,7 @@
 namespace mxd::modulated_deform_conv {
 namespace {
 
+using cpu::compute_type;
 using cpu::Factor;
 using cpu::for_each_unit;
 using cpu::multiply_panel;
@@ -513,21 +515,7 @@ struct Kernels {
                                         cpu::W::kVectors * Simd<T, cpu::W::kBytes>::kLanes};     \
   };
 
-MXD_KERNELS(Base, )
-#if defined(__x86_64__)
-MXD_KERNELS(Avx2, MXD_TARGET_AVX2)
-MXD_KERNELS(Avx512, MXD_TARGET_AVX512)
-#endif
-
-template <typename T>
-const Kernels<T>& kernels() {
-#if defined(__x86_64__)
-  static const std::string capability = at::get_cpu_capability();
-  if (capability == "AVX512") return KernelsOfAvx512<T>::kernels;
-  if (capability == "AVX2") return KernelsOfAvx2<T>::kernels;
-#endif
-  return KernelsOfBase<T>::kernels;
-}
+MXD_EVERY_WIDTH(MXD_KERNELS)
 
 // [out_channels, channels / groups, kernel_h, kernel_w] -> [points, in_row, group_out_padded]
 at::Tensor pad_weight(const Layout& layout, const at::Tensor& weight) {
@@ -838,11 +826,6 @@ Gradients backward_in(const Layout& layout, const at::Tensor& grad, const at::Te
               .view({layout.groups, layout.group_out_padded})
               .narrow(1, 0, layout.group_out)
               .reshape({layout.out_channels})};
-}
-
-// float16 and bfloat16 are computed in float32.
-at::ScalarType compute_type(at::ScalarType type) {
-  return type == at::kDouble ? at::kDouble : at::kFloat;
 }
 
 at::Tensor prepare(const at::Tensor& tensor) {

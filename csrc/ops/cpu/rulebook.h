@@ -57,9 +57,4 @@ inline void check_rows(const at::Tensor& pairs, const at::Tensor& bounds, int64_
                     num_out, ", and some do not");
 }
 
-// float16 and bfloat16 are computed in float32.
-inline at::ScalarType compute_type(at::ScalarType type) {
-  return type == at::kDouble ? at::kDouble : at::kFloat;
-}
-
 }  // namespace mxd::sparse_conv

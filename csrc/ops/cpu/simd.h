@@ -45,3 +45,27 @@ using Base = Width<16, 4>;  // NEON and its like: 32 registers
 constexpr int kMaxVectorBytes = 64;
 
 }  // namespace mxd::cpu
+
+// Compiles a file's kernels for every vector width and defines kernels<T>(), which chooses those of
+// this processor. KERNELS(W, TARGET) defines the template KernelsOf##W, whose functions are
+// compiled for TARGET and whose member `kernels` is the file's Kernels<T> of them.
+#if defined(__x86_64__)
+#define MXD_EVERY_WIDTH(KERNELS)                                    \
+  KERNELS(Base, )                                                   \
+  KERNELS(Avx2, MXD_TARGET_AVX2)                                    \
+  KERNELS(Avx512, MXD_TARGET_AVX512)                                \
+  template <typename T>                                             \
+  const Kernels<T>& kernels() {                                     \
+    static const std::string capability = at::get_cpu_capability(); \
+    if (capability == "AVX512") return KernelsOfAvx512<T>::kernels; \
+    if (capability == "AVX2") return KernelsOfAvx2<T>::kernels;     \
+    return KernelsOfBase<T>::kernels;                               \
+  }
+#else
+#define MXD_EVERY_WIDTH(KERNELS)      \
+  KERNELS(Base, )                     \
+  template <typename T>               \
+  const Kernels<T>& kernels() {       \
+    return KernelsOfBase<T>::kernels; \
+  }
+#endif

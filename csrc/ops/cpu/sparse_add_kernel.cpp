@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "../sparse_add.h"
+#include "compute_type.h"
 #include "memory.h"
 #include "radix_sort.h"
 #include "rulebook.h"
@@ -119,7 +120,7 @@ at::Tensor sum_cpu(at::TensorList features, const at::Tensor& rows, int64_t num_
                         " is there twice in tensor ", t);
       place = static_cast<int32_t>(n);
     }
-  const auto type = sparse_conv::compute_type(features[0].scalar_type());
+  const auto type = cpu::compute_type(features[0].scalar_type());
   std::vector<at::Tensor> in;
   for (const at::Tensor& tensor : features) in.push_back(tensor.to(type).contiguous());
   auto out = cpu::empty_output({num_out, features[0].size(1)}, in[0].options());

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "../sparse_conv.h"
+#include "compute_type.h"
 #include "gemm.h"
 #include "memory.h"
 #include "parallel.h"
@@ -208,21 +209,7 @@ struct Kernels {
                                         cpu::W::kVectors * Simd<T, cpu::W::kBytes>::kLanes}; \
   };
 
-MXD_KERNELS(Base, )
-#if defined(__x86_64__)
-MXD_KERNELS(Avx2, MXD_TARGET_AVX2)
-MXD_KERNELS(Avx512, MXD_TARGET_AVX512)
-#endif
-
-template <typename T>
-const Kernels<T>& kernels() {
-#if defined(__x86_64__)
-  static const std::string capability = at::get_cpu_capability();
-  if (capability == "AVX512") return KernelsOfAvx512<T>::kernels;
-  if (capability == "AVX2") return KernelsOfAvx2<T>::kernels;
-#endif
-  return KernelsOfBase<T>::kernels;
-}
+MXD_EVERY_WIDTH(MXD_KERNELS)
 
 // Channels of a group rounded up to whole vectors, so that the kernels need no tail.
 template <typename T>
@@ -294,7 +281,7 @@ at::Tensor forward_cpu(const at::Tensor& features, const at::Tensor& weight,
   check_forward(features, weight, bias, pairs, bounds, num_out, groups);
   const at::Tensor all_pairs = pairs.contiguous(), all_bounds = bounds.contiguous();
   check_rows(all_pairs, all_bounds, features.size(0), num_out);
-  const auto type = compute_type(features.scalar_type());
+  const auto type = cpu::compute_type(features.scalar_type());
   auto prepare = [&](const at::Tensor& tensor) { return tensor.to(type).contiguous(); };
   const auto run = type == at::kDouble ? &forward_in<double> : &forward_in<float>;
   return run(prepare(features), prepare(weight),
@@ -337,7 +324,7 @@ at::Tensor weight_grad_cpu(const at::Tensor& features, const at::Tensor& grad,
   check_weight_grad(features, grad, pairs, bounds, groups);
   const at::Tensor all_pairs = pairs.contiguous(), all_bounds = bounds.contiguous();
   check_rows(all_pairs, all_bounds, features.size(0), grad.size(0));
-  const auto type = compute_type(features.scalar_type());
+  const auto type = cpu::compute_type(features.scalar_type());
   const auto run = type == at::kDouble ? &weight_grad_in<double> : &weight_grad_in<float>;
   return run(features.to(type).contiguous(), grad.to(type).contiguous(), all_pairs, all_bounds,
              groups)

@@ -4,6 +4,7 @@
 #include <torch/library.h>
 
 #include "../sparse_pool.h"
+#include "compute_type.h"
 #include "memory.h"
 #include "rulebook.h"
 #include "simd.h"
@@ -11,8 +12,8 @@
 namespace mxd::sparse_pool {
 namespace {
 
+using cpu::compute_type;
 using sparse_conv::check_rows;
-using sparse_conv::compute_type;
 using sparse_conv::kTileRows;
 using sparse_conv::Pair;
 using sparse_conv::Rulebook;
@@ -97,7 +98,7 @@ struct Kernels {
   void (*backward)(const BackwardArgs<T>&, int64_t tile);
 };
 
-#define MXD_POOL_KERNELS(NAME, TARGET)                                       \
+#define MXD_KERNELS(NAME, TARGET)                                            \
   template <typename T>                                                      \
   struct KernelsOf##NAME {                                                   \
     TARGET static void forward(const ForwardArgs<T>& args, int64_t tile) {   \
@@ -109,21 +110,7 @@ struct Kernels {
     static constexpr Kernels<T> kernels{&forward, &backward};                \
   };
 
-MXD_POOL_KERNELS(Base, )
-#if defined(__x86_64__)
-MXD_POOL_KERNELS(Avx2, MXD_TARGET_AVX2)
-MXD_POOL_KERNELS(Avx512, MXD_TARGET_AVX512)
-#endif
-
-template <typename T>
-const Kernels<T>& kernels() {
-#if defined(__x86_64__)
-  static const std::string capability = at::get_cpu_capability();
-  if (capability == "AVX512") return KernelsOfAvx512<T>::kernels;
-  if (capability == "AVX2") return KernelsOfAvx2<T>::kernels;
-#endif
-  return KernelsOfBase<T>::kernels;
-}
+MXD_EVERY_WIDTH(MXD_KERNELS)
 
 template <typename T>
 void forward_in(const at::Tensor& features, const at::Tensor& pairs, const at::Tensor& bounds,
