@@ -79,7 +79,8 @@ def main() -> None:
     for name, _, arguments in found:
         (args.include_dir / f'aclrtlaunch_{name}.h').write_text(header(name, arguments))
     body = '\n'.join(stub(*kernel) for kernel in found)
-    args.stub.write_text(f'#include "{args.source}"\n\n#include "launch.h"\n\n{body}')
+    runtime = Path(__file__).resolve().with_name('launch.h')
+    args.stub.write_text(f'#include "{runtime}"\n\n#include "{args.source}"\n\n{body}')
 
 
 if __name__ == '__main__':
