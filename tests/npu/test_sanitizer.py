@@ -9,7 +9,7 @@ import pytest
 from device import LIB, Device, Rejected
 
 KERNELS = Path(__file__).parent / 'kernels'
-KERNEL = re.compile(r'^extern "C"[^;{]* (\w+)\(GM_ADDR x,\s+GM_ADDR y\) {.*?^}', re.S | re.M)
+KERNEL = re.compile(r'^(?:// blocks: (\d+)\n)?extern "C"[^;{]* (\w+)\(GM_ADDR x,\s+GM_ADDR y\) {.*?^}', re.S | re.M)
 
 pytestmark = pytest.mark.skipif(
     not (LIB / 'libmxd_test_kernels.so').exists(), reason='`make softnpu` builds the kernels'
@@ -28,13 +28,12 @@ def doubling_kernels():
     for path in sorted(KERNELS.glob('*.cpp')):
         text = path.read_text()
         for match in KERNEL.finditer(text):
-            blocks = re.search(r'// blocks: (\d+)', match[0])
             # The comment that tells the error stands on the lines above the one that is wrong.
             error = re.search(r'// error: (.*(?:\n *// .*)*)', match[0])
             line = text[: match.start() + error.end()].count('\n') + 2 if error else None
             rule = re.sub(r'\n *// ', ' ', error[1]) if error else None
-            blocks = int(blocks[1]) if blocks else 1
-            cases.append(pytest.param(match[1], blocks, path.name, line, rule, id=match[1]))
+            blocks = int(match[1] or 1)
+            cases.append(pytest.param(match[2], blocks, path.name, line, rule, id=match[2]))
     return cases
 
 

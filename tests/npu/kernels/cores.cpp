@@ -11,14 +11,16 @@ __aicore__ inline void DoublePart(Double& op, int32_t part) {
 
 }  // namespace
 
-extern "C" __global__ __aicore__ void cores_right(GM_ADDR x, GM_ADDR y) {  // blocks: 4
+// blocks: 4
+extern "C" __global__ __aicore__ void cores_right(GM_ADDR x, GM_ADDR y) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
   Double op(x, y);
   DoublePart(op, GetBlockIdx());
   op.Store(GetBlockIdx() * (kCount / 4), kCount / 4);
 }
 
-extern "C" __global__ __aicore__ void cores_lost_update(GM_ADDR x, GM_ADDR y) {  // blocks: 4
+// blocks: 4
+extern "C" __global__ __aicore__ void cores_lost_update(GM_ADDR x, GM_ADDR y) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
   Double op(x, y);
   DoublePart(op, GetBlockIdx());
@@ -28,7 +30,8 @@ extern "C" __global__ __aicore__ void cores_lost_update(GM_ADDR x, GM_ADDR y) { 
   DataCopyPad(op.y[GetBlockIdx() * 4], op.b, DataCopyExtParams(1, 16, 0, 0, 0));
 }
 
-extern "C" __global__ __aicore__ void cores_atomic_add(GM_ADDR x, GM_ADDR y) {  // blocks: 2
+// blocks: 2
+extern "C" __global__ __aicore__ void cores_atomic_add(GM_ADDR x, GM_ADDR y) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
   Double op(x, y);
   op.Load();
@@ -38,7 +41,8 @@ extern "C" __global__ __aicore__ void cores_atomic_add(GM_ADDR x, GM_ADDR y) {  
   SetAtomicNone();
 }
 
-extern "C" __global__ __aicore__ void cores_atomic_left_on(GM_ADDR x, GM_ADDR y) {  // blocks: 2
+// blocks: 2
+extern "C" __global__ __aicore__ void cores_atomic_left_on(GM_ADDR x, GM_ADDR y) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
   Double op(x, y);
   op.Load();
@@ -48,8 +52,8 @@ extern "C" __global__ __aicore__ void cores_atomic_left_on(GM_ADDR x, GM_ADDR y)
   op.Store();
 }
 
-extern "C" __global__ __aicore__ void cores_atomic_by_one_of_two(GM_ADDR x,
-                                                                 GM_ADDR y) {  // blocks: 2
+// blocks: 2
+extern "C" __global__ __aicore__ void cores_atomic_by_one_of_two(GM_ADDR x, GM_ADDR y) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
   Double op(x, y);
   op.Load();
@@ -62,7 +66,8 @@ extern "C" __global__ __aicore__ void cores_atomic_by_one_of_two(GM_ADDR x,
   SetAtomicNone();
 }
 
-extern "C" __global__ __aicore__ void cores_sync_missing(GM_ADDR x, GM_ADDR y) {  // blocks: 4
+// blocks: 4
+extern "C" __global__ __aicore__ void cores_sync_missing(GM_ADDR x, GM_ADDR y) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
   Double op(x, y);
   DoublePart(op, GetBlockIdx());
@@ -74,7 +79,8 @@ extern "C" __global__ __aicore__ void cores_sync_missing(GM_ADDR x, GM_ADDR y) {
   }
 }
 
-extern "C" __global__ __aicore__ void cores_sync_all(GM_ADDR x, GM_ADDR y) {  // blocks: 4
+// blocks: 4
+extern "C" __global__ __aicore__ void cores_sync_all(GM_ADDR x, GM_ADDR y) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
   Double op(x, y);
   DoublePart(op, (GetBlockIdx() + 1) % 4);
@@ -88,14 +94,16 @@ extern "C" __global__ __aicore__ void cores_sync_all(GM_ADDR x, GM_ADDR y) {  //
   op.Store(at, kCount / 4);
 }
 
-extern "C" __global__ __aicore__ void cores_sync_of_some(GM_ADDR x, GM_ADDR y) {  // blocks: 4
+// blocks: 4
+extern "C" __global__ __aicore__ void cores_sync_of_some(GM_ADDR x, GM_ADDR y) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
   Double op(x, y);
   // error: deadlock: AIV 0 waits at line \d+ for the other cores at SyncAll; .*; 1 cores have ended
   if (GetBlockIdx() != 2) SyncAll();
 }
 
-extern "C" __global__ __aicore__ void cores_mix_in_turn(GM_ADDR x, GM_ADDR y) {  // blocks: 2
+// blocks: 2
+extern "C" __global__ __aicore__ void cores_mix_in_turn(GM_ADDR x, GM_ADDR y) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_MIX_AIC_1_2);
   if ASCEND_IS_AIV {
     Double op(x, y);

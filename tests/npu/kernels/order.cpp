@@ -105,7 +105,7 @@ extern "C" __global__ __aicore__ void order_scalar_read_of_a_load(GM_ADDR x, GM_
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
   Double op(x, y);
   op.Load();
-  // error: race: reads .* DataCopy of pipe MTE2 .* HardEvent::MTE2_S
+  // error: race: reads .* DataCopy of pipe MTE2 .*HardEvent::MTE2_S
   Muls(op.b, op.a, op.a.GetValue(1), kCount);
   op.Store();
 }
@@ -127,7 +127,7 @@ extern "C" __global__ __aicore__ void order_scalar_write_before_vector(GM_ADDR x
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
   Double op(x, y);
   for (int i = 0; i < 8; ++i) op.b.SetValue(i, 0.0f);
-  // error: race: reads .* SetValue of pipe S .* HardEvent::S_V
+  // error: race: reads .* SetValue of pipe S .*HardEvent::S_V
   Add(op.b, op.b, op.b, 8);
 }
 
