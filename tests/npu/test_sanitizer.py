@@ -1,6 +1,5 @@
 """The software NPU rejects wrong kernels, and names kernel, core, line and rule; right ones run."""
 
-import ctypes
 import re
 from pathlib import Path
 
@@ -9,7 +8,9 @@ import pytest
 from device import LIB, Device, Rejected
 
 KERNELS = Path(__file__).parent / 'kernels'
-KERNEL = re.compile(r'^(?:// blocks: (\d+)\n)?extern "C"[^;{]* (\w+)\(GM_ADDR x,\s+GM_ADDR y\) {.*?^}', re.S | re.M)
+KERNEL = re.compile(
+    r'^(?:// blocks: (\d+)\n)?extern "C"[^;{]* (\w+)\(GM_ADDR x,\s+GM_ADDR y\) {.*?^}', re.S | re.M
+)
 
 pytestmark = pytest.mark.skipif(
     not (LIB / 'libmxd_test_kernels.so').exists(), reason='`make softnpu` builds the kernels'
