@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from device import LIB, Device, Rejected
+from device import LIB, Device, KernelError
 
 KERNELS = Path(__file__).parent / 'kernels'
 KERNEL = re.compile(
@@ -46,7 +46,7 @@ def test_kernel(device, kernel, blocks, source, line, error):
         device.launch(kernel, blocks, x, y)
         np.testing.assert_array_equal(y, 2 * x)
         return
-    with pytest.raises(Rejected) as rejected:
+    with pytest.raises(KernelError) as rejected:
         device.launch(kernel, blocks, x, y)
     text = str(rejected.value)
     assert re.search(error, text), text
