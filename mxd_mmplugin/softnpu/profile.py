@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 PIPES = ('S', 'V', 'M', 'MTE1', 'MTE2', 'MTE3', 'FIX')
-WIDTH = 140  # of the table, also where the output is no terminal
+WIDTH = 160  # of the table, also where the output is no terminal
 
 
 def load(path) -> list[dict]:
@@ -84,9 +84,9 @@ def report(path) -> list[dict]:
     table = Table(
         title=f'Kernels on an Atlas A2, modelled: {total / 1e3:.3f} ms in all', title_justify='left'
     )
-    table.add_column('kernel')
+    table.add_column('kernel', no_wrap=True)
     table.add_column('bound by')
-    heads = ('launches', 'blocks', 'time', 'each', 'of its bound', 'in', 'out', 'scalar', *PIPES)
+    heads = ('launches', 'time', 'each', 'of its bound', 'in', 'out', 'scalar', *PIPES)
     for head in heads:
         table.add_column(head, justify='right')
     for row in rows:
@@ -95,7 +95,6 @@ def report(path) -> list[dict]:
             row['kernel'],
             row['bound'],
             str(row['launches']),
-            str(row['blocks']),
             f'{row["modelled_us"] / 1e3:.3f} ms',
             f'{row["modelled_us"] / row["launches"]:.1f} us',
             f'{ratio:.1f}x',
