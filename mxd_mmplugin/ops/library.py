@@ -1,14 +1,32 @@
-"""Loads the C++ library, which registers the `torch.ops.mxd` operators."""
+"""Loads the C++ libraries, which register the `torch.ops.mxd` operators."""
 
+import importlib.util
+import os
 from pathlib import Path
 
 import torch
 
-PATH = Path(__file__).parents[1] / '_C.so'
+PACKAGE = Path(__file__).parents[1]
+PATH = PACKAGE / '_C.so'
+
+
+def _npu_library(name: str, setting: str):
+    """Path of a library for the NPU: what the software NPU's launcher set, else the one built with CANN."""
+    path = Path(os.environ.get(setting) or PACKAGE / 'npu' / name)
+    return path if path.exists() else None
+
+
+def _load_library(path: Path, how: str) -> None:
+    try:
+        torch.ops.load_library(str(path))
+    except OSError as error:
+        raise ImportError(
+            f'{path.name} of mxd_mmplugin does not load with PyTorch {torch.__version__} ({error}): {how}'
+        ) from error
 
 
 def load() -> None:
-    """Load the compiled operators.
+    """Load the compiled operators, those of the NPU too where torch_npu is installed.
 
     Raises:
         ImportError: the library was not built, or was built for another PyTorch.
@@ -16,9 +34,15 @@ def load() -> None:
     how = 'build it with `pip install --no-deps --no-build-isolation -e .` in the checkout'
     if not PATH.exists():
         raise ImportError(f'mxd_mmplugin has no compiled library {PATH.name}: {how}')
-    try:
-        torch.ops.load_library(str(PATH))
-    except OSError as error:
-        raise ImportError(
-            f'{PATH.name} of mxd_mmplugin does not load with PyTorch {torch.__version__} ({error}): {how}'
-        ) from error
+    _load_library(PATH, how)
+    if importlib.util.find_spec('torch_npu'):
+        import torch_npu  # noqa: F401
+
+        kernels = _npu_library('libmxd_npu.so', 'MXD_NPU_LIBRARY')
+        if kernels:
+            _load_library(kernels, how)
+        registry = _npu_library('libmxd_mmcv_registry.so', 'MXD_MMCV_REGISTRY')
+        if registry:
+            import mmcv.ops  # noqa: F401  the registry that it fills
+
+            _load_library(registry, how)
