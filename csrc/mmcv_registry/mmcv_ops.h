@@ -63,8 +63,7 @@ void box_iou_quadri_impl(Tensor boxes1, Tensor boxes2, Tensor ious, int mode_fla
 void iou3d_boxes_overlap_bev_forward_impl(int num_a, Tensor boxes_a, int num_b, Tensor boxes_b,
                                           Tensor ans_overlap);
 void iou3d_nms3d_forward_impl(Tensor boxes, Tensor& keep, Tensor& keep_num, float threshold);
-void iou3d_nms3d_normal_forward_impl(Tensor boxes, Tensor& keep, Tensor& keep_num,
-                                     float threshold);
+void iou3d_nms3d_normal_forward_impl(Tensor boxes, Tensor& keep, Tensor& keep_num, float threshold);
 
 void roi_align_forward_impl(Tensor input, Tensor rois, Tensor output, Tensor argmax_y,
                             Tensor argmax_x, int aligned_height, int aligned_width,

@@ -2,7 +2,6 @@
 
 #include <ATen/ATen.h>
 #include <ATen/core/dispatch/Dispatcher.h>
-#include <torch/csrc/autograd/autograd.h>
 
 #include <limits>
 
@@ -58,28 +57,31 @@ Tensor of_label(const Tensor& softmax, const Tensor& target) {
   return softmax.to(at::kFloat).gather(1, target.clamp_min(0).unsqueeze(1)).squeeze(1);
 }
 
-Tensor attend(const Tensor& value, const Tensor& spatial_shapes, const Tensor& level_start_index,
-              const Tensor& sampling_loc, const Tensor& attn_weight) {
-  const auto batch = value.size(0), heads = value.size(2), channels = value.size(3);
-  const auto queries = sampling_loc.size(1);
+/// One level of ms_deform_attn, B * heads first, as grid_sampler takes it.
+struct Level {
+  int64_t start, size;         // its rows of value
+  Tensor image, grid, weight;  // [BH, C, H, W], [BH, Q, P, 2], [BH, 1, Q, P]
+};
+
+std::vector<Level> attention_levels(const Tensor& value, const Tensor& spatial_shapes,
+                                    const Tensor& level_start_index, const Tensor& sampling_loc,
+                                    const Tensor& attn_weight) {
   const auto shapes = spatial_shapes.cpu(), starts = level_start_index.cpu();
-  const auto grid = sampling_loc * 2 - 1;
-  std::vector<Tensor> sampled;
+  const auto channels = value.size(3);
+  std::vector<Level> levels;
   for (int64_t level = 0; level < shapes.size(0); level++) {
     const auto height = shapes[level][0].item<int64_t>(), width = shapes[level][1].item<int64_t>();
-    const auto image = value.narrow(1, starts[level].item<int64_t>(), height * width)
-                           .permute({0, 2, 3, 1})
-                           .reshape({batch * heads, channels, height, width});
-    sampled.push_back(at::grid_sampler(image, grid.select(3, level).transpose(1, 2).flatten(0, 1),
-                                       /*bilinear*/ 0, /*zeros*/ 0, /*align_corners=*/false));
+    const auto start = starts[level].item<int64_t>(), size = height * width;
+    levels.push_back(
+        {start, size,
+         value.narrow(1, start, size).permute({0, 2, 3, 1}).reshape({-1, channels, height, width}),
+         (sampling_loc.select(3, level) * 2 - 1).transpose(1, 2).flatten(0, 1),
+         attn_weight.select(3, level).transpose(1, 2).flatten(0, 1).unsqueeze(1)});
   }
-  const auto weight = attn_weight.transpose(1, 2).reshape({batch * heads, 1, queries, -1});
-  return (at::cat(sampled, -1) * weight)
-      .sum(-1)
-      .view({batch, heads * channels, queries})
-      .transpose(1, 2)
-      .contiguous();
+  return levels;
 }
+
+constexpr int kBilinear = 0, kZeros = 0;  // of grid_sampler
 
 /// Which points [B, M, 3] are in which boxes [B, T, 7]: bool [B, M, T]. A box is x, y, z of the
 /// middle of its bottom, its sizes, its yaw; its top and bottom belong to it, its sides do not.
@@ -92,8 +94,8 @@ Tensor inside(const Tensor& boxes, const Tensor& points) {
       .logical_and((dy * cos - dx * sin).abs() < box[4] / 2);
 }
 
-/// The first `count` columns where the mask [..., N] holds, ascending; N where there are no more. In
-/// float32, which every device can select from.
+/// The first `count` columns where the mask [..., N] holds, ascending; N where there are no more.
+/// In float32, which every device can select from.
 Tensor first_columns(const Tensor& mask, int64_t count) {
   const auto columns = mask.size(-1);
   const auto number = at::arange(columns, mask.options().dtype(at::kFloat));
@@ -125,12 +127,12 @@ int hard_voxelize(const Tensor& points, Tensor& voxels, Tensor& coors, Tensor& n
                   std::vector<float> voxel_size, std::vector<float> coors_range, int max_points,
                   int max_voxels, int) {
   using Numbers = at::ArrayRef<double>;
-  using Hard = std::tuple<Tensor, Tensor, Tensor, Tensor>(const Tensor&, Numbers, Numbers, int64_t,
-                                                          int64_t);
+  using Hard =
+      std::tuple<Tensor, Tensor, Tensor, Tensor>(const Tensor&, Numbers, Numbers, int64_t, int64_t);
   const auto size = widened(voxel_size), range = widened(coors_range);
-  const auto [found, counts, slots, point_voxel_id] = mxd_op<Hard>(
-      "voxelize_hard", points, Numbers(size), Numbers(range), int64_t{max_points},
-      int64_t{max_voxels});
+  const auto [found, counts, slots, point_voxel_id] =
+      mxd_op<Hard>("voxelize_hard", points, Numbers(size), Numbers(range), int64_t{max_points},
+                   int64_t{max_voxels});
   const auto count = found.size(0);
   voxels.narrow(0, 0, count)
       .copy_(mxd_op<Tensor(const Tensor&, const Tensor&, bool)>("voxelize_gather", points, slots,
@@ -166,11 +168,11 @@ void dynamic_point_to_voxel_backward(Tensor& grad_feats, const Tensor& grad_redu
     grad_feats.zero_().scatter_(0, argmax.to(at::kLong), grad_reduced_feats);
     return;
   }
-  const auto grad = reduce_type == MEAN
-                        ? grad_reduced_feats / reduce_count.to(grad_reduced_feats.dtype()).unsqueeze(1)
-                        : grad_reduced_feats;
-  grad_feats.copy_(
-      mxd_op<Tensor(const Tensor&, const Tensor&)>("bev_pool_grad", grad, coors_map));
+  const auto grad =
+      reduce_type == MEAN
+          ? grad_reduced_feats / reduce_count.to(grad_reduced_feats.dtype()).unsqueeze(1)
+          : grad_reduced_feats;
+  grad_feats.copy_(mxd_op<Tensor(const Tensor&, const Tensor&)>("bev_pool_grad", grad, coors_map));
 }
 
 void sigmoid_focal_loss_forward(Tensor input, Tensor target, Tensor weight, Tensor output,
@@ -187,8 +189,7 @@ void sigmoid_focal_loss_backward(Tensor input, Tensor target, Tensor weight, Ten
   const auto x = input.to(at::kFloat);
   const auto right = at::where(is_class, x, -x).sigmoid();
   const auto wrong = 1 - right;
-  const auto slope =
-      -factor * wrong.pow(gamma) * (wrong - gamma * right * log_above_zero(right));
+  const auto slope = -factor * wrong.pow(gamma) * (wrong - gamma * right * log_above_zero(right));
   grad_input.copy_(at::where(is_class, slope, -slope));
 }
 
@@ -202,8 +203,8 @@ void softmax_focal_loss_forward(Tensor softmax, Tensor target, Tensor weight, Te
 void softmax_focal_loss_backward(Tensor softmax, Tensor target, Tensor weight, Tensor buff,
                                  Tensor grad_input, float gamma, float alpha) {
   const auto right = of_label(softmax, target), wrong = 1 - right;
-  const auto slope = alpha * (gamma * wrong.pow(gamma - 1) * right * log_above_zero(right) -
-                              wrong.pow(gamma));
+  const auto slope =
+      alpha * (gamma * wrong.pow(gamma - 1) * right * log_above_zero(right) - wrong.pow(gamma));
   buff.copy_((slope * weight_of(weight, target)).masked_fill(target < 0, 0));
   const auto is_class = target.unsqueeze(1) == at::arange(softmax.size(1), target.options());
   grad_input.copy_(buff.unsqueeze(1) * (is_class.to(softmax.dtype()) - softmax));
@@ -212,7 +213,15 @@ void softmax_focal_loss_backward(Tensor softmax, Tensor target, Tensor weight, T
 Tensor ms_deform_attn_forward(const Tensor& value, const Tensor& spatial_shapes,
                               const Tensor& level_start_index, const Tensor& sampling_loc,
                               const Tensor& attn_weight, int) {
-  return attend(value, spatial_shapes, level_start_index, sampling_loc, attn_weight);
+  const auto batch = value.size(0), heads = value.size(2), channels = value.size(3);
+  const auto queries = sampling_loc.size(1);
+  auto sum = at::zeros({batch * heads, channels, queries}, value.options());
+  for (const auto& level :
+       attention_levels(value, spatial_shapes, level_start_index, sampling_loc, attn_weight)) {
+    const auto sampled = at::grid_sampler(level.image, level.grid, kBilinear, kZeros, false);
+    sum += (sampled * level.weight).sum(-1);
+  }
+  return sum.view({batch, heads * channels, queries}).transpose(1, 2).contiguous();
 }
 
 void ms_deform_attn_backward(const Tensor& value, const Tensor& spatial_shapes,
@@ -220,17 +229,26 @@ void ms_deform_attn_backward(const Tensor& value, const Tensor& spatial_shapes,
                              const Tensor& attn_weight, const Tensor& grad_output,
                              Tensor& grad_value, Tensor& grad_sampling_loc,
                              Tensor& grad_attn_weight, int) {
-  at::AutoGradMode with_grad(true);
-  std::vector<Tensor> inputs;
-  for (const Tensor& input : {value, sampling_loc, attn_weight}) {
-    inputs.push_back(input.detach().requires_grad_());
+  const auto heads = value.size(2), channels = value.size(3);
+  const auto by_head = [&](const Tensor& grad) {  // [BH, Q, ...] to [B, Q, heads, ...]
+    return grad.unflatten(0, {-1, heads}).transpose(1, 2);
+  };
+  const auto grad = grad_output.unflatten(2, {heads, channels})
+                        .permute({0, 2, 3, 1})
+                        .flatten(0, 1)
+                        .unsqueeze(-1);  // [BH, C, Q, 1]
+  int64_t number = 0;
+  for (const auto& level :
+       attention_levels(value, spatial_shapes, level_start_index, sampling_loc, attn_weight)) {
+    const auto sampled = at::grid_sampler(level.image, level.grid, kBilinear, kZeros, false);
+    const auto [grad_image, grad_grid] = at::grid_sampler_2d_backward(
+        grad * level.weight, level.image, level.grid, kBilinear, kZeros, false, {true, true});
+    grad_value.narrow(1, level.start, level.size)
+        .copy_(grad_image.flatten(2).unflatten(0, {-1, heads}).permute({0, 3, 1, 2}));
+    grad_sampling_loc.select(3, number).copy_(by_head(grad_grid * 2));
+    grad_attn_weight.select(3, number).copy_(by_head((sampled * grad).sum(1)));
+    number++;
   }
-  const auto output = attend(inputs[0], spatial_shapes, level_start_index, inputs[1], inputs[2]);
-  const auto grads = torch::autograd::grad({output}, inputs, {grad_output});
-  at::NoGradGuard no_grad;
-  grad_value.copy_(grads[0]);
-  grad_sampling_loc.copy_(grads[1]);
-  grad_attn_weight.copy_(grads[2]);
 }
 
 void points_in_boxes_part(int, int boxes_num, int, Tensor boxes, Tensor pts,
@@ -270,9 +288,8 @@ void ball_query(int, int n, int, float min_radius, float max_radius, int nsample
   const auto found = first_columns(near, std::min(n, nsample)).to(at::kInt);
   const auto first = found.narrow(-1, 0, 1);
   // Places that are left over repeat the first point; with no point at all they stay as they are.
-  const auto filled = at::cat({at::where(found < n, found, first),
-                               first.expand({-1, -1, nsample - found.size(-1)})},
-                              -1);
+  const auto filled = at::cat(
+      {at::where(found < n, found, first), first.expand({-1, -1, nsample - found.size(-1)})}, -1);
   idx.copy_(at::where(filled < n, filled, idx));
 }
 

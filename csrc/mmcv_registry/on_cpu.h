@@ -1,5 +1,5 @@
-// A CPU function in the place of a device's: tensors are copied to the CPU, what the function writes
-// is copied back.
+// A CPU function in the place of a device's: tensors are copied to the CPU, what the function
+// writes is copied back.
 #pragma once
 
 #include <ATen/Functions.h>

@@ -1,6 +1,7 @@
-// Fills mmcv's C++ op registry for npu tensors, where mmcv was built without FORCE_NPU: loading this
-// library, after mmcv's own, does it. mmcv keeps each op's functions by device in a DeviceRegistry,
-// whose instance is one in the process: a function added from here is found by mmcv's Python.
+// Fills mmcv's C++ op registry for npu tensors, where mmcv was built without FORCE_NPU: loading
+// this library, after mmcv's own, does it. mmcv keeps each op's functions by device in a
+// DeviceRegistry, whose instance is one in the process: a function added from here is found by
+// mmcv's Python.
 //
 // What mmcv serves itself is left alone. Deformable convolution is not in the table: on npu tensors
 // mmcv's Python calls torch_npu's, and a model's DCN layers are this package's.
@@ -29,13 +30,12 @@ void overlap_bev(int num_a, Tensor boxes_a, int num_b, Tensor boxes_b, Tensor ov
   const auto a = seen_from_above(boxes_a), b = seen_from_above(boxes_b);
   const auto fraction_of_a = at::zeros({num_a * num_b}, a.options());
   Registry<box_iou_rotated_impl>::instance().Find(at::kCPU)(a, b, fraction_of_a, 1, false);
-  overlap.copy_(fraction_of_a.view({num_a, num_b}) * (a.select(1, 2) * a.select(1, 3)).unsqueeze(1));
+  overlap.copy_(fraction_of_a.view({num_a, num_b}) *
+                (a.select(1, 2) * a.select(1, 3)).unsqueeze(1));
 }
 
 /// Scores of boxes that are in descending order already.
-Tensor descending(const Tensor& boxes) {
-  return at::arange(boxes.size(0), 0, -1, boxes.options());
-}
+Tensor descending(const Tensor& boxes) { return at::arange(boxes.size(0), 0, -1, boxes.options()); }
 
 void keep_these(const Tensor& kept, Tensor& keep, Tensor& keep_num) {
   keep.narrow(0, 0, kept.size(0)).copy_(kept);
@@ -136,8 +136,8 @@ std::vector<Op> fill_registry() {
 
 // ---- What does not ask the registry.
 
-/// Put a function before mmcv's C++ function `name`, which takes any tensor that is not on a GPU for
-/// one of the CPU: npu tensors go to it as copies.
+/// Put a function before mmcv's C++ function `name`, which takes any tensor that is not on a GPU
+/// for one of the CPU: npu tensors go to it as copies.
 void serve_on_cpu(py::module_& extension, const char* name, bool degrees) {
   const py::object mmcvs = extension.attr(name);
   extension.attr(name) = py::cpp_function(
