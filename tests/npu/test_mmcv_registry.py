@@ -5,37 +5,13 @@ import math
 import mmcv.ops
 import pytest
 import torch
-from torch.utils import _pytree as pytree
 
 from mxd_mmplugin import dynamic_scatter
 
+from .compare import assert_same, npu, with_grads
+
 pytestmark = pytest.mark.npu
 GEOMETRY = dict(voxel_size=[0.5, 0.5, 1.0], point_cloud_range=[-4, -4, -1, 4, 4, 1])
-
-
-def npu(values):
-    return pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.npu(), values)
-
-
-def assert_same(on_npu, on_cpu, tolerance=1e-5):
-    """Compare results, whatever their structure, and where they are."""
-    found, wanted = pytree.tree_leaves(on_npu), pytree.tree_leaves(on_cpu)
-    assert len(found) == len(wanted)
-    for ours, reference in zip(found, wanted):
-        if isinstance(reference, torch.Tensor):
-            assert ours.device.type == 'npu' and ours.dtype == reference.dtype
-            torch.testing.assert_close(ours.cpu(), reference, rtol=tolerance, atol=tolerance)
-        else:
-            assert ours == reference
-
-
-def with_grads(function, *inputs):
-    """The result of a function, and the gradients of its inputs under a gradient that varies."""
-    leaves = [tensor.detach().clone().requires_grad_() for tensor in inputs]
-    out = function(*leaves)
-    slopes = torch.linspace(-1, 1, out.numel()).view_as(out).to(out.device, out.dtype)
-    (out * slopes).sum().backward()
-    return out.detach(), [leaf.grad for leaf in leaves]
 
 
 def corners(count):
@@ -145,9 +121,7 @@ def test_equals_the_cpu_form(case):
 
 def test_nondeterministic_voxelization_is_the_deterministic_one():
     points = torch.randn(400, 5) * 3
-    module = mmcv.ops.Voxelization(
-        max_num_points=3, max_voxels=20, deterministic=False, **GEOMETRY
-    )
+    module = mmcv.ops.Voxelization(max_num_points=3, max_voxels=20, deterministic=False, **GEOMETRY)
     assert_same(
         module(points.npu()),
         mmcv.ops.Voxelization(max_num_points=3, max_voxels=20, **GEOMETRY)(points),
