@@ -65,7 +65,6 @@ CPU_FORMS = {
         torch.rand(60),
         0.2,
     ),
-    'nms_quadri': lambda: (mmcv.ops.nms_quadri, quads(30), torch.rand(30), 0.2),
     'box_iou_rotated': lambda: (mmcv.ops.box_iou_rotated, rotated(20), rotated(30)),
     'box_iou_rotated aligned': lambda: (
         mmcv.ops.box_iou_rotated,
@@ -292,14 +291,20 @@ def test_half_precision_goes_through_the_cpu_kernel():
 
 
 def test_one_warning_names_the_op(capfd):
-    # An op that no other test calls: the warning comes once in a process.
-    boxes, others = corners(10), corners(20)
+    # Ops that no other test calls: the warning comes once in a process.
+    boxes, others, scores = quads(10), quads(20), torch.rand(10)
     for _ in range(2):
         assert_same(
-            mmcv.ops.bbox_overlaps(boxes.npu(), others.npu()),
-            mmcv.ops.bbox_overlaps(boxes, others),
+            mmcv.ops.bbox_overlaps(boxes[:, :4].npu(), others[:, :4].npu()),
+            mmcv.ops.bbox_overlaps(boxes[:, :4], others[:, :4]),
         )
-    assert capfd.readouterr().err.count('bbox_overlaps_impl') == 1
+        assert_same(
+            mmcv.ops.nms_quadri(boxes.npu(), scores.npu(), 0.2),
+            mmcv.ops.nms_quadri(boxes, scores, 0.2),
+        )
+    text = capfd.readouterr().err
+    assert text.count('no NPU kernel of bbox_overlaps_impl') == 1
+    assert text.count('no NPU kernel of nms_quadri') == 1
 
 
 def test_report():
