@@ -17,8 +17,7 @@ from mxd_mmplugin import (
     sparse_add,
 )
 from mxd_mmplugin.ops import build_rulebook, sparse_conv, sparse_max_pool
-
-from .compare import assert_same, npu, with_grads
+from tests.npu.compare import assert_same, npu, with_grads
 
 pytestmark = pytest.mark.npu
 SIZE, AREA = [0.5, 0.5, 1.0], [-4, -4, -1, 4, 4, 1]

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from mxd_mmplugin import dynamic_scatter
-
-from .compare import assert_same, npu, with_grads
+from tests.npu.compare import assert_same, npu, with_grads
 
 pytestmark = pytest.mark.npu
 GEOMETRY = dict(voxel_size=[0.5, 0.5, 1.0], point_cloud_range=[-4, -4, -1, 4, 4, 1])
