@@ -72,9 +72,8 @@ class Forward : public Aggregation<T, true, false, Forward<T>> {
     if (old > 0) this->template Multiply<true, false>(sum, patches, factors, old);
     if (old < rows) {
       const int32_t at = old * this->slice_.row;
-      this->template Multiply<false, false>(sum[at], patches[at],
-                                            factors[old * this->slice_.weights * kBlockFloats],
-                                            rows - old);
+      this->template Multiply<false, false>(
+          sum[at], patches[at], factors[old * this->slice_.weights * kBlockFloats], rows - old);
       rows_ = rows;
     }
   }

@@ -1,5 +1,5 @@
-// What the Ascend C kernels of deformable aggregation share: the layout of a slice in UB, and loads,
-// the patches and weights of several taps of one anchor that are worked on together.
+// What the Ascend C kernels of deformable aggregation share: the layout of a slice in UB, and
+// loads, the patches and weights of several taps of one anchor that are worked on together.
 #pragma once
 
 #include "deformable_aggregation_taps.h"
@@ -79,7 +79,8 @@ class Aggregation {
     weight_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(weight));
     SetSlice(0, 0);  // the largest
     const int32_t rows = kCorners * tiling.patches;
-    const int32_t load = (kPatches ? rows * slice_.row : 0) + tiling.patches * slice_.loaded_weights;
+    const int32_t load =
+        (kPatches ? rows * slice_.row : 0) + tiling.patches * slice_.loaded_weights;
     MakeQueue(loads_, kLoads, load * sizeof(T));
     MakeBuffer(coefficient_buffer_, tiling.patches * Coefficients::kCoefficients * kBlockFloats);
     if constexpr (kConvert) {
@@ -275,11 +276,10 @@ class Aggregation {
     const uint32_t bytes = slice_.groups * sizeof(T);
     const uint32_t gap = tiling_.groups * sizeof(T) - bytes;
     const bool contiguous = padding == 0 && gap == 0;
-    AscendC::DataCopyPad(
-        to, from,
-        DataCopyExtParams{static_cast<uint16_t>(contiguous ? 1 : count),
-                          contiguous ? count * bytes : bytes, gap, 0, 0},
-        DataCopyPadExtParams<T>{padding != 0, 0, padding, static_cast<T>(0.0f)});
+    AscendC::DataCopyPad(to, from,
+                         DataCopyExtParams{static_cast<uint16_t>(contiguous ? 1 : count),
+                                           contiguous ? count * bytes : bytes, gap, 0, 0},
+                         DataCopyPadExtParams<T>{padding != 0, 0, padding, static_cast<T>(0.0f)});
   }
 };
 

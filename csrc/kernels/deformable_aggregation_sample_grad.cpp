@@ -1,5 +1,6 @@
-// Deformable aggregation: the gradients of locations and weights. Both come from the products of the
-// output's gradient and each corner of each patch of a load, summed over the channels of a group.
+// Deformable aggregation: the gradients of locations and weights. Both come from the products of
+// the output's gradient and each corner of each patch of a load, summed over the channels of a
+// group.
 #include "deformable_aggregation.h"
 
 namespace mxd::deformable_aggregation {
@@ -75,9 +76,12 @@ class SampleGrad : public Gradient<T, true, true, SampleGrad<T>> {
     const auto partial = partial_buffer_.template Get<float>();
     const auto dots = dot_buffer_.template Get<float>();
     const auto stride = static_cast<uint8_t>(slice.blocks);
-    const BinaryRepeatParams strides{
-        1, stride, stride, static_cast<uint8_t>(slice.weights),
-        static_cast<uint8_t>(slice.row_blocks), 0};
+    const BinaryRepeatParams strides{1,
+                                     stride,
+                                     stride,
+                                     static_cast<uint8_t>(slice.weights),
+                                     static_cast<uint8_t>(slice.row_blocks),
+                                     0};
     const int32_t rows = kCorners * count;
     // A block of eight groups each time.
     for (int32_t block = 0; block < slice.blocks; block++) {
@@ -126,8 +130,7 @@ class SampleGrad : public Gradient<T, true, true, SampleGrad<T>> {
   }
 
   // The gradient of the location that a tap brings, [patches, 8]: by x and by y.
-  __aicore__ inline void SumGroups(const LocalTensor<float>& slopes,
-                                   const LocalTensor<float>& dots,
+  __aicore__ inline void SumGroups(const LocalTensor<float>& slopes, const LocalTensor<float>& dots,
                                    const LocalTensor<float>& weights,
                                    const LocalTensor<float>& coefficients, int32_t count) {
     const uint8_t blocks = this->slice_.weight_blocks();
@@ -135,7 +138,11 @@ class SampleGrad : public Gradient<T, true, true, SampleGrad<T>> {
     const int32_t size = this->tiling_.patches * kMask;
     const auto total = change_buffer_.template Get<float>();  // [patches, 4, 8]
     const BinaryRepeatParams strides{
-        1, blocks, 0, kCorners, static_cast<uint8_t>(kCorners * blocks),
+        1,
+        blocks,
+        0,
+        kCorners,
+        static_cast<uint8_t>(kCorners * blocks),
         static_cast<uint8_t>(this->slice_.loaded_weights / kBlockFloats)};
     for (int32_t block = 0; block < blocks; block++) {
       const auto dot = dots[block * kBlockFloats], weight = weights[block * kBlockFloats];
@@ -189,7 +196,8 @@ extern "C" __global__ __aicore__ void deformable_aggregation_sample_grad(
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
   using namespace mxd::deformable_aggregation;
   if (tiling.half)
-    SampleGrad<half>(grad, feature_maps, sample_locations, weight, maps, slopes, grad_weight, tiling)
+    SampleGrad<half>(grad, feature_maps, sample_locations, weight, maps, slopes, grad_weight,
+                     tiling)
         .Run();
   else
     SampleGrad<float>(grad, feature_maps, sample_locations, weight, maps, slopes, grad_weight,

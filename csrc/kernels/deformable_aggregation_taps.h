@@ -1,9 +1,9 @@
 // What the Ascend C kernels of deformable aggregation share: the taps, where they read and with
 // which shares.
 //
-// A sample is one point of an anchor in one camera, a tap a sample inside of its image at one scale.
-// A tap reads a patch, the 2 x 2 pixels around it, moved inside of the map at a border: what lies
-// beside the map has no share. Anchor i belongs to block i % blocks. All that a tap needs is
+// A sample is one point of an anchor in one camera, a tap a sample inside of its image at one
+// scale. A tap reads a patch, the 2 x 2 pixels around it, moved inside of the map at a border: what
+// lies beside the map has no share. Anchor i belongs to block i % blocks. All that a tap needs is
 // computed by vector instructions for many taps at once, so that the scalar unit only starts DMAs.
 #pragma once
 
@@ -96,8 +96,8 @@ class Taps {
   }
 
   // Calls, for each anchor of this block in order, sink.Add(anchor, tap, first, count) for runs of
-  // taps of one sample, the first of them tap number `tap` = sample * scales + scale and in the list
-  // at `first`, then sink.End(anchor). sink.Flush() says that the list is about to go.
+  // taps of one sample, the first of them tap number `tap` = sample * scales + scale and in the
+  // list at `first`, then sink.End(anchor). sink.Flush() says that the list is about to go.
   template <typename Sink>
   __aicore__ inline void Walk(Sink& sink) {
     anchor_ = 0;
@@ -120,8 +120,8 @@ class Taps {
   }
 
  private:
-  static constexpr int32_t kTile = 128;        // taps that are listed at a time
-  static constexpr int32_t kChunkStep = 256;   // a compare's mask of so many bits fills a block
+  static constexpr int32_t kTile = 128;       // taps that are listed at a time
+  static constexpr int32_t kChunkStep = 256;  // a compare's mask of so many bits fills a block
   static constexpr int32_t kList = 2 + kCoefficients;
   static constexpr int32_t kProducts = kSlopes ? 12 : 4;
   static constexpr int32_t kTemporaries = 23 + (kSlopes ? 4 : 0) + kProducts;
@@ -148,9 +148,9 @@ class Taps {
   __aicore__ inline void LoadMaps(GM_ADDR maps, int32_t count) {
     GlobalTensor<int32_t> table;
     table.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t*>(maps));
-    AscendC::DataCopyPad(
-        maps_, table, DataCopyExtParams{3, static_cast<uint32_t>(count * kFloat), 0, 0, 0},
-        DataCopyPadExtParams<int32_t>{false, 0, 0, 0});
+    AscendC::DataCopyPad(maps_, table,
+                         DataCopyExtParams{3, static_cast<uint32_t>(count * kFloat), 0, 0, 0},
+                         DataCopyPadExtParams<int32_t>{false, 0, 0, 0});
     Await<HardEvent::MTE2_V>();
     const auto sizes = maps_.template ReinterpretCast<float>();
     AscendC::Cast(sizes, maps_, RoundMode::CAST_NONE, 2 * map_stride_);
@@ -431,13 +431,13 @@ class Taps {
   GlobalTensor<float> locations_;
   TQue<TPosition::VECIN, 1> location_queue_;
   TBuf<TPosition::VECCALC> map_buffer_, tile_buffer_, point_buffer_, inside_buffer_;
-  LocalTensor<int32_t> maps_;       // widths and heights, as floats, and first rows
-  LocalTensor<float> lists_;        // two of [rows, widths, coefficients]
-  LocalTensor<float> temporary_;    // [kTemporaries, kTile]
-  LocalTensor<float> number_;       // [kTile]
+  LocalTensor<int32_t> maps_;     // widths and heights, as floats, and first rows
+  LocalTensor<float> lists_;      // two of [rows, widths, coefficients]
+  LocalTensor<float> temporary_;  // [kTemporaries, kTile]
+  LocalTensor<float> number_;     // [kTile]
   LocalTensor<uint32_t> transposed_;
-  LocalTensor<float> points_;       // [2, chunk_]: x, y
-  LocalTensor<uint16_t> inside_;    // [4, chunk_] bits
+  LocalTensor<float> points_;     // [2, chunk_]: x, y
+  LocalTensor<uint16_t> inside_;  // [4, chunk_] bits
 };
 
 }  // namespace mxd::deformable_aggregation

@@ -39,8 +39,8 @@ DeformableAggregationTiling make_tiling(const at::Tensor& feature_maps, const at
   t.slice_groups = std::clamp(kMaxRow / width, 1, t.groups);
   t.slice_width = std::min(t.width, kMaxRow);
   const int32_t row = t.slice_groups * round_up(t.slice_width, block);
-  const int32_t rows = std::min(kPatchFloats / row,
-                                kWeightBlocks / round_up(t.slice_groups, kBlockFloats));
+  const int32_t rows =
+      std::min(kPatchFloats / row, kWeightBlocks / round_up(t.slice_groups, kBlockFloats));
   t.patches = std::clamp(rows / 4, 1, kMaxPatches);
   // The weights of a sample's scales are one DMA where no load divides them.
   if (t.patches > t.scales) t.patches -= t.patches % t.scales;
@@ -93,8 +93,7 @@ at::Tensor feature_grad_npu(const at::Tensor& grad, const at::Tensor& feature_ma
   check_grad(grad, feature_maps, sample_locations);
   const auto type = kernel_type(feature_maps);
   const at::Tensor maps = make_maps(spatial_shape, scale_start_index, feature_maps);
-  const at::Tensor out =
-      at::zeros(feature_maps.sizes(), feature_maps.options().dtype(at::kFloat));
+  const at::Tensor out = at::zeros(feature_maps.sizes(), feature_maps.options().dtype(at::kFloat));
   if (weight.numel() > 0 && out.numel() > 0)
     launch(aclrtlaunch_deformable_aggregation_feature_grad, "deformable_aggregation_feature_grad",
            make_tiling(feature_maps, weight), grad.to(type).contiguous(),

@@ -8,11 +8,11 @@ namespace mxd {
 // Channels are worked on in slices: some groups with all of their channels, or a part of one group.
 // A slice of a pixel is a row of UB, each group of it in 32 B blocks of its own.
 struct DeformableAggregationTiling {
-  int64_t num_feat;      // rows of feature_maps
-  int32_t half;          // whether maps, weights and gradients are fp16; fp32 otherwise
-  int32_t all_anchors;   // of the whole batch
-  int32_t anchors;       // of one element of it
-  int32_t samples;       // of an anchor: points x cameras
+  int64_t num_feat;     // rows of feature_maps
+  int32_t half;         // whether maps, weights and gradients are fp16; fp32 otherwise
+  int32_t all_anchors;  // of the whole batch
+  int32_t anchors;      // of one element of it
+  int32_t samples;      // of an anchor: points x cameras
   int32_t cams;
   int32_t scales;
   int32_t groups;
@@ -24,8 +24,8 @@ struct DeformableAggregationTiling {
 
 namespace deformable_aggregation {
 
-constexpr int32_t kMaxMaps = 256;       // cameras x scales, whose sizes are kept in UB
-constexpr int32_t kMaxRow = 1024;       // elements of a row
+constexpr int32_t kMaxMaps = 256;  // cameras x scales, whose sizes are kept in UB
+constexpr int32_t kMaxRow = 1024;  // elements of a row
 constexpr int32_t kMaxPatches = 16;
 constexpr int32_t kPatchFloats = 8192;  // elements of the patches worked on at a time
 constexpr int32_t kWeightBlocks = 512;  // 32 B blocks of their weights, one a row and group
