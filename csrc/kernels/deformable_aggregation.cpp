@@ -16,6 +16,7 @@ class Forward : public Aggregation<T, true, false, Forward<T>> {
     out_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(out));
     this->features_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(feature_maps));
     this->Init(locations, weight, maps, tiling);
+    if (tiling.add_output) AscendC::SetAtomicAdd<T>();
   }
 
   __aicore__ inline void End(int64_t anchor) {
@@ -90,13 +91,16 @@ class Forward : public Aggregation<T, true, false, Forward<T>> {
 // feature_maps [batch, num_feat, channels], sample_locations [batch, anchors, samples, 2] (fp32),
 // weight [batch, anchors, samples, scales, groups], maps [3, cams, scales] (int32: widths, heights,
 // first rows), out [batch, anchors, channels].
-extern "C" __global__ __aicore__ void deformable_aggregation(
-    GM_ADDR feature_maps, GM_ADDR sample_locations, GM_ADDR weight, GM_ADDR maps, GM_ADDR out,
-    mxd::DeformableAggregationTiling tiling) {
+extern "C" __global__ __aicore__ void deformable_aggregation(GM_ADDR feature_maps,
+                                                             GM_ADDR sample_locations,
+                                                             GM_ADDR weight, GM_ADDR maps,
+                                                             GM_ADDR out,
+                                                             DeformableAggregationTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
   using namespace mxd::deformable_aggregation;
   if (tiling.half)
     Forward<half>(feature_maps, sample_locations, weight, maps, out, tiling).Run();
   else
     Forward<float>(feature_maps, sample_locations, weight, maps, out, tiling).Run();
+  AscendC::SetAtomicNone();
 }

@@ -76,7 +76,7 @@ class FeatureGrad : public Gradient<T, false, false, FeatureGrad<T>> {
 // rows). Adds to grad_features [batch, num_feat, channels], fp32.
 extern "C" __global__ __aicore__ void deformable_aggregation_feature_grad(
     GM_ADDR grad, GM_ADDR sample_locations, GM_ADDR weight, GM_ADDR maps, GM_ADDR grad_features,
-    mxd::DeformableAggregationTiling tiling) {
+    DeformableAggregationTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
   using namespace mxd::deformable_aggregation;
   if (tiling.half)

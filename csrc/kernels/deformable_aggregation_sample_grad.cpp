@@ -192,7 +192,7 @@ class SampleGrad : public Gradient<T, true, true, SampleGrad<T>> {
 // scales, 2], the gradient by x and y that each scale brings, and to grad_weight, both fp32.
 extern "C" __global__ __aicore__ void deformable_aggregation_sample_grad(
     GM_ADDR grad, GM_ADDR feature_maps, GM_ADDR sample_locations, GM_ADDR weight, GM_ADDR maps,
-    GM_ADDR slopes, GM_ADDR grad_weight, mxd::DeformableAggregationTiling tiling) {
+    GM_ADDR slopes, GM_ADDR grad_weight, DeformableAggregationTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
   using namespace mxd::deformable_aggregation;
   if (tiling.half)

@@ -4,11 +4,14 @@
 #include <torch/library.h>
 
 #include "../deformable_aggregation.h"
+#include "deformable_aggregation_tiling.h"
+#include "launch.h"
+
+// clang-format off: these need the tiling
 #include "aclrtlaunch_deformable_aggregation.h"
 #include "aclrtlaunch_deformable_aggregation_feature_grad.h"
 #include "aclrtlaunch_deformable_aggregation_sample_grad.h"
-#include "deformable_aggregation_tiling.h"
-#include "launch.h"
+// clang-format on
 
 namespace mxd::deformable_aggregation {
 namespace {
@@ -44,6 +47,7 @@ DeformableAggregationTiling make_tiling(const at::Tensor& feature_maps, const at
   t.patches = std::clamp(rows / 4, 1, kMaxPatches);
   // The weights of a sample's scales are one DMA where no load divides them.
   if (t.patches > t.scales) t.patches -= t.patches % t.scales;
+  t.add_output = feature_maps.size(2) % block != 0;
   return t;
 }
 
@@ -79,10 +83,12 @@ at::Tensor forward_npu(const at::Tensor& feature_maps, const at::Tensor& spatial
   const at::Tensor maps = make_maps(spatial_shape, scale_start_index, feature_maps);
   const std::vector<int64_t> size{feature_maps.size(0), weight.size(1), feature_maps.size(2)};
   if (weight.numel() == 0 || size[2] == 0) return at::zeros(size, feature_maps.options());
-  const at::Tensor out = at::empty(size, feature_maps.options().dtype(type));
-  launch(aclrtlaunch_deformable_aggregation, "deformable_aggregation",
-         make_tiling(feature_maps, weight), feature_maps.to(type).contiguous(),
-         sample_locations.to(at::kFloat).contiguous(), weight.to(type).contiguous(), maps, out);
+  const auto options = feature_maps.options().dtype(type);
+  const DeformableAggregationTiling tiling = make_tiling(feature_maps, weight);
+  const at::Tensor out = tiling.add_output ? at::zeros(size, options) : at::empty(size, options);
+  launch(aclrtlaunch_deformable_aggregation, "deformable_aggregation", tiling,
+         feature_maps.to(type).contiguous(), sample_locations.to(at::kFloat).contiguous(),
+         weight.to(type).contiguous(), maps, out);
   return out.to(feature_maps.scalar_type());
 }
 

@@ -3,8 +3,6 @@
 
 #include <cstdint>
 
-namespace mxd {
-
 // Channels are worked on in slices: some groups with all of their channels, or a part of one group.
 // A slice of a pixel is a row of UB, each group of it in 32 B blocks of its own.
 struct DeformableAggregationTiling {
@@ -20,9 +18,10 @@ struct DeformableAggregationTiling {
   int32_t slice_groups;  // most groups of a slice
   int32_t slice_width;   // most channels of each group in a slice
   int32_t patches;       // most patches (2 x 2 pixels) worked on at a time
+  int32_t add_output;    // whether anchors' outputs share 32 B, so that they are added to zeros
 };
 
-namespace deformable_aggregation {
+namespace mxd::deformable_aggregation {
 
 constexpr int32_t kMaxMaps = 256;  // cameras x scales, whose sizes are kept in UB
 constexpr int32_t kMaxRow = 1024;  // elements of a row
@@ -31,5 +30,4 @@ constexpr int32_t kPatchFloats = 8192;  // elements of the patches worked on at 
 constexpr int32_t kWeightBlocks = 512;  // 32 B blocks of their weights, one a row and group
 constexpr int32_t kBlockFloats = 8;     // floats of a 32 B block
 
-}  // namespace deformable_aggregation
-}  // namespace mxd
+}  // namespace mxd::deformable_aggregation
