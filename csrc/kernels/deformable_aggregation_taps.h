@@ -148,9 +148,10 @@ class Taps {
   __aicore__ inline void LoadMaps(GM_ADDR maps, int32_t count) {
     GlobalTensor<int32_t> table;
     table.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t*>(maps));
-    AscendC::DataCopyPad(maps_, table,
-                         DataCopyExtParams{3, static_cast<uint32_t>(count * kFloat), 0, 0, 0},
-                         DataCopyPadExtParams<int32_t>{false, 0, 0, 0});
+    const auto bytes = static_cast<uint32_t>(count * kFloat);
+    const auto padding = static_cast<uint8_t>(map_stride_ - count);
+    AscendC::DataCopyPad(maps_, table, DataCopyExtParams{3, bytes, 0, 0, 0},
+                         DataCopyPadExtParams<int32_t>{padding != 0, 0, padding, 0});
     Await<HardEvent::MTE2_V>();
     const auto sizes = maps_.template ReinterpretCast<float>();
     AscendC::Cast(sizes, maps_, RoundMode::CAST_NONE, 2 * map_stride_);
@@ -162,6 +163,7 @@ class Taps {
     constexpr int32_t kCount = kTile * kCoefficients;
     const auto product = transposed_.template ReinterpretCast<float>();
     AscendC::Duplicate(temporary_, 0.0f, kTile * kTemporaries);
+    AscendC::Duplicate(points_, 0.0f, 2 * chunk_);
     AscendC::CreateVecIndex(number_, 0.0f, kTile);
     AscendC::CreateVecIndex(product, 0.0f, kCount);
     Then();
