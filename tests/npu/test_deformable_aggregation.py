@@ -13,7 +13,7 @@ from mxd_mmplugin import DeformableAggregationFunction, deformable_aggregation
 
 pytestmark = pytest.mark.npu
 
-SETTINGS = settings(max_examples=25, deadline=None, derandomize=True)
+SETTINGS = settings(max_examples=100, deadline=None, derandomize=True)
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-3, torch.bfloat16: 2e-2}
 
 
