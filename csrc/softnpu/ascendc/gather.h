@@ -158,7 +158,7 @@ inline void Gatherb(const LocalTensor<T>& dst, const LocalTensor<T>& src,
                     const LocalTensor<uint32_t>& offset, const int32_t repeat,
                     const GatherRepeatParams& p, Here here = Here()) {
   softnpu::BeginVector("Gatherb", here);
-  softnpu::Require<T, half, bfloat16_t, float, int16_t, uint16_t, int32_t, uint32_t>();
+  softnpu::Require<T, uint16_t, uint32_t>();
   softnpu::Core& core = softnpu::core();
   if (repeat > 255) core.Reject("%d repeats, at most 255 are possible", repeat);
   dst.CheckIn("the destination", softnpu::kUb);
