@@ -1,0 +1,21 @@
+// CPU tensors over the memory of npu tensors: what lets a CPU kernel work on them.
+#pragma once
+#include <ATen/ATen.h>
+
+namespace softnpu {
+
+// The CPU tensor over an npu tensor's memory, once the commands that torch_npu has queued are done.
+// Other tensors are handed back as they are.
+at::Tensor as_cpu(const at::Tensor& tensor);
+
+// A new npu tensor with the layout and values of a CPU tensor.
+at::Tensor to_npu(const at::Tensor& tensor, at::Device device);
+
+// The npu tensor that shares the storage of `owner` and has the dtype and layout of `like`.
+at::Tensor view_as(const at::Tensor& owner, const at::Tensor& like);
+
+// A CPU generator whose numbers follow from an npu generator's seed and offset, and the offset
+// moved on: the same seed gives the same numbers, and a saved generator state restores them.
+at::Generator as_cpu(const std::optional<at::Generator>& generator, at::Device device);
+
+}  // namespace softnpu
