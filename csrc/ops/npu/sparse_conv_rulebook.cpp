@@ -117,6 +117,12 @@ std::tuple<at::Tensor, at::Tensor> transpose(const at::Tensor& pairs, const at::
                tile_count(num_in), volume);
 }
 
+// The rulebook of no outputs.
+Result nothing(const at::Tensor& indices, const Geometry& g) {
+  return {at::empty({0, g.ndim + 1}, indices.options()), at::empty({0, 2}, indices.options()),
+          at::empty({0, g.kernel_volume + 1}, indices.options().dtype(at::kLong))};
+}
+
 template <typename Path>
 Result build(const at::Tensor& indices, const Geometry& g, const KeySteps& steps) {
   std::array<int64_t, kMaxDims> one, zero{};
@@ -135,6 +141,7 @@ Result build(const at::Tensor& indices, const Geometry& g, const KeySteps& steps
   const KeySteps out_steps(g.out_shape, g.ndim, g.batch_size);
   const at::Tensor reached = Path::reached(indices, g, out_steps);
   const int64_t count = reached.size(0);
+  if (count == 0) return nothing(indices, g);
   TORCH_CHECK_VALUE(count < std::numeric_limits<int32_t>::max(),
                     "the convolution must have fewer than 2**31 - 1 output voxels, had ", count);
   const auto [out_indices, cells] =
@@ -158,9 +165,7 @@ Result rulebook(const at::Tensor& indices, int64_t batch_size, at::IntArrayRef s
   check_indices(indices, g.ndim);
   const KeySteps steps = transposed ? window_steps(g.out_shape, g.in_shape, g)
                                     : window_steps(g.in_shape, g.out_shape, g);
-  if (indices.size(0) == 0)
-    return {indices.clone(), at::empty({0, 2}, indices.options()),
-            at::empty({0, g.kernel_volume + 1}, indices.options().dtype(at::kLong))};
+  if (indices.size(0) == 0) return nothing(indices, g);
   const at::Tensor rows = indices.contiguous();
   uint64_t cells = steps.limit;
   if (!subm) cells = std::max(cells, KeySteps(g.out_shape, g.ndim, batch_size).limit);
@@ -231,18 +236,14 @@ std::tuple<at::Tensor, at::Tensor> Narrow::decode(const at::Tensor& cells, const
   }
   at::Tensor indices = at::empty({cells.size(0), g.ndim + 1}, cells.options());
   at::Tensor others = at::empty_like(cells);
-  if (tiling.cells > 0)
-    launch(aclrtlaunch_sparse_conv_rulebook_decode, "sparse_conv_rulebook_decode",
-           blocks_for(tiling.cells), cells, indices, others, tiling);
+  launch(aclrtlaunch_sparse_conv_rulebook_decode, "sparse_conv_rulebook_decode",
+         blocks_for(tiling.cells), cells, indices, others, tiling);
   return {indices, others};
 }
 
 std::tuple<at::Tensor, at::Tensor> Narrow::join(const Voxels& windows, const Voxels& voxels,
                                                 const KernelRows& kernel) {
   const int64_t tiles = tile_count(windows.cells.size(0)), volume = kernel.rows * kernel.run;
-  const auto longs = voxels.cells.options().dtype(at::kLong);
-  if (tiles == 0 || voxels.cells.size(0) == 0)
-    return {at::empty({0, 2}, voxels.rows.options()), at::zeros({tiles, volume + 1}, longs)};
   SparseConvJoinTiling tiling{};
   tiling.windows = windows.cells.size(0);
   tiling.voxels = voxels.cells.size(0);
