@@ -18,8 +18,8 @@ constexpr int32_t kLanes = kRows * kTile;
 constexpr int32_t kStretchBits = 13;
 constexpr int32_t kStretch = (1 << kStretchBits) - 8;  // voxels of the table at once
 // A table's buffer: kRun entries that are not used, the stretch, and none-cells up to a power of
-// two and some more, so that neither the search nor the look along a row needs to know the end.
-constexpr int32_t kTable = kRun + (1 << kStretchBits) + 3 * kRun;
+// two, so that neither the search nor the look along a row needs to know the end.
+constexpr int32_t kTable = kRun + (1 << kStretchBits);
 constexpr int32_t kNever = kRulebookMaxCell + kRun;  // sought by lanes that have no window
 constexpr int32_t kWord = sizeof(int32_t);
 constexpr int32_t kBlockWords = 32 / kWord, kRepeatWords = 256 / kWord;
@@ -71,7 +71,7 @@ class Join {
     if constexpr (kFill)
       MakeInterleave();
     else
-      Duplicate(partial_, 0.0f, 2 * kRepeatWords);
+      Duplicate(sums_, 0.0f, kRun * kPitch + 2 * kRepeatWords);
     PipeBarrier<PIPE_V>();
     const int32_t tiles = (tiling_.windows + kTile - 1) / kTile;
     for (int32_t tile = GetBlockIdx(); tile < tiles; tile += GetBlockNum()) ProcessTile(tile);
@@ -173,7 +173,7 @@ class Join {
       PipeBarrier<PIPE_V>();
       if constexpr (kFill) LoadBounds(tile, row, rows);
       for (int32_t at = start; at < end; at += kStretch)
-        Search(tile, row, rows, windows, at, at + kStretch < end ? kStretch : end - at);
+        Search(tile, row, rows, windows, count, at, at + kStretch < end ? kStretch : end - at);
     }
     window_queue_.FreeTensor(windows);
   }
@@ -188,9 +188,10 @@ class Join {
     for (int32_t k = 0; k < rows * tiling_.run; k++) next_[k] = bound.GetValue(k);
   }
 
-  // Joins the tile's windows with kernel rows [row, row + rows) and voxels [at, at + size).
+  // Joins the tile's `count` windows with kernel rows [row, row + rows) and voxels [at, at + size).
   __aicore__ inline void Search(int32_t tile, int32_t row, int32_t rows,
-                                const LocalTensor<int32_t>& windows, int32_t at, int32_t size) {
+                                const LocalTensor<int32_t>& windows, int32_t count, int32_t at,
+                                int32_t size) {
     const int32_t lanes = rows * kTile;
     int32_t power = kBlockWords;  // above size, and whole blocks
     while (power <= size) power *= 2;
@@ -199,10 +200,12 @@ class Join {
     DataCopyPad(table[kRun], voxels_[at], Bytes(size),
                 {true, 0, static_cast<uint8_t>(padding), kRulebookNone});
     if constexpr (kFill)
-      DataCopyPad(table[kTable + kRun], voxel_rows_[at], Bytes(size), {false, 0, 0, 0});
+      DataCopyPad(table[kTable + kRun], voxel_rows_[at], Bytes(size),
+                  {true, 0, static_cast<uint8_t>(padding), 0});
     table_queue_.EnQue(table);
     table = table_queue_.DeQue<int32_t>();
-    Duplicate(table[kRun + size + padding], kRulebookNone, power - size - padding + 3 * kRun);
+    Duplicate(table[kRun + size + padding], kRulebookNone, power - size - padding);
+    if constexpr (kFill) Duplicate(table[kTable + kRun + size + padding], 0, kBlockWords);
 
     // position: 4 * (kRun + voxels of the stretch below the target), in bytes
     Duplicate(position_, kRun * kWord, lanes);
@@ -235,7 +238,7 @@ class Join {
       Mins(cell_, cell_, 1, lanes);  // 0 where the voxel is there, else 1
       PipeBarrier<PIPE_V>();
       if constexpr (kFill)
-        Write(point, rows, windows[kTile]);
+        Write(point, rows, windows[kTile], count);
       else
         Sum(point, rows);
       if (point + 1 < tiling_.run) {
@@ -285,16 +288,16 @@ class Join {
 
   // Writes the pairs (row of the voxel, row of the window) of one point of each kernel row. What
   // tiles write meets within blocks of 32 bytes: it is added onto zeros, in any order.
-  __aicore__ inline void Write(int32_t point, int32_t rows,
-                               const LocalTensor<int32_t>& window_rows) {
+  __aicore__ inline void Write(int32_t point, int32_t rows, const LocalTensor<int32_t>& window_rows,
+                               int32_t windows) {
     CompareScalar(hits_, cell_, 0, CMPMODE::EQ, rows * kTile);
     PipeBarrier<PIPE_V>();
     for (int32_t r = 0; r < rows; r++) {
       const LocalTensor<uint32_t> hits =
           hits_[r * (kTile / 8)].template ReinterpretCast<uint32_t>();
       uint64_t count = 0;
-      GatherMask(compact_, found_[r * kTile], hits, true, kTile, {1, 1, 8, 0}, count);
-      GatherMask(compact_[kTile], window_rows, hits, true, kTile, {1, 1, 8, 0}, count);
+      GatherMask(compact_, found_[r * kTile], hits, true, windows, {1, 1, 8, 0}, count);
+      GatherMask(compact_[kTile], window_rows, hits, true, windows, {1, 1, 8, 0}, count);
       if (count == 0) continue;
       PipeBarrier<PIPE_V>();
       const int32_t words = 2 * static_cast<int32_t>(count);

@@ -285,6 +285,8 @@ class Reach {
     place_ = there_[kChunk];
     condition_ = place_[kChunk];
     rest_ = condition_[kChunk];
+    Duplicate(batch_, 0, kChunk);
+    PipeBarrier<PIPE_V>();
   }
 
   __aicore__ inline void Process() {
