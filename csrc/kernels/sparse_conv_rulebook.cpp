@@ -150,6 +150,7 @@ class Join {
     windows = window_queue_.DeQue<int32_t>();
     Order<HardEvent::MTE2_S>();
     const int32_t first = windows.GetValue(0), last = windows.GetValue(count - 1);
+    Order<HardEvent::S_MTE2>();
 
     int32_t rows;
     for (int32_t row = 0; row < tiling_.rows; row += rows) {
@@ -186,6 +187,7 @@ class Join {
     Order<HardEvent::MTE2_S>();
     const LocalTensor<int64_t> bound = bound_.template ReinterpretCast<int64_t>();
     for (int32_t k = 0; k < rows * tiling_.run; k++) next_[k] = bound.GetValue(k);
+    Order<HardEvent::S_MTE2>();
   }
 
   // Joins the tile's `count` windows with kernel rows [row, row + rows) and voxels [at, at + size).
