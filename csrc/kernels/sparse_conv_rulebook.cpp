@@ -15,15 +15,15 @@ using namespace AscendC;
 constexpr int32_t kTile = kRulebookTile, kRun = kRulebookRun;
 constexpr int32_t kRows = 9;  // kernel rows that are sought at once
 constexpr int32_t kLanes = kRows * kTile;
-constexpr int32_t kStretchBits = 13;
-constexpr int32_t kStretch = (1 << kStretchBits) - 8;  // voxels of the table at once
-// A table's buffer: kRun entries that are not used, the stretch, and none-cells up to a power of
-// two, so that neither the search nor the look along a row needs to know the end.
-constexpr int32_t kTable = kRun + (1 << kStretchBits);
+constexpr int32_t kCells = 8192;                     // of the table at once
+constexpr int32_t kStretch = kCells - 8;             // of them voxels, the others are none
+constexpr int32_t kTable = kRun + kCells;            // the first kRun entries are not used
 constexpr int32_t kNever = kRulebookMaxCell + kRun;  // sought by lanes that have no window
 constexpr int32_t kWord = sizeof(int32_t);
 constexpr int32_t kBlockWords = 32 / kWord, kRepeatWords = 256 / kWord;
 constexpr int32_t kPitch = 16;  // sums of a kernel point: kRows, in whole blocks
+
+__aicore__ inline int32_t Lesser(int32_t a, int32_t b) { return a < b ? a : b; }
 
 template <bool kFill>
 class Join {
@@ -40,9 +40,9 @@ class Join {
     bounds_.SetGlobalBuffer((__gm__ int32_t*)bounds);
     out_.SetGlobalBuffer((__gm__ int32_t*)out);
 
-    pipe->InitBuffer(window_queue_, 1, (kFill ? 2 : 1) * kTile * kWord);
-    pipe->InitBuffer(table_queue_, 1, (kFill ? 2 : 1) * kTable * kWord);
-    pipe->InitBuffer(out_queue_, 2, (kFill ? 2 * kTile : kRun * kPitch) * kWord);
+    pipe->InitBuffer(window_queue_, 2, (kFill ? 2 : 1) * kTile * kWord);
+    pipe->InitBuffer(table_queue_, kTableDepth, (kFill ? 2 : 1) * kTable * kWord);
+    pipe->InitBuffer(out_queue_, kOutDepth, (kFill ? 2 * kTile : kRun * kPitch) * kWord);
     pipe->InitBuffer(head_buffer_, kRulebookHeads * kWord);
     pipe->InitBuffer(lane_buffer_, 4 * kLanes * kWord);
     head_ = head_buffer_.Get<int32_t>();
@@ -125,8 +125,7 @@ class Join {
 
   // A position of the table from which on all cells are above `cell`.
   __aicore__ inline int32_t End(int32_t cell) {
-    const int32_t end = HeadsBelow(cell + 1) * tiling_.head_distance;
-    return end < tiling_.voxels ? end : tiling_.voxels;
+    return Lesser(HeadsBelow(cell + 1) * tiling_.head_distance, tiling_.voxels);
   }
 
   // Where kernel row `row` begins, seen from a window.
@@ -141,7 +140,7 @@ class Join {
 
   __aicore__ inline void ProcessTile(int32_t tile) {
     const int32_t begin = tile * kTile;
-    const int32_t count = begin + kTile < tiling_.windows ? kTile : tiling_.windows - begin;
+    const int32_t count = Lesser(kTile, tiling_.windows - begin);
     LocalTensor<int32_t> windows = window_queue_.AllocTensor<int32_t>();
     DataCopyPad(windows, windows_[begin], Bytes(count), {false, 0, 0, 0});
     if constexpr (kFill)
@@ -154,14 +153,18 @@ class Join {
 
     int32_t rows;
     for (int32_t row = 0; row < tiling_.rows; row += rows) {
-      // As many kernel rows as there are lanes for and one stretch of the table holds; a row that
-      // is longer takes several stretches.
+      // As many kernel rows as there are lanes for and one stretch of the table holds, with the
+      // reach of a search behind it; a row that is longer takes several stretches.
       const int32_t start = Begin(first + RowStart(row));
-      int32_t end = End(last + RowStart(row) + tiling_.run - 1);
-      for (rows = 1; rows < kRows && row + rows < tiling_.rows; rows++) {
-        const int32_t next = End(last + RowStart(row + rows) + tiling_.run - 1);
-        if (next - start > kStretch) break;
-        end = next;
+      int32_t end = start, longest = 0;
+      for (rows = 0; rows < kRows && row + rows < tiling_.rows; rows++) {
+        const int32_t from = Begin(first + RowStart(row + rows));
+        const int32_t to = End(last + RowStart(row + rows) + tiling_.run - 1);
+        const int32_t most = longest > to - from ? longest : to - from;
+        if (rows > 0 && to - start + PowerAbove(most) > kCells) break;
+        begin_[rows] = from - start;
+        end = to;
+        longest = most;
       }
       if (start >= end) continue;
 
@@ -174,7 +177,8 @@ class Join {
       PipeBarrier<PIPE_V>();
       if constexpr (kFill) LoadBounds(tile, row, rows);
       for (int32_t at = start; at < end; at += kStretch)
-        Search(tile, row, rows, windows, count, at, at + kStretch < end ? kStretch : end - at);
+        Search(tile, row, rows, windows, count, at, Lesser(kStretch, end - at),
+               PowerAbove(Lesser(kStretch, longest)));
     }
     window_queue_.FreeTensor(windows);
   }
@@ -190,27 +194,36 @@ class Join {
     Order<HardEvent::S_MTE2>();
   }
 
-  // Joins the tile's `count` windows with kernel rows [row, row + rows) and voxels [at, at + size).
+  // A power of two above `size`, of whole blocks.
+  __aicore__ inline int32_t PowerAbove(int32_t size) {
+    int32_t power = kBlockWords;
+    while (power <= size) power *= 2;
+    return power;
+  }
+
+  // Joins the tile's `count` windows with kernel rows [row, row + rows) and voxels [at, at + size),
+  // of which less than `power` matter to a row.
   __aicore__ inline void Search(int32_t tile, int32_t row, int32_t rows,
                                 const LocalTensor<int32_t>& windows, int32_t count, int32_t at,
-                                int32_t size) {
+                                int32_t size, int32_t power) {
     const int32_t lanes = rows * kTile;
-    int32_t power = kBlockWords;  // above size, and whole blocks
-    while (power <= size) power *= 2;
     const int32_t padding = (kBlockWords - size % kBlockWords) % kBlockWords;
-    LocalTensor<int32_t> table = table_queue_.AllocTensor<int32_t>();
+    LocalTensor<int32_t> table = table_queue_.template AllocTensor<int32_t>();
     DataCopyPad(table[kRun], voxels_[at], Bytes(size),
                 {true, 0, static_cast<uint8_t>(padding), kRulebookNone});
     if constexpr (kFill)
       DataCopyPad(table[kTable + kRun], voxel_rows_[at], Bytes(size),
                   {true, 0, static_cast<uint8_t>(padding), 0});
     table_queue_.EnQue(table);
-    table = table_queue_.DeQue<int32_t>();
-    Duplicate(table[kRun + size + padding], kRulebookNone, power - size - padding);
+    table = table_queue_.template DeQue<int32_t>();
+    // With none-cells behind the voxels neither the search nor the look along a row needs to know
+    // the end.
+    Duplicate(table[kRun + size + padding], kRulebookNone, Lesser(power, kCells - size) - padding);
     if constexpr (kFill) Duplicate(table[kTable + kRun + size + padding], 0, kBlockWords);
 
     // position: 4 * (kRun + voxels of the stretch below the target), in bytes
-    Duplicate(position_, kRun * kWord, lanes);
+    for (int32_t r = 0; r < rows; r++)
+      Duplicate(position_[r * kTile], (kRun + begin_[r]) * kWord, kTile);
     PipeBarrier<PIPE_V>();
     const LocalTensor<uint32_t> position = position_.template ReinterpretCast<uint32_t>();
     for (int32_t step = power / 2; step > 0; step /= 2) {
@@ -270,14 +283,14 @@ class Join {
   // Adds the pairs found to counts [tiles, run, rows].
   __aicore__ inline void AddCounts(int32_t tile, int32_t row, int32_t rows) {
     const int32_t words = tiling_.run * kPitch;
-    LocalTensor<int32_t> counts = out_queue_.AllocTensor<int32_t>();
+    LocalTensor<int32_t> counts = out_queue_.template AllocTensor<int32_t>();
     Muls(sums_, sums_, -1.0f, words);
     PipeBarrier<PIPE_V>();
     Adds(sums_, sums_, static_cast<float>(kTile), words);
     PipeBarrier<PIPE_V>();
     Cast(counts, sums_, RoundMode::CAST_RINT, words);
     out_queue_.EnQue(counts);
-    counts = out_queue_.DeQue<int32_t>();
+    counts = out_queue_.template DeQue<int32_t>();
     const int64_t to = static_cast<int64_t>(tile) * tiling_.run * tiling_.rows + row;
     const uint32_t gap = rows > kBlockWords ? 0 : (kPitch - kBlockWords) / kBlockWords;
     SetAtomicAdd<int32_t>();
@@ -303,10 +316,10 @@ class Join {
       if (count == 0) continue;
       PipeBarrier<PIPE_V>();
       const int32_t words = 2 * static_cast<int32_t>(count);
-      LocalTensor<int32_t> pairs = out_queue_.AllocTensor<int32_t>();
+      LocalTensor<int32_t> pairs = out_queue_.template AllocTensor<int32_t>();
       Gather(pairs, compact_, interleave_.template ReinterpretCast<uint32_t>(), 0, words);
       out_queue_.EnQue(pairs);
-      pairs = out_queue_.DeQue<int32_t>();
+      pairs = out_queue_.template DeQue<int32_t>();
       int64_t& next = next_[r * tiling_.run + point];
       SetAtomicAdd<int32_t>();
       DataCopyPad(out_[2 * next], pairs, Bytes(words));
@@ -319,14 +332,17 @@ class Join {
 
   const SparseConvJoinTiling tiling_;
   GlobalTensor<int32_t> windows_, window_rows_, voxels_, voxel_rows_, heads_, bounds_, out_;
-  TQue<TPosition::VECIN, 1> window_queue_, table_queue_;
-  TQue<TPosition::VECOUT, 2> out_queue_;
+  static constexpr int32_t kTableDepth = kFill ? 1 : 2, kOutDepth = kFill ? 4 : 2;
+  TQue<TPosition::VECIN, 2> window_queue_;
+  TQue<TPosition::VECIN, kTableDepth> table_queue_;
+  TQue<TPosition::VECOUT, kOutDepth> out_queue_;
   TBuf<TPosition::VECCALC> head_buffer_, lane_buffer_, row_buffer_, hit_buffer_, bound_buffer_;
   LocalTensor<int32_t> head_;
   LocalTensor<int32_t> target_, position_, cell_, found_;  // by lanes
   LocalTensor<int32_t> compact_, interleave_, bound_;      // second pass
   LocalTensor<uint8_t> hits_;
   LocalTensor<float> sums_, partial_;  // first pass
+  int32_t begin_[kRows];               // of each kernel row in the stretch
   int64_t next_[kRows * kRun];
 };
 
