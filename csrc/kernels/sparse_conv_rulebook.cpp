@@ -15,10 +15,12 @@ using namespace AscendC;
 constexpr int32_t kTile = kRulebookTile, kRun = kRulebookRun;
 constexpr int32_t kRows = 9;  // kernel rows that are sought at once
 constexpr int32_t kLanes = kRows * kTile;
-constexpr int32_t kCells = 8192;                     // of the table at once
-constexpr int32_t kStretch = kCells - 8;             // of them voxels, the others are none
-constexpr int32_t kTable = kRun + kCells;            // the first kRun entries are not used
-constexpr int32_t kNever = kRulebookMaxCell + kRun;  // sought by lanes that have no window
+constexpr int32_t kCells = 8192;           // of the table at once
+constexpr int32_t kStretch = kCells - 8;   // of them voxels, the others are none
+constexpr int32_t kTable = kRun + kCells;  // the first kRun entries are not used
+// Behind the voxels of a table, and sought by lanes that have no window: above and below all cells
+// by more than a run.
+constexpr int32_t kBehind = kRulebookMaxCell + kRun, kNever = -kRun - 1;
 constexpr int32_t kWord = sizeof(int32_t);
 constexpr int32_t kBlockWords = 32 / kWord, kRepeatWords = 256 / kWord;
 constexpr int32_t kPitch = 16;  // sums of a kernel point: kRows, in whole blocks
@@ -210,15 +212,15 @@ class Join {
     const int32_t padding = (kBlockWords - size % kBlockWords) % kBlockWords;
     LocalTensor<int32_t> table = table_queue_.template AllocTensor<int32_t>();
     DataCopyPad(table[kRun], voxels_[at], Bytes(size),
-                {true, 0, static_cast<uint8_t>(padding), kRulebookNone});
+                {true, 0, static_cast<uint8_t>(padding), kBehind});
     if constexpr (kFill)
       DataCopyPad(table[kTable + kRun], voxel_rows_[at], Bytes(size),
                   {true, 0, static_cast<uint8_t>(padding), 0});
     table_queue_.EnQue(table);
     table = table_queue_.template DeQue<int32_t>();
-    // With none-cells behind the voxels neither the search nor the look along a row needs to know
+    // With such cells behind the voxels neither the search nor the look along a row needs to know
     // the end.
-    Duplicate(table[kRun + size + padding], kRulebookNone, Lesser(power, kCells - size) - padding);
+    Duplicate(table[kRun + size + padding], kBehind, Lesser(power, kCells - size) - padding);
     if constexpr (kFill) Duplicate(table[kTable + kRun + size + padding], 0, kBlockWords);
 
     // position: 4 * (kRun + voxels of the stretch below the target), in bytes
