@@ -134,6 +134,21 @@ at::Tensor& copy_(at::Tensor& self, const at::Tensor& source, bool non_blocking)
   return self;
 }
 
+// The second result, the sizes of the batches, stays on the host.
+std::tuple<at::Tensor, at::Tensor> pack_padded_sequence(const at::Tensor& input,
+                                                        const at::Tensor& lengths,
+                                                        bool batch_first) {
+  auto [data, sizes] = at::_pack_padded_sequence(as_cpu(input), lengths, batch_first);
+  return {to_npu(data, input.device()), sizes};
+}
+
+// PyTorch's own gradient in place of torch_npu's, whose formulas end in operators of CANN: the
+// kernel that serves CPU tensors records its formula and goes on to the device of its arguments.
+void differentiate_as_on_cpu(const c10::OperatorHandle& op, c10::DispatchKeySet keys,
+                             Stack* stack) {
+  op.getComputedKernelForDispatchKey(Key::AutogradCPU).callBoxed(op, keys, stack);
+}
+
 // What torch_npu does itself: memory, views of it, and reading one number.
 const std::set<std::string> kTorchNpu = {
     "empty.memory_format",
@@ -159,6 +174,21 @@ const std::set<std::string> kTorchNpu = {
     "_pin_memory",
 };
 
+// All ops of PyTorch itself, by what they are registered as: "add.Tensor".
+std::vector<std::pair<std::string, c10::OperatorHandle>> aten_ops() {
+  std::vector<std::pair<std::string, c10::OperatorHandle>> ops;
+  for (const auto& name : c10::Dispatcher::singleton().getAllOpNames())
+    if (name.name.rfind("aten::", 0) == 0)
+      if (auto op = c10::Dispatcher::singleton().findSchema(name))
+        ops.emplace_back(
+            name.name.substr(6) + (name.overload_name.empty() ? "" : "." + name.overload_name),
+            *op);
+  return ops;
+}
+
+// Registered below with a function of their own.
+const std::set<std::string> kWritten = {"copy_", "_to_copy", "clone", "_pack_padded_sequence"};
+
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
   auto& dispatcher = c10::Dispatcher::singleton();
   transfer_kernel = dispatcher.findSchemaOrThrow("aten::copy_", "")
@@ -168,20 +198,25 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
   library.impl("copy_", copy_);
   library.impl("_to_copy", at::native::_to_copy);
   library.impl("clone", at::native::clone);
-  for (const auto& name : dispatcher.getAllOpNames()) {
-    if (name.name.rfind("aten::", 0) != 0) continue;
-    auto op = dispatcher.findOp(name);
-    if (!op || !op->hasSchema()) continue;
-    auto full = name.name.substr(6) + (name.overload_name.empty() ? "" : "." + name.overload_name);
-    if (kTorchNpu.count(full) || full == "copy_" || full == "_to_copy" || full == "clone") continue;
+  library.impl("_pack_padded_sequence", pack_padded_sequence);
+  for (const auto& [name, op] : aten_ops()) {
+    if (kTorchNpu.count(name) || kWritten.count(name)) continue;
     // With no CPU kernel, an op that torch_npu leaves alone is made of others that are here.
-    bool runs = op->hasKernelForDispatchKey(Key::CPU);
-    if (op->hasKernelForDispatchKey(Key::PrivateUse1))
+    bool runs = op.hasKernelForDispatchKey(Key::CPU);
+    if (op.hasKernelForDispatchKey(Key::PrivateUse1))
       for (auto key : {Key::CompositeExplicitAutograd, Key::CompositeExplicitAutogradNonFunctional,
                        Key::CompositeImplicitAutograd})
-        runs |= op->hasKernelForDispatchKey(key);
-    if (runs) library.impl(full.c_str(), torch::CppFunction::makeFromBoxedFunction<&run_on_cpu>());
+        runs |= op.hasKernelForDispatchKey(key);
+    if (runs) library.impl(name.c_str(), torch::CppFunction::makeFromBoxedFunction<&run_on_cpu>());
   }
+}
+
+TORCH_LIBRARY_IMPL(aten, AutogradPrivateUse1, library) {
+  c10::WarningUtils::WarningHandlerGuard quiet(&silence);
+  for (const auto& [name, op] : aten_ops())
+    if (op.hasKernelForDispatchKey(Key::AutogradPrivateUse1))
+      library.impl(name.c_str(),
+                   torch::CppFunction::makeFromBoxedFunction<&differentiate_as_on_cpu>());
 }
 
 }  // namespace
