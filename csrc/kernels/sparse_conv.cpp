@@ -26,7 +26,6 @@ constexpr int32_t kTileRows = 512;
 constexpr int32_t kFractalRows = 16;
 constexpr int32_t kFractalBytes = 512;
 constexpr int32_t kBlockBytes = 32;
-constexpr int32_t kStageBytes = 8192;
 constexpr int32_t kBoundsWindow = 256;
 constexpr int32_t kLanes = 64;           // of fp32
 constexpr int32_t kOrderBytes = 192;     // of the workspace for an order
@@ -47,7 +46,7 @@ struct Layout {
   int32_t width[2];
   int64_t gathered, products;  // elements of one step
 
-  __aicore__ inline explicit Layout(const mxd::SparseConvTiling& tiling) {
+  __aicore__ inline explicit Layout(const SparseConvTiling& tiling) {
     width[0] = RoundUp((tiling.panel + 1) / 2, kFractalRows);
     width[1] = tiling.panel - width[0];
     gathered = static_cast<int64_t>(tiling.step_rows) * tiling.in_channels;
@@ -107,7 +106,7 @@ class VectorCore {
  public:
   __aicore__ inline VectorCore(GM_ADDR features, GM_ADDR bias, GM_ADDR pairs, GM_ADDR bounds,
                                GM_ADDR gathered, GM_ADDR products, GM_ADDR orders, GM_ADDR out,
-                               const mxd::SparseConvTiling& tiling)
+                               const SparseConvTiling& tiling)
       : tiling_(tiling),
         layout_(tiling),
         side_(GetSubBlockIdx()),
@@ -126,15 +125,24 @@ class VectorCore {
 
     const int32_t rows = RoundUp(tiling_.step_rows, kLanes);
     const int32_t columns = layout_.width[0];
-    product_stages_ = columns > 32 ? 2 : 4;
+    const int32_t stage_bytes = columns > 32 ? 4096 : 8192;
+    row_blocks_ = tiling_.in_channels * sizeof(T) / kBlockBytes;
+    stage_rows_ = stage_bytes / (row_blocks_ * kBlockBytes);
+    stage_elements_ = stage_bytes / sizeof(T);
+    product_stages_ = columns > 32 ? 2 : 3;
+    product_elements_ = stage_bytes / sizeof(float);
     Take(sums_, kTileRows * columns);
-    Take(gather_stage_, 2 * kStageBytes / sizeof(T));
-    Take(product_stage_, product_stages_ * kStageBytes / sizeof(float));
+    Take(gather_stage_, 2 * stage_elements_);
+    Take(fractal_stage_, 2 * stage_elements_);
+    Take(to_fractals_, stage_bytes / kBlockBytes);
+    Take(product_stage_, product_stages_ * product_elements_);
+    Take(product_rows_, product_elements_);
+    Take(to_rows_, stage_bytes / kBlockBytes);
     Take(bias_row_, kLanes);
     Take(head_, kLanes);
     Take(bounds_window_, kBoundsWindow + 8);
     Take(step_pairs_, 2 * rows * 2);
-    Take(in_, 2 * rows);
+    Take(in_, 3 * rows);
     Take(outs_, rows);
     Take(place_, 3 * rows);
     Take(order_words_, 2 * kOrderBytes / sizeof(uint32_t));
@@ -148,6 +156,7 @@ class VectorCore {
 
     gather_free_.Init(pipe_, 2);
     gather_full_.Init(pipe_, 2);
+    fractal_free_.Init(pipe_, 2);
     product_free_.Init(pipe_, product_stages_);
     product_full_.Init(pipe_, product_stages_);
     pairs_free_.Init(pipe_, 2);
@@ -167,13 +176,14 @@ class VectorCore {
   }
 
   __aicore__ inline void Run() {
-    gather_free_.RaiseAll();
     product_free_.RaiseAll();
     list_free_.RaiseAll();
     order_free_.RaiseAll();
     sums_free_.RaiseAll();
-    Duplicate(step_pairs_, 0, 4 * list_rows_);
+    fractal_free_.RaiseAll();
+    SetUp();
     pairs_free_.RaiseAll();
+    gather_free_.RaiseAll();
 
     unit_ = block_;
     offset_ = tiling_.volume;
@@ -189,6 +199,7 @@ class VectorCore {
     SendOrder(step);
 
     gather_free_.AwaitAll();
+    fractal_free_.AwaitAll();
     product_free_.AwaitAll();
     list_free_.AwaitAll();
     order_free_.AwaitAll();
@@ -217,6 +228,30 @@ class VectorCore {
     TBuf<TPosition::VECCALC> buffer;
     pipe_.InitBuffer(buffer, RoundUp(count * sizeof(U), kBlockBytes));
     tensor = buffer.Get<U>();
+  }
+
+  // The order of blocks that turns rows into fractals' columns, and the products' back into rows;
+  // and data wherever an instruction may read beyond what was loaded.
+  __aicore__ inline void SetUp() {
+    Duplicate(step_pairs_, 0, 4 * list_rows_);
+    Duplicate(tile_pairs_, 0, 2 * kTileRows);
+    Duplicate(order_words_.ReinterpretCast<int32_t>(), 0, order_words_.GetSize());
+    Duplicate(gather_stage_.template ReinterpretCast<int32_t>(), 0,
+              2 * stage_elements_ * sizeof(T) / sizeof(int32_t));
+    Duplicate(product_stage_, 0.0f, product_stages_ * product_elements_);
+    Duplicate(to_fractals_.ReinterpretCast<int32_t>(), 0, to_fractals_.GetSize());
+    Duplicate(to_rows_.ReinterpretCast<int32_t>(), 0, to_rows_.GetSize());
+    v_to_s_.Pass();
+    for (int32_t row = 0; row < stage_rows_; ++row)
+      for (int32_t block = 0; block < row_blocks_; ++block)
+        to_fractals_.SetValue(block * stage_rows_ + row, (row * row_blocks_ + block) * kBlockBytes);
+    const int32_t blocks = width_ * static_cast<int32_t>(sizeof(float)) / kBlockBytes;
+    if (blocks > 0) product_slots_ = product_elements_ / width_;
+    for (int32_t row = 0; row < product_slots_; ++row)
+      for (int32_t block = 0; block < blocks; ++block)
+        to_rows_.SetValue(row * blocks + block,
+                          ((block / 2 * product_slots_ + row) * 2 + block % 2) * kBlockBytes);
+    s_to_v_.Pass();
   }
 
   // Loads the bounds of the tile from offset `first` on.
@@ -275,6 +310,7 @@ class VectorCore {
     const LocalTensor<float> distance = work_[kTileRows];
     s_to_v_.Pass();
     v_to_mte2_.Pass();
+    PipeBarrier<PIPE_V>();
     LoadPairs(tile_pairs_, begin, rows_);
     CreateVecIndex(numbers, static_cast<int32_t>(tile_ * kTileRows), kTileRows);
     mte2_to_v_.Pass();
@@ -401,7 +437,8 @@ class VectorCore {
     mte2_to_v_.Pass();
     if (step.pieces > 0) {
       const LocalTensor<int32_t> outs = outs_;
-      Split(pairs, 0, in_[index % 2 * list_rows_], list_rows_);
+      PipeBarrier<PIPE_V>();
+      Split(pairs, 0, in_[index % 3 * list_rows_], list_rows_);
       Split(pairs, 1, outs, list_rows_);
       PipeBarrier<PIPE_V>();
       Place(outs, place_[index % 3 * list_rows_], list_rows_);
@@ -413,13 +450,11 @@ class VectorCore {
   // Copies this core's half of every piece's input rows to the workspace.
   __aicore__ inline void Gather(int32_t index) {
     const Step& step = steps_[index % 3];
-    const int32_t columns = tiling_.in_channels, row_blocks = columns * sizeof(T) / kBlockBytes;
-    const int32_t stride = tiling_.groups * columns;
-    const int32_t stride_blocks = stride * sizeof(T) / kBlockBytes;
-    const int32_t stage_rows = kStageBytes / (columns * sizeof(T));
+    const int32_t columns = tiling_.in_channels, stride = tiling_.groups * columns;
+    const int32_t stride_blocks = tiling_.groups * row_blocks_;
     const int64_t first_column = static_cast<int64_t>(step.panel / tiling_.panels) * columns;
     list_full_.Await(index % 2);
-    Reader<int32_t> in(in_[index % 2 * list_rows_]);
+    Reader<int32_t> in(in_[index % 3 * list_rows_]);
     int32_t staged = 0;
     for (int32_t p = 0; p < step.pieces; ++p) {
       const Piece& piece = step.piece[p];
@@ -427,23 +462,23 @@ class VectorCore {
       const int32_t end = piece.slot + (side_ == 0 ? piece.rows / 2 : piece.rows);
       for (int32_t slot = begin; slot < end;) {
         if (staged == 0) gather_free_.Await(stage_);
-        const int32_t row = in.Get(slot), most = Least(end - slot, stage_rows - staged);
+        const int32_t row = in.Get(slot), most = Least(end - slot, stage_rows_ - staged);
         int32_t run = 1, gap = 1;
         if (most > 1) {
           gap = in.Get(slot + 1) - row;
-          if (gap > 0 && gap * stride_blocks - row_blocks <= 0xffff && gap < 0x10000) {
+          if (gap > 0 && gap < 0x10000 && gap * stride_blocks - row_blocks_ <= 0xffff) {
             for (run = 2; run < most && in.Get(slot + run) - in.Get(slot + run - 1) == gap;) ++run;
           } else {
             gap = 1;
           }
         }
-        DataCopy(gather_stage_[(stage_ * stage_rows + staged) * columns],
+        DataCopy(gather_stage_[stage_ * stage_elements_ + staged * columns],
                  features_[static_cast<int64_t>(row) * stride + first_column],
-                 DataCopyParams(run, row_blocks, gap * stride_blocks - row_blocks, 0));
+                 DataCopyParams(run, row_blocks_, gap * stride_blocks - row_blocks_, 0));
         Stage(slot, staged, run);
         slot += run;
         staged += run;
-        if (staged == stage_rows) staged = Flush(index);
+        if (staged == stage_rows_) staged = Flush(index);
       }
     }
     if (staged > 0) Flush(index);
@@ -460,16 +495,25 @@ class VectorCore {
     part_[parts_++].rows = rows;
   }
 
-  // Copies the stage to the workspace.
+  // Copies the stage to the workspace, as fractals' columns: [row_blocks, step_rows, 32 B].
   __aicore__ inline int32_t Flush(int32_t index) {
-    const int32_t columns = tiling_.in_channels, stage_rows = kStageBytes / (columns * sizeof(T));
+    constexpr int32_t kDepth = kBlockBytes / sizeof(T);
+    const LocalTensor<T> fractals = fractal_stage_[stage_ * stage_elements_];
     gather_full_.Pass(stage_);
-    for (int32_t i = 0; i < parts_; ++i) {
-      DataCopy(gathered_[index % 2 * layout_.gathered + part_[i].slot * columns],
-               gather_stage_[(stage_ * stage_rows + part_[i].offset) * columns],
-               part_[i].rows * columns);
-    }
+    fractal_free_.Await(stage_);
+    Gatherb(fractals.template ReinterpretCast<uint32_t>(),
+            gather_stage_[stage_ * stage_elements_].template ReinterpretCast<uint32_t>(),
+            to_fractals_, (stage_rows_ * row_blocks_ + 7) / 8, GatherRepeatParams(1, 8));
     gather_free_.Raise(stage_);
+    v_to_mte3_.Pass();
+    for (int32_t i = 0; i < parts_; ++i) {
+      const Piece& part = part_[i];
+      DataCopy(gathered_[index % 2 * layout_.gathered + part.slot * kDepth],
+               fractals[part.offset * kDepth],
+               DataCopyParams(row_blocks_, part.rows, stage_rows_ - part.rows,
+                              tiling_.step_rows - part.rows));
+    }
+    fractal_free_.Raise(stage_);
     stage_ = 1 - stage_;
     parts_ = 0;
     return 0;
@@ -499,32 +543,36 @@ class VectorCore {
     CrossCoreWaitFlag(kMultiplied);
     if (width_ > 0) {
       if (step.first) Clear(step);
-      const int32_t stage_rows = kStageBytes / (width_ * static_cast<int32_t>(sizeof(float)));
       Reader<int16_t> place(place_[index % 3 * list_rows_]);
       int32_t piece = 0;
-      for (int32_t first = 0; first < step.rows; first += stage_rows) {
-        const int32_t rows = Least(stage_rows, step.rows - first);
-        const LocalTensor<float> stage = product_stage_[product_ * kStageBytes / sizeof(float)];
+      for (int32_t first = 0; first < step.rows; first += product_slots_) {
+        const int32_t rows = Least(product_slots_, step.rows - first);
+        const LocalTensor<float> stage = product_stage_[product_ * product_elements_];
         product_free_.Await(product_);
-        DataCopy(stage, products_[index % 2 * layout_.products + first * width_], rows * width_);
+        DataCopy(stage, products_[index % 2 * layout_.products + first * kFractalRows],
+                 DataCopyParams(width_ / kFractalRows, rows * 2, (tiling_.step_rows - rows) * 2,
+                                (product_slots_ - rows) * 2));
         product_full_.Pass(product_);
+        PipeBarrier<PIPE_V>();
+        Gatherb(product_rows_.ReinterpretCast<uint32_t>(), stage.ReinterpretCast<uint32_t>(), to_rows_,
+                (product_slots_ * width_ * static_cast<int32_t>(sizeof(float)) / kBlockBytes + 7) / 8,
+                GatherRepeatParams(1, 8));
+        product_free_.Raise(product_);
+        product_ = product_ + 1 == product_stages_ ? 0 : product_ + 1;
         for (; piece < step.pieces && step.piece[piece].slot < first + rows; ++piece) {
           const int32_t slot = step.piece[piece].slot, end = slot + step.piece[piece].rows;
           PipeBarrier<PIPE_V>();  // an offset's places are all different, another's are not
-          AddRuns(place, slot < first ? first : slot, Least(end, first + rows), first, stage);
+          AddRuns(place, slot < first ? first : slot, Least(end, first + rows), first);
           if (end > first + rows) break;
         }
-        product_free_.Raise(product_);
-        product_ = product_ + 1 == product_stages_ ? 0 : product_ + 1;
       }
       if (step.last) Write(step);
     }
     list_free_.Raise(index % 3);
   }
 
-  // Adds the rows of the slots [slot, end), the stage holding those from `first` on.
-  __aicore__ inline void AddRuns(Reader<int16_t>& place, int32_t slot, int32_t end, int32_t first,
-                                 const LocalTensor<float>& stage) {
+  // Adds the rows of the slots [slot, end); product_rows_ holds those from `first` on.
+  __aicore__ inline void AddRuns(Reader<int16_t>& place, int32_t slot, int32_t end, int32_t first) {
     const int32_t blocks = width_ * static_cast<int32_t>(sizeof(float)) / kBlockBytes;
     const int32_t farthest = 255 / blocks;
     while (slot < end) {
@@ -540,7 +588,7 @@ class VectorCore {
         }
       }
       const LocalTensor<float> sum = sums_[to * width_];
-      Add(sum, sum, stage[(slot - first) * width_], width_, run,
+      Add(sum, sum, product_rows_[(slot - first) * width_], width_, run,
                    BinaryRepeatParams(1, 1, 1, gap * blocks, gap * blocks, blocks));
       slot += run;
     }
@@ -597,7 +645,7 @@ class VectorCore {
     sums_free_.Raise();
   }
 
-  const mxd::SparseConvTiling tiling_;
+  const SparseConvTiling tiling_;
   const Layout layout_;
   const int32_t side_, width_;
   const int64_t block_;
@@ -609,12 +657,15 @@ class VectorCore {
 
   LocalTensor<float> sums_;           // [rows of the tile, width]
   LocalTensor<T> gather_stage_;       // [2, rows, in_channels]
-  LocalTensor<float> product_stage_;  // [stages, rows, width]
+  LocalTensor<T> fractal_stage_;      // [2, row_blocks, rows, 32 B]
+  LocalTensor<float> product_stage_;  // [stages, width / 16, rows, 16]
+  LocalTensor<float> product_rows_;   // [rows, width]
+  LocalTensor<uint32_t> to_fractals_, to_rows_;
   LocalTensor<float> bias_row_;
   LocalTensor<T> head_;
   LocalTensor<int64_t> bounds_window_;
   LocalTensor<int32_t> step_pairs_;  // [2, rows, 2]
-  LocalTensor<int32_t> in_, outs_;   // [2, rows], [rows]
+  LocalTensor<int32_t> in_, outs_;   // [3, rows], [rows]
   LocalTensor<int16_t> place_;       // [3, rows]
   LocalTensor<uint32_t> order_words_;
   LocalTensor<int32_t> tile_pairs_, tile_rows_;
@@ -622,14 +673,12 @@ class VectorCore {
   LocalTensor<float> work_;
   LocalTensor<uint8_t> above_;
 
-  Flags<HardEvent::MTE3_MTE2> gather_free_;
-  Flags<HardEvent::MTE2_MTE3> gather_full_;
-  Flags<HardEvent::V_MTE2> product_free_, pairs_free_;
-  Flags<HardEvent::MTE2_V> product_full_;
+  Flags<HardEvent::V_MTE2> gather_free_, product_free_, pairs_free_;
+  Flags<HardEvent::MTE2_V> gather_full_, product_full_;
+  Flags<HardEvent::MTE3_V> fractal_free_, sums_free_;
   Flags<HardEvent::V_S> list_full_;
   Flags<HardEvent::S_V> list_free_;
   Flags<HardEvent::MTE3_S> order_free_;
-  Flags<HardEvent::MTE3_V> sums_free_;
   Flags<HardEvent::MTE2_S> mte2_to_s_;
   Flags<HardEvent::MTE2_V> mte2_to_v_;
   Flags<HardEvent::MTE2_MTE3> mte2_to_mte3_;
@@ -643,6 +692,8 @@ class VectorCore {
   // The unit at hand, and the first pair of it that no step holds yet.
   int64_t unit_ = 0, tile_ = 0;
   int32_t panel_ = 0, rows_ = 0, order_ = -1, last_order_ = 0, offset_ = 0, row_ = 0, window_ = 0;
+  int32_t row_blocks_ = 0, stage_rows_ = 0, stage_elements_ = 0;
+  int32_t product_slots_ = 0, product_elements_ = 0;
   int32_t list_rows_ = 0, stage_ = 0, product_ = 0, product_stages_ = 0, parts_ = 0;
   Piece part_[kMaxPieces];
   Step steps_[3];
@@ -652,7 +703,7 @@ template <typename T>
 class CubeCore {
  public:
   __aicore__ inline CubeCore(GM_ADDR weight, GM_ADDR gathered, GM_ADDR products, GM_ADDR orders,
-                             const mxd::SparseConvTiling& tiling)
+                             const SparseConvTiling& tiling)
       : tiling_(tiling), layout_(tiling), in_blocks_(tiling.in_channels / tiling.in_step) {
     const int64_t block = GetBlockIdx();
     weight_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(weight));
@@ -688,6 +739,8 @@ class CubeCore {
     operands_full_.Init(pipe_, 2);
     sums_free_.Init(pipe_, 2);
     sums_full_.Init(pipe_, 2);
+    s_to_mte2_.Init(pipe_, 1);
+    mte2_to_fix_.Init(pipe_, 1);
   }
 
   __aicore__ inline void Run() {
@@ -729,6 +782,9 @@ class CubeCore {
       count[p] = piece & 0xffff;
       rows += RoundUp(count[p], kFractalRows);
     }
+    // The vector core writes the next order but one when this step's products are there.
+    s_to_mte2_.Pass();
+    mte2_to_fix_.Pass();
     if (pieces == 0) return true;
     if (panel != panel_) {
       panel_ = panel;
@@ -739,7 +795,7 @@ class CubeCore {
     const int32_t buffer = step % 2;
     rows_free_.Await(buffer);
     DataCopy(rows_[buffer * layout_.gathered], gathered_[buffer * layout_.gathered],
-             Nd2NzParams(1, rows, tiling_.in_channels, 0, tiling_.in_channels, rows, 1, 0));
+             DataCopyParams(tiling_.in_channels / kDepth, rows, tiling_.step_rows - rows, 0));
     rows_full_.Pass(buffer);
     int32_t slot = 0;
     for (int32_t p = 0; p < pieces; ++p) {
@@ -800,25 +856,23 @@ class CubeCore {
       LoadData(right, weight, LoadData2DParams(0, weight_elements_ / kFractal, 1, 0, 0, false, 0));
       DoneWithWeight(offset, block);
       operands_full_.Pass(operand_);
-      if (block == 0) sums_free_.Await(sum_);
+      if (block == 0)
+        sums_free_.Await(sum_);
+      else
+        PipeBarrier<PIPE_M>();
       Mmad(sums, left, right, MmadParams(rows, tiling_.panel, tiling_.in_step, 0, false, block == 0));
       operands_free_.Raise(operand_);
       operand_ = 1 - operand_;
     }
     sums_full_.Pass(sum_);
-    const int64_t to = step % 2 * layout_.products;
-    for (int32_t side = 0, column = 0; side < 2; column += layout_.width[side++]) {
-      if (layout_.width[side] == 0) continue;
-      Fixpipe<float, float, CFG_ROW_MAJOR>(
-          products_[to + static_cast<int64_t>(tiling_.step_rows) * column + slot * layout_.width[side]],
-          sums[column * rows],
-          FixpipeParamsV220(layout_.width[side], count, rows, layout_.width[side], false));
-    }
+    Fixpipe<float, float, CFG_NZ>(
+        products_[step % 2 * layout_.products + slot * kFractalRows], sums,
+        FixpipeParamsV220(tiling_.panel, count, rows, tiling_.step_rows * 2, false));
     sums_free_.Raise(sum_);
     sum_ = 1 - sum_;
   }
 
-  const mxd::SparseConvTiling tiling_;
+  const SparseConvTiling tiling_;
   const Layout layout_;
   const int32_t in_blocks_;
   TPipe pipe_;
@@ -833,6 +887,8 @@ class CubeCore {
   Flags<HardEvent::MTE1_M> operands_full_;
   Flags<HardEvent::FIX_M> sums_free_;
   Flags<HardEvent::M_FIX> sums_full_;
+  Flags<HardEvent::S_MTE2> s_to_mte2_;
+  Flags<HardEvent::MTE2_FIX> mte2_to_fix_;
   int32_t weight_elements_ = 0, resident_ = 0, stream_ = 0, operand_ = 0, sum_ = 0, panel_ = -1;
   bool loaded_[kMaxResident];
 };
@@ -840,7 +896,7 @@ class CubeCore {
 template <typename T>
 __aicore__ inline void Convolve(GM_ADDR features, GM_ADDR weight, GM_ADDR bias, GM_ADDR pairs,
                                 GM_ADDR bounds, GM_ADDR gathered, GM_ADDR products, GM_ADDR orders,
-                                GM_ADDR out, const mxd::SparseConvTiling& tiling) {
+                                GM_ADDR out, const SparseConvTiling& tiling) {
   if ASCEND_IS_AIC {
     CubeCore<T>(weight, gathered, products, orders, tiling).Run();
   }
@@ -855,7 +911,7 @@ extern "C" __global__ __aicore__ void sparse_conv_float(GM_ADDR features, GM_ADD
                                                         GM_ADDR pairs, GM_ADDR bounds,
                                                         GM_ADDR gathered, GM_ADDR products,
                                                         GM_ADDR orders, GM_ADDR out,
-                                                        mxd::SparseConvTiling tiling) {
+                                                        SparseConvTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_MIX_AIC_1_2);
   Convolve<float>(features, weight, bias, pairs, bounds, gathered, products, orders, out, tiling);
 }
@@ -864,7 +920,7 @@ extern "C" __global__ __aicore__ void sparse_conv_half(GM_ADDR features, GM_ADDR
                                                        GM_ADDR pairs, GM_ADDR bounds,
                                                        GM_ADDR gathered, GM_ADDR products,
                                                        GM_ADDR orders, GM_ADDR out,
-                                                       mxd::SparseConvTiling tiling) {
+                                                       SparseConvTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_MIX_AIC_1_2);
   Convolve<half>(features, weight, bias, pairs, bounds, gathered, products, orders, out, tiling);
 }
@@ -873,7 +929,7 @@ extern "C" __global__ __aicore__ void sparse_conv_bfloat16(GM_ADDR features, GM_
                                                            GM_ADDR pairs, GM_ADDR bounds,
                                                            GM_ADDR gathered, GM_ADDR products,
                                                            GM_ADDR orders, GM_ADDR out,
-                                                           mxd::SparseConvTiling tiling) {
+                                                           SparseConvTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_MIX_AIC_1_2);
   Convolve<bfloat16_t>(features, weight, bias, pairs, bounds, gathered, products, orders, out, tiling);
 }

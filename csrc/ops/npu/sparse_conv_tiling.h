@@ -3,8 +3,6 @@
 
 #include <cstdint>
 
-namespace mxd {
-
 // Channels are those of one group, padded: in_channels to whole steps of in_step, out_channels to
 // panels of `panel` columns.
 struct SparseConvTiling {
@@ -19,5 +17,3 @@ struct SparseConvTiling {
   int32_t step_rows;  // rows that are gathered and multiplied at a time, a multiple of 16
   int32_t has_bias;
 };
-
-}  // namespace mxd
