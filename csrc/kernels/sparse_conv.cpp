@@ -451,7 +451,7 @@ class VectorCore {
   __aicore__ inline void Gather(int32_t index) {
     const Step& step = steps_[index % 3];
     const int32_t columns = tiling_.in_channels, stride = tiling_.groups * columns;
-    const int32_t stride_blocks = tiling_.groups * row_blocks_;
+    const int32_t stride_blocks = tiling_.groups * row_blocks_, farthest = 0xffff / stride_blocks;
     const int64_t first_column = static_cast<int64_t>(step.panel / tiling_.panels) * columns;
     list_full_.Await(index % 2);
     Reader<int32_t> in(in_[index % 3 * list_rows_]);
@@ -460,20 +460,22 @@ class VectorCore {
       const Piece& piece = step.piece[p];
       const int32_t begin = piece.slot + (side_ == 0 ? 0 : piece.rows / 2);
       const int32_t end = piece.slot + (side_ == 0 ? piece.rows / 2 : piece.rows);
+      int32_t row = begin < end ? in.Get(begin) : 0;
       for (int32_t slot = begin; slot < end;) {
         if (staged == 0) gather_free_.Await(stage_);
-        const int32_t row = in.Get(slot), most = Least(end - slot, stage_rows_ - staged);
-        int32_t run = 1, gap = 1;
-        if (most > 1) {
-          gap = in.Get(slot + 1) - row;
-          if (gap > 0 && gap < 0x10000 && gap * stride_blocks - row_blocks_ <= 0xffff) {
-            for (run = 2; run < most && in.Get(slot + run) - in.Get(slot + run - 1) == gap;) ++run;
-          } else {
-            gap = 1;
-          }
+        const int32_t most = Least(end - slot, stage_rows_ - staged);
+        int32_t run = 1, gap = 1, next = slot + 1 < end ? in.Get(slot + 1) : 0;
+        const int32_t from = row;
+        if (most > 1 && next > row && next - row <= farthest) {
+          gap = next - row;
+          do {
+            row = next;
+            next = slot + ++run < end ? in.Get(slot + run) : 0;
+          } while (run < most && next - row == gap);
         }
+        row = next;
         DataCopy(gather_stage_[stage_ * stage_elements_ + staged * columns],
-                 features_[static_cast<int64_t>(row) * stride + first_column],
+                 features_[static_cast<int64_t>(from) * stride + first_column],
                  DataCopyParams(run, row_blocks_, gap * stride_blocks - row_blocks_, 0));
         Stage(slot, staged, run);
         slot += run;
@@ -575,18 +577,18 @@ class VectorCore {
   __aicore__ inline void AddRuns(Reader<int16_t>& place, int32_t slot, int32_t end, int32_t first) {
     const int32_t blocks = width_ * static_cast<int32_t>(sizeof(float)) / kBlockBytes;
     const int32_t farthest = 255 / blocks;
+    int32_t row = place.Get(slot);
     while (slot < end) {
-      const int32_t to = place.Get(slot);
-      int32_t run = 1, gap = 1;
-      if (slot + 1 < end) {
-        const int32_t next = place.Get(slot + 1) - to;
-        if (next > 0 && next <= farthest) {
-          gap = next;
-          for (run = 2; run < kMaxRunRows && slot + run < end &&
-                        place.Get(slot + run) - place.Get(slot + run - 1) == gap;)
-            ++run;
-        }
+      const int32_t to = row;
+      int32_t run = 1, gap = 1, next = slot + 1 < end ? place.Get(slot + 1) : 0;
+      if (slot + 1 < end && next > row && next - row <= farthest) {
+        gap = next - row;
+        do {
+          row = next;
+          next = slot + ++run < end ? place.Get(slot + run) : 0;
+        } while (run < kMaxRunRows && slot + run < end && next - row == gap);
       }
+      row = next;
       const LocalTensor<float> sum = sums_[to * width_];
       Add(sum, sum, product_rows_[(slot - first) * width_], width_, run,
                    BinaryRepeatParams(1, 1, 1, gap * blocks, gap * blocks, blocks));
