@@ -86,6 +86,18 @@ CPU_FORMS = {
         mmcv.ops.Voxelization(max_num_points=-1, **GEOMETRY),
         torch.randn(400, 5) * 3,
     ),
+    'nms of nothing': lambda: (mmcv.ops.nms, corners(0), torch.rand(0), 0.4),
+    'box_iou_rotated of nothing': lambda: (mmcv.ops.box_iou_rotated, rotated(0), rotated(3)),
+    'voxelization of nothing': lambda: (
+        mmcv.ops.Voxelization(max_num_points=3, max_voxels=20, **GEOMETRY),
+        torch.rand(0, 4),
+    ),
+    'roi_align of nothing': lambda: (
+        mmcv.ops.roi_align,
+        torch.rand(1, 4, 16, 16),
+        rois(0),
+        (3, 2),
+    ),
     'roi_align': lambda: (
         lambda x, boxes: with_grads(lambda x: mmcv.ops.roi_align(x, boxes, (3, 2)), x),
         torch.rand(1, 4, 16, 16),
@@ -283,10 +295,18 @@ def test_ball_query_and_grouping(count):
     )
 
 
-def test_half_precision_goes_through_the_cpu_kernel():
+def test_half_precision():
     boxes, scores = corners(40).half(), torch.rand(40).half()
     _, keep = mmcv.ops.nms(boxes.npu(), scores.npu(), 0.4)
     assert_same(keep, mmcv.ops.nms(boxes.float(), scores.float(), 0.4)[1])
+    image, regions = torch.rand(1, 4, 16, 16).half(), rois(5).half()
+    out, (grad,) = with_grads(lambda x: mmcv.ops.roi_align(x, regions.npu(), (3, 2)), image.npu())
+    assert out.dtype == grad.dtype == torch.float16
+    assert_same(
+        (out.float(), grad.float()),
+        with_grads(lambda x: mmcv.ops.roi_align(x, regions.float(), (3, 2)), image.float()),
+        2e-3,
+    )
 
 
 def test_one_warning_names_the_op(capfd):
