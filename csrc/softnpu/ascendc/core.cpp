@@ -296,6 +296,43 @@ void Core::Write(Memory where, uint32_t offset, uint32_t bytes, Pipe ordered) {
   Access<true>(where, offset, bytes, ordered);
 }
 
+template <bool kWrite>
+void Core::AccessBlocks(uint32_t offset, uint32_t step, uint32_t count) {
+  if (!g_checks || count == 0) return;
+  Shadow& s = shadow[kUb];
+  const uint32_t first = offset / kBlock, end = first + step * count;
+  bool sound = offset % kBlock == 0;
+  for (int i = 0; i < kReach[kUb].count && sound; ++i) {
+    const Pipe p = kReach[kUb].pipes[i];
+    const int32_t limit = clock[pipe].own[p];
+    if (s.last_written[p] > limit) {
+      for (uint32_t at = first; at < end; at += step) sound &= s.written[p][at] <= limit;
+    }
+    if (kWrite && s.last_read[p] > limit) {
+      for (uint32_t at = first; at < end; at += step) {
+        sound &= s.read[p][at] <= limit || s.read[p][at] == number;
+      }
+    }
+  }
+  if constexpr (!kWrite) {
+    for (uint32_t at = first; at < end; at += step) sound &= s.holds[at] == ~0u;
+  }
+  if (!sound) {
+    for (uint32_t i = 0; i < count; ++i) {
+      Access<kWrite>(kUb, offset + i * step * kBlock, kBlock, kPipes);
+    }
+    return;
+  }
+  auto& mine = kWrite ? s.written[pipe] : s.read[pipe];
+  for (uint32_t at = first; at < end; at += step) mine[at] = number;
+  (kWrite ? s.last_written : s.last_read)[pipe] = number;
+  if constexpr (kWrite) {
+    for (uint32_t at = first; at < end; at += step) s.holds[at] = ~0u;
+  }
+}
+template void Core::AccessBlocks<false>(uint32_t, uint32_t, uint32_t);
+template void Core::AccessBlocks<true>(uint32_t, uint32_t, uint32_t);
+
 void Core::ReadScattered(uint32_t base, const uint32_t* offsets, uint64_t count, uint32_t size) {
   if (!g_checks || count == 0) return;
   const auto [low, high] = std::minmax_element(offsets, offsets + count);

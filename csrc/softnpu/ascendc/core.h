@@ -229,6 +229,13 @@ struct Core {
   void Read(Memory where, uint32_t offset, uint32_t bytes, Pipe ordered = kPipes);
   void Write(Memory where, uint32_t offset, uint32_t bytes, Pipe ordered = kPipes);
 
+  // Whole blocks of UB, each `step` blocks after the one before.
+  void ReadBlocks(uint32_t offset, uint32_t step, uint32_t count) {
+    AccessBlocks<false>(offset, step, count);
+  }
+  void WriteBlocks(uint32_t offset, uint32_t step, uint32_t count) {
+    AccessBlocks<true>(offset, step, count);
+  }
   // Elements of `size` bytes of UB, at `count` offsets from `base`.
   void ReadScattered(uint32_t base, const uint32_t* offsets, uint64_t count, uint32_t size);
 
@@ -284,6 +291,8 @@ struct Core {
  private:
   template <bool kWrite>
   void Access(Memory where, uint32_t offset, uint32_t bytes, Pipe ordered);
+  template <bool kWrite>
+  void AccessBlocks(uint32_t offset, uint32_t step, uint32_t count);
   [[noreturn]] void RejectField() const;
   [[noreturn]] void Conflict(const char* what, Memory where, uint32_t block_index, Pipe other,
                              int32_t at) const;

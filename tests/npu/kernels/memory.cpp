@@ -103,6 +103,14 @@ extern "C" __global__ __aicore__ void memory_stride_out_of_range(GM_ADDR x, GM_A
   Add(op.b, op.a, op.a, 64, 2, params);
 }
 
+extern "C" __global__ __aicore__ void memory_overlap_by_a_part(GM_ADDR x, GM_ADDR y) {
+  KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
+  Double op(x, y);
+  op.Load();
+  // error: the destination overlaps a source by a part: bytes \[32, 288\) and \[0, 256\) of UB
+  Add(op.a[8], op.a, op.a, 64);
+}
+
 extern "C" __global__ __aicore__ void memory_more_than_ub(GM_ADDR x, GM_ADDR y) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
   Double op(x, y);
