@@ -3,8 +3,9 @@
 //
 // A sample is one point of an anchor in one camera, a tap a sample inside of its image at one
 // scale. A tap reads a patch, the 2 x 2 pixels around it, moved inside of the map at a border: what
-// lies beside the map has no share. Anchor i belongs to block i % blocks. All that a tap needs is
-// computed by vector instructions for many taps at once, so that the scalar unit only starts DMAs.
+// lies beside the map has no share, and a pixel that takes its place has the share zero. Anchor i
+// belongs to block i % blocks. All that a tap needs is computed by vector instructions for many
+// taps at once, so that the scalar unit only starts DMAs.
 #pragma once
 
 #include "deformable_aggregation_tiling.h"
@@ -253,16 +254,11 @@ class Taps {
     AscendC::GatherMask(x, locations, uint8_t{1}, true, 2 * count, whole, kept);
     AscendC::GatherMask(y, locations, uint8_t{2}, true, 2 * count, whole, kept);
     Then();
-    const int32_t lanes = RoundUp(count, 64), words = lanes / 16, stride = chunk_ / 16;
-    auto compare = [&](int32_t at, const LocalTensor<float>& value, float bound,
-                       AscendC::CMPMODE mode) __attribute__((always_inline)) {
-      AscendC::CompareScalar(inside_[at * stride].template ReinterpretCast<uint8_t>(), value, bound,
-                             mode, lanes);
-    };
-    compare(0, x, 0.0f, AscendC::CMPMODE::GT);
-    compare(1, x, 1.0f, AscendC::CMPMODE::LT);
-    compare(2, y, 0.0f, AscendC::CMPMODE::GT);
-    compare(3, y, 1.0f, AscendC::CMPMODE::LT);
+    const int32_t words = RoundUp(count, 64) / 16, stride = chunk_ / 16;
+    Compare(inside_, x, 0.0f, AscendC::CMPMODE::GT, count);
+    Compare(inside_[stride], x, 1.0f, AscendC::CMPMODE::LT, count);
+    Compare(inside_[2 * stride], y, 0.0f, AscendC::CMPMODE::GT, count);
+    Compare(inside_[3 * stride], y, 1.0f, AscendC::CMPMODE::LT, count);
     const auto numbers = locations[chunk_];
     AscendC::CreateVecIndex(numbers, 0.0f, count);
     Then();
@@ -274,6 +270,12 @@ class Taps {
     AscendC::GatherMask(locations, numbers, inside_.template ReinterpretCast<uint32_t>(), true,
                         count, whole, kept);
     return static_cast<int32_t>(kept);
+  }
+
+  __aicore__ inline void Compare(const LocalTensor<uint16_t>& bits, const LocalTensor<float>& value,
+                                 float bound, AscendC::CMPMODE mode, int32_t count) {
+    AscendC::CompareScalar(bits.template ReinterpretCast<uint8_t>(), value, bound, mode,
+                           RoundUp(count, 64));
   }
 
   // Makes the list of the chunk's taps [first, first + count). Arrays of two halves hold x, then y.

@@ -12,7 +12,7 @@ import numpy as np
 LIB = Path(__file__).parents[2] / '.softnpu' / 'lib'
 
 
-class Rejected(Exception):
+class KernelError(Exception):
     """A kernel broke a rule of the machine."""
 
 
@@ -49,7 +49,7 @@ class Device:
             *arguments: numpy arrays, addresses, or ctypes structures and numbers given by value.
 
         Raises:
-            Rejected: with the text of the error.
+            KernelError: with the text of the error.
         """
         buffers, passed = [], []
         for argument in arguments:
@@ -66,7 +66,7 @@ class Device:
         try:
             status = getattr(self.kernels, f'aclrtlaunch_{kernel}')(blocks, None, *passed)
             if status:
-                raise Rejected(self.acl.aclGetRecentErrMsg().decode())
+                raise KernelError(self.acl.aclGetRecentErrMsg().decode())
             for address, pointer, size in buffers:
                 self.acl.aclrtMemcpy(pointer, size, address, size, 2)
         finally:

@@ -287,6 +287,28 @@ void Core::Write(Memory where, uint32_t offset, uint32_t bytes, Pipe ordered) {
   Access<true>(where, offset, bytes, ordered);
 }
 
+void Core::ReadScattered(uint32_t base, const uint32_t* offsets, uint64_t count, uint32_t size) {
+  if (!g_checks || count == 0) return;
+  const auto [low, high] = std::minmax_element(offsets, offsets + count);
+  const uint32_t first = (base + *low) / kBlock, last = (base + *high) / kBlock;
+  Shadow& s = shadow[kUb];
+  bool sound = true;  // all between the lowest and the highest offset may be read
+  for (int i = 0; i < kReach[kUb].count && sound; ++i) {
+    const Pipe p = kReach[kUb].pipes[i];
+    const int32_t limit = clock[pipe].own[p];
+    sound = s.last_written[p] <= limit || Highest(s.written[p].data(), first, last) <= limit;
+  }
+  uint32_t all = ~0u;
+  for (uint32_t at = first; at <= last; ++at) all &= s.holds[at];
+  if (!sound || all != ~0u) {
+    for (uint64_t i = 0; i < count; ++i) Access<false>(kUb, base + offsets[i], size, kPipes);
+    return;
+  }
+  int32_t* read = s.read[pipe].data();
+  for (uint64_t i = 0; i < count; ++i) read[(base + offsets[i]) / kBlock] = number;
+  s.last_read[pipe] = number;
+}
+
 uint8_t* Core::ReadGlobal(const void* address, uint64_t bytes) {
   GlobalMemory::Get().Access(*this, reinterpret_cast<uintptr_t>(address), bytes, false, false);
   return static_cast<uint8_t*>(const_cast<void*>(address));

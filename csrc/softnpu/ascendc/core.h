@@ -227,6 +227,9 @@ struct Core {
   void Read(Memory where, uint32_t offset, uint32_t bytes, Pipe ordered = kPipes);
   void Write(Memory where, uint32_t offset, uint32_t bytes, Pipe ordered = kPipes);
 
+  // Elements of `size` bytes of UB, at `count` offsets from `base`.
+  void ReadScattered(uint32_t base, const uint32_t* offsets, uint64_t count, uint32_t size);
+
   // Bytes of global memory. Returns where they are in the address space of this process.
   uint8_t* ReadGlobal(const void* address, uint64_t bytes);
   uint8_t* WriteGlobal(void* address, uint64_t bytes, bool cached = false);

@@ -155,7 +155,7 @@ extern "C" __global__ __aicore__ void cores_mix_flag_missing(GM_ADDR x, GM_ADDR 
     DoublePart(op, GetSubBlockIdx());
     SetFlag<HardEvent::V_MTE3>(EVENT_ID0);
     WaitFlag<HardEvent::V_MTE3>(EVENT_ID0);
-    // error: race: writes 32 B of global memory .* that core 0 reads, and nothing orders the two
+    // error: race: writes 32 B of global memory .* that AIC 0 reads, and nothing orders the two
     DataCopy(op.y, op.b, kCount / 4);
   }
 }

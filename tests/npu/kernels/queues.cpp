@@ -47,6 +47,16 @@ extern "C" __global__ __aicore__ void queue_right(GM_ADDR x, GM_ADDR y) {
   }
 }
 
+extern "C" __global__ __aicore__ void queue_of_depth_one(GM_ADDR x, GM_ADDR y) {
+  KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
+  Queued<1> op(x, y);
+  for (int32_t i = 0; i < kCount; i += kCount / 4) {
+    op.Load(i);
+    op.Compute();
+    op.Store(i);
+  }
+}
+
 extern "C" __global__ __aicore__ void queue_free_missing(GM_ADDR x, GM_ADDR y) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
   Queued<2> op(x, y);
