@@ -276,17 +276,14 @@ class Reach {
       : tiling_(tiling), lanes_(pipe), rows_(pipe, indices, tiling.columns) {
     cells_.SetGlobalBuffer((__gm__ int32_t*)cells);
     pipe->InitBuffer(queue_, 2, kChunk * kWord);
-    pipe->InitBuffer(buffer_, (2 * kDims + 6) * kChunk * kWord);
+    pipe->InitBuffer(buffer_, (4 * kDims + 4) * kChunk * kWord);
     coordinate_ = buffer_.Get<int32_t>();
     quotient_ = coordinate_[kDims * kChunk];
-    batch_ = quotient_[kDims * kChunk];
-    voxel_ = batch_[kChunk];
-    there_ = voxel_[kChunk];
-    place_ = there_[kChunk];
+    cell_ = quotient_[kDims * kChunk];
+    there_ = cell_[kDims * kChunk];
+    place_ = there_[(kDims + 1) * kChunk];
     condition_ = place_[kChunk];
     rest_ = condition_[kChunk];
-    Duplicate(batch_, 0, kChunk);
-    PipeBarrier<PIPE_V>();
   }
 
   __aicore__ inline void Process() {
@@ -297,38 +294,54 @@ class Reach {
   __aicore__ inline void ProcessChunk(int32_t begin, int32_t count) {
     const int32_t dims = tiling_.columns - 1;
     rows_.Load(begin, count);
-    rows_.Column(batch_, 0, count);
-    lanes_.Clamp(batch_, tiling_.limit[0], count);
+    rows_.Column(cell_, 0, count);
+    lanes_.Clamp(cell_, tiling_.limit[0], count);
     for (int32_t d = 0; d < dims; d++) Prepare(d, count);
     rows_.Free();
-    // Whole blocks are written: what is beyond the voxels reaches nothing.
-    const int32_t whole = RoundUp(count);
-    Duplicate(voxel_, -1, whole);
-    PipeBarrier<PIPE_V>();
-    Duplicate(voxel_, 0, count);
+    Muls(cell_, cell_, tiling_.step[0], count);
+    Duplicate(there_, 0, (dims + 1) * kChunk);
     PipeBarrier<PIPE_V>();
 
     int32_t slots = 1;
     for (int32_t d = 0; d < dims; d++) slots *= tiling_.slots[d];
     for (int32_t slot = 0; slot < slots; slot++) {
       LocalTensor<int32_t> cell = queue_.AllocTensor<int32_t>();
-      Adds(there_, voxel_, 0, whole);
-      Muls(cell, batch_, tiling_.step[0], whole);
-      PipeBarrier<PIPE_V>();
-      for (int32_t d = dims - 1, rest = slot; d >= 0; rest /= tiling_.slots[d], d--) {
-        FindPlace(d, rest % tiling_.slots[d], count);
-        Maxs(place_, place_, -1, count);
+      if (count % kBlockWords) {  // whole blocks are written
+        Duplicate(cell, kRulebookNone, RoundUp(count));
         PipeBarrier<PIPE_V>();
-        lanes_.Inside(there_, place_, tiling_.out_shape[d], count);
-        lanes_.Clamp(place_, tiling_.out_shape[d], count);
-        lanes_.MulAdd(cell, place_, tiling_.step[1 + d], count);
       }
-      lanes_.Spoil(cell, there_, 1, whole);
+      // Dimensions are the digits of the slot; those that stay the same are not looked at again.
+      int32_t volume = slots;
+      for (int32_t d = 0; d < dims; d++) {
+        volume /= tiling_.slots[d];
+        if (slot % volume != 0) continue;
+        Extend(d, slot / volume % tiling_.slots[d], d + 1 < dims ? cell_[(d + 1) * kChunk] : cell,
+               count);
+      }
+      lanes_.Spoil(cell, there_[dims * kChunk], 1, RoundUp(count));
       queue_.EnQue(cell);
       cell = queue_.DeQue<int32_t>();
-      DataCopyPad(cells_[static_cast<int64_t>(slot) * tiling_.pitch + begin], cell, Bytes(whole));
+      DataCopyPad(cells_[static_cast<int64_t>(slot) * tiling_.pitch + begin], cell,
+                  Bytes(RoundUp(count)));
       queue_.FreeTensor(cell);
     }
+  }
+
+  // The cell up to dimension d, and there_[d + 1] whether it is reached, from those before.
+  __aicore__ inline void Extend(int32_t d, int32_t slot, const LocalTensor<int32_t>& cell,
+                                int32_t count) {
+    const int32_t limit = tiling_.out_shape[d];
+    const LocalTensor<int32_t> there = there_[(d + 1) * kChunk];
+    FindPlace(d, slot, count);
+    Maxs(place_, place_, -1, count);
+    PipeBarrier<PIPE_V>();
+    lanes_.Inside(condition_, place_, limit, count);
+    Min(there, there_[d * kChunk], condition_, count);
+    lanes_.Clamp(place_, limit, count);
+    Muls(place_, place_, tiling_.step[1 + d], count);
+    PipeBarrier<PIPE_V>();
+    Add(cell, cell_[d * kChunk], place_, count);
+    PipeBarrier<PIPE_V>();
   }
 
   // coordinate_[d], of convolutions padded; for consecutive places divided by the stride, the
@@ -345,7 +358,7 @@ class Reach {
                     count);
   }
 
-  // place_ of a slot, and in there_ whether the kernel's points are there.
+  // place_ of a slot, and condition_ whether it is one of the kernel's points.
   __aicore__ inline void FindPlace(int32_t d, int32_t slot, int32_t count) {
     const LocalTensor<int32_t> coordinate = coordinate_[d * kChunk];
     const int32_t stride = tiling_.stride[d], dilated = slot * tiling_.dilation[d];
@@ -353,10 +366,9 @@ class Reach {
       Muls(place_, coordinate, stride, count);
       PipeBarrier<PIPE_V>();
       Adds(place_, place_, dilated - tiling_.padding[d], count);
+      Duplicate(condition_, 0, count);
       PipeBarrier<PIPE_V>();
-      return;
-    }
-    if (tiling_.dilation[d] == 1) {  // kernel point remainder + slot * stride
+    } else if (tiling_.dilation[d] == 1) {  // kernel point remainder + slot * stride
       Adds(place_, quotient_[d * kChunk], -slot, count);
       lanes_.Below(condition_, coordinate, tiling_.kernel[d] - slot * stride, count);
     } else {
@@ -366,11 +378,9 @@ class Reach {
       PipeBarrier<PIPE_V>();
       lanes_.Divide(place_, rest_, stride, tiling_.inverse[d], count);
       lanes_.Below(rest_, rest_, 1, count);  // negative where there is a remainder
-      Min(there_, there_, rest_, count);
+      Min(condition_, condition_, rest_, count);
       PipeBarrier<PIPE_V>();
     }
-    Min(there_, there_, condition_, count);
-    PipeBarrier<PIPE_V>();
   }
 
   const SparseConvReachTiling tiling_;
@@ -380,7 +390,8 @@ class Reach {
   TQue<TPosition::VECOUT, 2> queue_;
   TBuf<TPosition::VECCALC> buffer_;
   LocalTensor<int32_t> coordinate_, quotient_;  // by dimension
-  LocalTensor<int32_t> batch_, voxel_, there_, place_, condition_, rest_;
+  LocalTensor<int32_t> cell_, there_;           // by the dimensions before
+  LocalTensor<int32_t> place_, condition_, rest_;
 };
 
 }  // namespace
