@@ -72,17 +72,19 @@ class Taps {
     map_stride_ = RoundUp(map_count, kBlockFloats);
 
     const int32_t fixed = used + kFloat * (3 * map_stride_ + kTile * kTileFloats);
-    // Each sample of a chunk takes two floats twice and four bits.
-    const int32_t room = (kUnifiedBuffer - fixed) * 2 / (8 * kFloat + 1) / kChunkStep * kChunkStep;
-    const int32_t anchors = Least(own_, room / padded_ + 1);
-    chunk_ = Least(room, RoundUp(anchors * padded_, kChunkStep));
+    // Each sample of a chunk takes three floats and four bits, the latter in blocks.
+    const int32_t room = (kUnifiedBuffer - fixed - 4 * kBlockBytes) * 2 / (6 * kFloat + 1);
+    const int32_t most = Least(room, kTile * kTemporaries) / kChunkStep * kChunkStep;
+    const int32_t anchors = Least(own_, most / padded_ + 1);
+    chunk_ = Least(most, RoundUp(anchors * padded_, kChunkStep));
     chunk_ = chunk_ < kChunkStep ? kChunkStep : chunk_;
+    mask_ = RoundUp(chunk_, 8 * kBlockBytes) / 16;
 
     pipe.InitBuffer(map_buffer_, 3 * map_stride_ * kFloat);
     pipe.InitBuffer(tile_buffer_, kTile * kTileFloats * kFloat);
     pipe.InitBuffer(location_queue_, 1, chunk_ * 2 * kFloat);
-    pipe.InitBuffer(point_buffer_, chunk_ * 2 * kFloat);
-    pipe.InitBuffer(inside_buffer_, chunk_ / 2);
+    pipe.InitBuffer(inside_buffer_, chunk_ * kFloat);
+    pipe.InitBuffer(mask_buffer_, 4 * mask_ * sizeof(uint16_t));
 
     maps_ = map_buffer_.Get<int32_t>();
     const auto tile = tile_buffer_.Get<float>();
@@ -90,8 +92,8 @@ class Taps {
     temporary_ = tile[kTile * 2 * kList];
     number_ = temporary_[kTile * kTemporaries];
     transposed_ = number_[kTile].template ReinterpretCast<uint32_t>();
-    points_ = point_buffer_.Get<float>();
-    inside_ = inside_buffer_.Get<uint16_t>();
+    inside_ = inside_buffer_.Get<float>();
+    masks_ = mask_buffer_.Get<uint16_t>();
     LoadMaps(maps, map_count);
     MakeConstants();
   }
@@ -121,11 +123,12 @@ class Taps {
   }
 
  private:
-  static constexpr int32_t kTile = 128;       // taps that are listed at a time
-  static constexpr int32_t kChunkStep = 256;  // a compare's mask of so many bits fills a block
+  static constexpr int32_t kTile = 128;      // taps that are listed at a time
+  static constexpr int32_t kChunkStep = 64;  // what a compare takes at a time
   static constexpr int32_t kList = 2 + kCoefficients;
   static constexpr int32_t kProducts = kSlopes ? 12 : 4;
-  static constexpr int32_t kTemporaries = 23 + (kSlopes ? 4 : 0) + kProducts;
+  static constexpr int32_t kFirstProduct = kSlopes ? 27 : 11;
+  static constexpr int32_t kTemporaries = kSlopes ? kFirstProduct + kProducts : 23;
   static constexpr int32_t kTileFloats = 2 * kList + kTemporaries + 1 + kCoefficients;
 
   __aicore__ inline int64_t Anchor(int32_t own) const {
@@ -164,7 +167,6 @@ class Taps {
     constexpr int32_t kCount = kTile * kCoefficients;
     const auto product = transposed_.template ReinterpretCast<float>();
     AscendC::Duplicate(temporary_, 0.0f, kTile * kTemporaries);
-    AscendC::Duplicate(points_, 0.0f, 2 * chunk_);
     AscendC::CreateVecIndex(number_, 0.0f, kTile);
     AscendC::CreateVecIndex(product, 0.0f, kCount);
     Then();
@@ -213,29 +215,28 @@ class Taps {
         DataCopyExtParams{static_cast<uint16_t>(count), bytes, count > 1 ? gap : 0, 0, 0},
         DataCopyPadExtParams<float>{padding != 0, 0, padding, 0.0f});
     location_queue_.EnQue(locations);
-    auto inside = location_queue_.DeQue<float>();
-    const int32_t taps = Compact(inside, count * padded) * tiling_.scales;
+    loaded_ = location_queue_.DeQue<float>();
+    const int32_t taps = Compact(count * padded) * tiling_.scales;
 
-    if (taps > 0) List(0, inside, 0, Least(kTile, taps), padded, sample);
+    if (taps > 0) List(0, 0, Least(kTile, taps), padded, sample);
     for (int32_t first = 0, list = 0; first < taps; first += kTile, list = 1 - list) {
       AscendC::WaitFlag<HardEvent::V_S>(list);
       const int32_t next = first + kTile;
-      if (next < taps) List(1 - list, inside, next, Least(kTile, taps - next), padded, sample);
+      if (next < taps) List(1 - list, next, Least(kTile, taps - next), padded, sample);
       list_ = list;
-      AddTaps(sink, inside, first, Least(next, taps), padded, anchor, sample);
+      AddTaps(sink, first, Least(next, taps), padded, anchor, sample);
       sink.Flush();
     }
-    Await<HardEvent::S_MTE2>();
-    location_queue_.FreeTensor(inside);
+    location_queue_.FreeTensor(loaded_);
   }
 
   template <typename Sink>
-  __aicore__ inline void AddTaps(Sink& sink, const LocalTensor<float>& inside, int32_t begin,
-                                 int32_t end, int32_t padded, int32_t anchor, int32_t sample) {
+  __aicore__ inline void AddTaps(Sink& sink, int32_t begin, int32_t end, int32_t padded,
+                                 int32_t anchor, int32_t sample) {
     for (int32_t tap = begin; tap < end;) {
       const int32_t which = tap / tiling_.scales, scale = tap - which * tiling_.scales;
       const int32_t run = Least(tiling_.scales - scale, end - tap);
-      const int32_t number = static_cast<int32_t>(inside.GetValue(which));
+      const int32_t number = static_cast<int32_t>(inside_.GetValue(which));
       const int32_t offset = number / padded;
       for (; anchor_ < anchor + offset; anchor_++) sink.End(Anchor(anchor_));
       const int64_t all = Anchor(anchor_) * tiling_.samples + sample + number - offset * padded;
@@ -244,31 +245,30 @@ class Taps {
     }
   }
 
-  // Which of `count` samples are strictly inside of their image: their numbers replace the
-  // locations, x and y of all samples go to points_. Returns how many there are.
-  __aicore__ inline int32_t Compact(const LocalTensor<float>& locations, int32_t count) {
-    const auto x = points_, y = points_[chunk_];
+  // Which of the `count` samples are strictly inside of their image: their numbers go to inside_.
+  // Returns how many there are.
+  __aicore__ inline int32_t Compact(int32_t count) {
     const AscendC::GatherMaskParams whole{1, 1, 8, 8};
+    const auto value = temporary_;
     uint64_t kept = 0;
+    for (uint8_t axis = 0; axis < 2; axis++) {
+      const auto above = masks_[2 * axis * mask_], below = masks_[(2 * axis + 1) * mask_];
+      Then();
+      AscendC::GatherMask(value, loaded_, static_cast<uint8_t>(1 + axis), true, 2 * count, whole,
+                          kept);
+      Then();
+      Compare(above, value, 0.0f, AscendC::CMPMODE::GT, count);
+      Compare(below, value, 1.0f, AscendC::CMPMODE::LT, count);
+      Then();
+      AscendC::And(above, above, below, RoundUp(count, kChunkStep) / 16);
+    }
+    AscendC::CreateVecIndex(value, 0.0f, count);
     Then();
-    AscendC::GatherMask(x, locations, uint8_t{1}, true, 2 * count, whole, kept);
-    AscendC::GatherMask(y, locations, uint8_t{2}, true, 2 * count, whole, kept);
+    AscendC::And(masks_, masks_, masks_[2 * mask_], RoundUp(count, kChunkStep) / 16);
+    Await<HardEvent::S_V>();  // the numbers that were here have been read
     Then();
-    const int32_t words = RoundUp(count, 64) / 16, stride = chunk_ / 16;
-    Compare(inside_, x, 0.0f, AscendC::CMPMODE::GT, count);
-    Compare(inside_[stride], x, 1.0f, AscendC::CMPMODE::LT, count);
-    Compare(inside_[2 * stride], y, 0.0f, AscendC::CMPMODE::GT, count);
-    Compare(inside_[3 * stride], y, 1.0f, AscendC::CMPMODE::LT, count);
-    const auto numbers = locations[chunk_];
-    AscendC::CreateVecIndex(numbers, 0.0f, count);
-    Then();
-    AscendC::And(inside_, inside_, inside_[stride], words);
-    AscendC::And(inside_[2 * stride], inside_[2 * stride], inside_[3 * stride], words);
-    Then();
-    AscendC::And(inside_, inside_, inside_[2 * stride], words);
-    Then();
-    AscendC::GatherMask(locations, numbers, inside_.template ReinterpretCast<uint32_t>(), true,
-                        count, whole, kept);
+    AscendC::GatherMask(inside_, value, masks_.template ReinterpretCast<uint32_t>(), true, count,
+                        whole, kept);
     return static_cast<int32_t>(kept);
   }
 
@@ -279,8 +279,8 @@ class Taps {
   }
 
   // Makes the list of the chunk's taps [first, first + count). Arrays of two halves hold x, then y.
-  __aicore__ inline void List(int32_t list, const LocalTensor<float>& inside, int32_t first,
-                              int32_t count, int32_t padded, int32_t sample) {
+  __aicore__ inline void List(int32_t list, int32_t first, int32_t count, int32_t padded,
+                              int32_t sample) {
     const auto scale = Temporary(0), which = Temporary(1), quotient = Temporary(2);
     const auto whole = Temporary(3).template ReinterpretCast<int32_t>();
     const auto offset = Temporary(4).template ReinterpretCast<int32_t>();
@@ -297,14 +297,14 @@ class Taps {
     Divide(scale, which, whole, tiling_.scales, count);
     AscendC::Muls(offset, whole, kFloat, count);
     Then();
-    AscendC::Gather(number, inside, address, 0, count);
+    AscendC::Gather(number, inside_, address, 0, count);
     Then();
     AscendC::Cast(whole, number, RoundMode::CAST_RINT, count);
     Then();
-    AscendC::Muls(offset, whole, kFloat, count);
+    AscendC::Muls(offset, whole, 2 * kFloat, count);
     Then();
-    AscendC::Gather(at, points_, address, 0, count);
-    AscendC::Gather(at[kTile], points_[chunk_], address, 0, count);
+    AscendC::Gather(at, loaded_, address, 0, count);
+    AscendC::Gather(at[kTile], loaded_, address, kFloat, count);
     Divide(number, quotient, whole, padded, count);
     AscendC::Adds(number, number, static_cast<float>(sample % tiling_.cams), count);
     Then();
@@ -369,7 +369,7 @@ class Taps {
     Then();
     AscendC::Mul(share[2 * kTile], share[2 * kTile], second, both);
     Then();
-    const auto product = Temporary(kTemporaries - kProducts);
+    const auto product = Temporary(kFirstProduct);
     Multiply(product, share, share, count);
     if constexpr (kSlopes) {
       const auto slope = Temporary(23), flat = Temporary(0);
@@ -429,19 +429,21 @@ class Taps {
   int32_t padded_;      // samples of an anchor, as they lie in UB
   int32_t map_stride_;  // maps, as they lie in UB
   int32_t chunk_;       // samples whose locations are in UB at a time
+  int32_t mask_;        // words of a bit for each of them
   int32_t anchor_;      // of this block's, the one whose taps are next
   int32_t list_;        // the one in use
 
   GlobalTensor<float> locations_;
   TQue<TPosition::VECIN, 1> location_queue_;
-  TBuf<TPosition::VECCALC> map_buffer_, tile_buffer_, point_buffer_, inside_buffer_;
+  TBuf<TPosition::VECCALC> map_buffer_, tile_buffer_, inside_buffer_, mask_buffer_;
   LocalTensor<int32_t> maps_;     // widths and heights, as floats, and first rows
   LocalTensor<float> lists_;      // two of [rows, widths, coefficients]
   LocalTensor<float> temporary_;  // [kTemporaries, kTile]
   LocalTensor<float> number_;     // [kTile]
   LocalTensor<uint32_t> transposed_;
-  LocalTensor<float> points_;     // [2, chunk_]: x, y
-  LocalTensor<uint16_t> inside_;  // [4, chunk_] bits
+  LocalTensor<float> loaded_;    // [chunk_, 2]: x, y
+  LocalTensor<float> inside_;    // [chunk_]: the numbers of samples inside
+  LocalTensor<uint16_t> masks_;  // [4, mask_]: a bit for each sample
 };
 
 }  // namespace mxd::deformable_aggregation
