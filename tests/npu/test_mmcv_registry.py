@@ -145,9 +145,7 @@ def test_equals_the_cpu_form(case):
 
 def test_nondeterministic_voxelization_is_the_deterministic_one():
     points = torch.randn(400, 5) * 3
-    module = mmcv.ops.Voxelization(
-        max_num_points=3, max_voxels=20, deterministic=False, **GEOMETRY
-    )
+    module = mmcv.ops.Voxelization(max_num_points=3, max_voxels=20, deterministic=False, **GEOMETRY)
     assert_same(
         module(points.npu()),
         mmcv.ops.Voxelization(max_num_points=3, max_voxels=20, **GEOMETRY)(points),

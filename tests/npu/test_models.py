@@ -19,13 +19,28 @@ CONFIGS = Path(find_spec('mmdet3d').origin).parent / '.mim' / 'configs'
 NUSCENES = {51.2: 6.4, 61.2: 7.0, 512: 64, 1024: 128}
 KITTI = {70.4: 12.8, 69.12: 10.24, 40: 6.4, 39.68: 5.12, 1600: 256, 1408: 256, 496: 64, 432: 64}
 MODELS = {
-    'centerpoint pillar': ('centerpoint/centerpoint_pillar02_second_secfpn_8xb4-cyclic-20e_nus-3d.py', NUSCENES),
-    'centerpoint voxel': ('centerpoint/centerpoint_voxel01_second_secfpn_8xb4-cyclic-20e_nus-3d.py', NUSCENES),
-    'centerpoint dcn': ('centerpoint/centerpoint_voxel01_second_secfpn_head-dcn-circlenms_8xb4-cyclic-20e_nus-3d.py', NUSCENES),
+    'centerpoint pillar': (
+        'centerpoint/centerpoint_pillar02_second_secfpn_8xb4-cyclic-20e_nus-3d.py',
+        NUSCENES,
+    ),
+    'centerpoint voxel': (
+        'centerpoint/centerpoint_voxel01_second_secfpn_8xb4-cyclic-20e_nus-3d.py',
+        NUSCENES,
+    ),
+    'centerpoint dcn': (
+        'centerpoint/centerpoint_voxel01_second_secfpn_head-dcn-circlenms_8xb4-cyclic-20e_nus-3d.py',
+        NUSCENES,
+    ),
     'pointpillars': ('pointpillars/pointpillars_hv_secfpn_8xb6-160e_kitti-3d-3class.py', KITTI),
-    'pointpillars dynamic': ('dynamic_voxelization/pointpillars_dv_secfpn_8xb6-160e_kitti-3d-car.py', KITTI),
+    'pointpillars dynamic': (
+        'dynamic_voxelization/pointpillars_dv_secfpn_8xb6-160e_kitti-3d-car.py',
+        KITTI,
+    ),
     'second': ('second/second_hv_secfpn_8xb6-80e_kitti-3d-3class.py', KITTI),
-    'second dynamic': ('dynamic_voxelization/second_dv_secfpn_8xb2-cosine-80e_kitti-3d-3class.py', KITTI),
+    'second dynamic': (
+        'dynamic_voxelization/second_dv_secfpn_8xb2-cosine-80e_kitti-3d-3class.py',
+        KITTI,
+    ),
 }
 
 
