@@ -63,7 +63,15 @@ class SoftwareNpu:
         self.folder = tempfile.TemporaryDirectory()
         self.path = Path(self.folder.name) / 'reports.jsonl'
         self.log = Path(self.folder.name) / 'log.txt'
-        self.command = [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider']
+        self.command = [
+            sys.executable,
+            '-m',
+            'pytest',
+            '-q',
+            '-p',
+            'no:cacheprovider',
+            '--disable-warnings',
+        ]
 
     def tests(self) -> dict[str, list[str]]:
         """The names of the tests, by file."""
@@ -107,7 +115,7 @@ class SoftwareNpu:
             for line in lines.splitlines():
                 report = json.loads(line)
                 # A failure of the teardown comes after the test's own report: the worst one counts.
-                if self.reports.get(report['test'], report)['outcome'] != 'failed':
+                if self.reports.get(report['test'], {}).get('outcome') != 'failed':
                     self.reports[report['test']] = report
             if item.inner not in self.reports and ended:
                 text = f'the process ended with status {self.process.returncode} before this test'
