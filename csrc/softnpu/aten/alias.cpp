@@ -47,13 +47,14 @@ at::Tensor view_as(const at::Tensor& owner, const at::Tensor& like) {
 
 at::Generator as_cpu(const std::optional<at::Generator>& generator, at::Device device) {
   if (generator && generator->device().is_cpu()) return *generator;
-  at::Generator npu =
-      generator ? *generator : at_npu::detail::getDefaultNPUGenerator(device.index());
+  auto npu = generator ? *generator : at_npu::detail::getDefaultNPUGenerator(device.index());
   std::lock_guard lock(npu.mutex());
   const uint64_t seed = npu.current_seed(), offset = npu.get_offset();
-  npu.unsafeGetGeneratorImpl()->set_offset(offset + 4);  // torch_npu wants multiples of four
-  // Golden ratio steps keep the seeds of successive calls far apart.
-  return at::make_generator<at::CPUGeneratorImpl>(seed + offset * 0x9E3779B97F4A7C15ull);
+  const auto& cpu = at::detail::getDefaultCPUGenerator();
+  if (!generator && offset == 0 && seed == cpu.current_seed()) return cpu;
+  npu.set_offset(offset + 4);  // torch_npu wants multiples of four
+  // Steps of the golden ratio keep the seeds of successive calls far apart.
+  return at::make_generator<at::CPUGeneratorImpl>(seed + (offset / 4 + 1) * 0x9E3779B97F4A7C15ull);
 }
 
 }  // namespace softnpu

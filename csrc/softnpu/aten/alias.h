@@ -14,8 +14,10 @@ at::Tensor to_npu(const at::Tensor& tensor, at::Device device);
 // The npu tensor that shares the storage of `owner` and has the dtype and layout of `like`.
 at::Tensor view_as(const at::Tensor& owner, const at::Tensor& like);
 
-// A CPU generator whose numbers follow from an npu generator's seed and offset, and the offset
-// moved on: the same seed gives the same numbers, and a saved generator state restores them.
+// The CPU generator that draws an npu generator's numbers. Where both devices were seeded alike, as
+// torch.manual_seed does, the CPU's own: a model then has the weights and dropout that it has on
+// the CPU. Else a new one that follows from the npu generator's seed and offset, which moves on:
+// the same seed gives the same numbers, and a saved state brings them back.
 at::Generator as_cpu(const std::optional<at::Generator>& generator, at::Device device);
 
 }  // namespace softnpu

@@ -186,8 +186,9 @@ std::vector<std::pair<std::string, c10::OperatorHandle>> aten_ops() {
   return ops;
 }
 
-// Registered below with a function of their own.
-const std::set<std::string> kWritten = {"copy_", "_to_copy", "clone", "_pack_padded_sequence"};
+// Registered with a function of their own, below or in formulas.cpp.
+const std::set<std::string> kWritten = {"copy_", "_to_copy", "clone", "_pack_padded_sequence",
+                                        "native_dropout"};
 
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
   auto& dispatcher = c10::Dispatcher::singleton();

@@ -1,5 +1,6 @@
-// The fused cells of LSTM and GRU, which PyTorch has no CPU kernel of: the CPU takes another way.
-// `workspace` holds what the backward needs of the forward.
+// Ops that PyTorch has no CPU kernel of, or none that draws from a given generator: on the CPU
+// their callers take another way. `workspace` holds what a backward needs of the forward.
+#include <c10/util/Exception.h>
 #include <torch/library.h>
 
 #include "alias.h"
@@ -8,6 +9,15 @@ namespace softnpu {
 namespace {
 
 using at::Tensor;
+
+std::tuple<Tensor, Tensor> native_dropout(const Tensor& input, double p,
+                                          std::optional<bool> train) {
+  if (!train.value_or(true) || p == 0)
+    return {input.clone(), at::ones_like(input, input.options().dtype(at::kBool))};
+  const double scale = p < 1 ? 1 / (1 - p) : 0;
+  auto mask = at::empty_like(input).bernoulli_(1 - p);
+  return {input * mask * scale, mask.to(at::kBool)};
+}
 
 Tensor with_bias(const Tensor& gates, const std::optional<Tensor>& bias) {
   return bias && bias->defined() ? gates + *bias : gates;
@@ -67,6 +77,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> gru_cell_backward(const Tenso
 }
 
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
+  library.impl("native_dropout", native_dropout);
   library.impl("_thnn_fused_lstm_cell", lstm_cell);
   library.impl("_thnn_fused_lstm_cell_backward_impl", lstm_cell_backward);
   library.impl("_thnn_fused_gru_cell", gru_cell);
