@@ -19,7 +19,8 @@ constexpr int64_t kFractal = 16;        // rows or columns
 constexpr int64_t kContraction = 256;   // bytes of a row that one matrix instruction multiplies
 constexpr int64_t kColumns = 128;       // output columns of one matrix instruction
 constexpr int64_t kStepBytes = 65536;   // of a step's input rows
-constexpr int64_t kOrderBytes = 192;    // of kOrderBytes in the kernel
+constexpr int64_t kSteps = 4;            // that the workspaces hold, as in the kernel
+constexpr int64_t kOrderBytes = 192;     // of an order, as in the kernel
 
 int64_t divide_up(int64_t value, int64_t by) { return (value + by - 1) / by; }
 int64_t round_up(int64_t value, int64_t to) { return divide_up(value, to) * to; }
@@ -92,10 +93,10 @@ at::Tensor forward_npu(const at::Tensor& features, const at::Tensor& weight,
                           : at::Tensor();
   const int64_t units = tiling.tiles * groups * tiling.panels;
   const int64_t blocks = std::min(npu::cube_cores(), units);
-  const auto gathered = at::empty({blocks, 2, tiling.step_rows, tiling.in_channels}, features.options());
+  const auto gathered = at::empty({blocks, kSteps, tiling.step_rows, tiling.in_channels}, features.options());
   const auto products =
-      at::empty({blocks, 2, tiling.step_rows, tiling.panel}, features.options().dtype(at::kFloat));
-  const auto orders = at::empty({blocks, 2, kOrderBytes}, features.options().dtype(at::kByte));
+      at::empty({blocks, kSteps, tiling.step_rows, tiling.panel}, features.options().dtype(at::kFloat));
+  const auto orders = at::empty({blocks, kSteps, kOrderBytes}, features.options().dtype(at::kByte));
   const auto result = at::empty({num_out, groups, padded_out}, features.options());
   const auto launch = [&](auto kernel, const char* name) {
     npu::launch(kernel, name, blocks, rows, fractals, shift, pairs.contiguous(), bounds.contiguous(),
