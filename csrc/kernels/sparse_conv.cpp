@@ -14,19 +14,13 @@
 // results are the same from run to run. Rows are moved and added in runs of equal distance, one
 // instruction for each: the 190,000 pairs of a LiDAR sweep's sorted voxels, their centres aside, are
 // 72,000 runs, and an instruction costs 14 to 32 cycles but a further row of it 1 to 4.
-#include "kernel_operator.h"
+#include "sparse_conv.h"
+
 #include "sparse_conv_tiling.h"
 
 namespace {
 
-using namespace AscendC;
-
-constexpr int32_t kTileRows = 512;
-constexpr int32_t kFractalRows = 16;
-constexpr int32_t kFractalBytes = 512;
-constexpr int32_t kBlockBytes = 32;
 constexpr int32_t kBoundsWindow = 256;
-constexpr int32_t kLanes = 64;           // of fp32
 constexpr int32_t kOrderBytes = 192;     // of the workspace for an order
 constexpr int32_t kMaxPieces = 32;       // of a step
 constexpr int32_t kLead = 3;             // steps from a step's gathering to its products' addition
@@ -40,9 +34,6 @@ constexpr uint16_t kGathered = 0, kMultiplied = 1;  // cross-core flags
 // panel; then every piece as offset * 2^16 + rows. A piece's rows begin at a multiple of 16.
 constexpr uint32_t kEnd = 0xffffffffu;
 
-__aicore__ inline int32_t Least(int32_t a, int32_t b) { return a < b ? a : b; }
-__aicore__ inline int32_t RoundUp(int32_t value, int32_t to) { return (value + to - 1) / to * to; }
-
 // The workspaces of a block, and how the vector cores share a panel's columns.
 struct Layout {
   int32_t width[2];
@@ -54,53 +45,6 @@ struct Layout {
     gathered = static_cast<int64_t>(tiling.step_rows) * tiling.in_channels;
     products = static_cast<int64_t>(tiling.step_rows) * tiling.panel;
   }
-};
-
-// Reads a list of integers 8 bytes at a time.
-template <typename T>
-class Reader {
- public:
-  __aicore__ inline explicit Reader(const LocalTensor<T>& list)
-      : words_(list.template ReinterpretCast<int64_t>()) {}
-  __aicore__ inline T Get(int32_t index) {
-    constexpr int32_t kInWord = 8 / sizeof(T);
-    if (index / kInWord != at_) {
-      at_ = index / kInWord;
-      word_ = words_.GetValue(at_);
-    }
-    return static_cast<T>(word_ >> (index % kInWord * 8 * static_cast<int32_t>(sizeof(T))));
-  }
-
- private:
-  LocalTensor<int64_t> words_;
-  int64_t word_ = 0;
-  int32_t at_ = -1;
-};
-
-// Flags of buffers, numbered: raised by pipe A when it is done with a buffer, awaited by pipe B.
-template <HardEvent kEvent>
-class Flags {
- public:
-  __aicore__ inline void Init(TPipe& pipe, int32_t count) {
-    count_ = count;
-    for (int32_t i = 0; i < count; ++i) id_[i] = static_cast<event_t>(pipe.AllocEventID<kEvent>());
-  }
-  __aicore__ inline void Raise(int32_t i = 0) { SetFlag<kEvent>(id_[i]); }
-  __aicore__ inline void Await(int32_t i = 0) { WaitFlag<kEvent>(id_[i]); }
-  __aicore__ inline void Pass(int32_t i = 0) {
-    Raise(i);
-    Await(i);
-  }
-  __aicore__ inline void RaiseAll() {
-    for (int32_t i = 0; i < count_; ++i) Raise(i);
-  }
-  __aicore__ inline void AwaitAll() {
-    for (int32_t i = 0; i < count_; ++i) Await(i);
-  }
-
- private:
-  event_t id_[kLists];
-  int32_t count_ = 0;
 };
 
 template <typename T>
@@ -273,20 +217,6 @@ class VectorCore {
   }
   __aicore__ inline int64_t End(int32_t offset) { return bounds_window_.GetValue(offset - window_ + 1); }
 
-  __aicore__ inline void LoadPairs(const LocalTensor<int32_t>& to, int64_t begin, int32_t count) {
-    const uint8_t padding = (4 - count % 4) % 4 * 2;
-    DataCopyPad(to, pairs_[begin * 2], DataCopyExtParams(1, count * 8, 0, 0, 0),
-                DataCopyPadExtParams<int32_t>(true, 0, padding, 0));
-  }
-
-  // Splits pairs into input and output rows.
-  __aicore__ inline void Split(const LocalTensor<int32_t>& pairs, int32_t part,
-                               const LocalTensor<int32_t>& to, int32_t count) {
-    uint64_t kept = 0;
-    GatherMask(to, pairs, static_cast<uint8_t>(part + 1), false, 0,
-               GatherMaskParams(1, (count * 2 + kLanes - 1) / kLanes, 8, 0), kept);
-  }
-
   // Begins a unit: finds the tile's rows.
   __aicore__ inline void Open() {
     tile_ = unit_ % tiling_.tiles;
@@ -314,7 +244,7 @@ class VectorCore {
     s_to_v_.Pass();
     v_to_mte2_.Pass();
     PipeBarrier<PIPE_V>();
-    LoadPairs(tile_pairs_, begin, rows_);
+    LoadPairs(tile_pairs_, pairs_, begin, rows_);
     CreateVecIndex(numbers, static_cast<int32_t>(tile_ * kTileRows), kTileRows);
     mte2_to_v_.Pass();
     Split(tile_pairs_, 1, rows, kTileRows);
@@ -427,7 +357,7 @@ class VectorCore {
         piece.offset = offset_;
         piece.slot = step.rows;
         piece.rows = Least(left, tiling_.step_rows - step.rows);
-        LoadPairs(pairs[step.rows * 2], begin, piece.rows);
+        LoadPairs(pairs[step.rows * 2], pairs_, begin, piece.rows);
         step.rows += RoundUp(piece.rows, kFractalRows);
         row_ += piece.rows;
         if (piece.rows < left) break;
