@@ -1,6 +1,6 @@
 """Run a command on the software NPU: real torch_npu, with no CANN and no Ascend device.
 
-    mxd softnpu run SCRIPT ARGS...       a script, e.g. tools/train.py or tools/dist_train.sh
+    mxd softnpu run SCRIPT ARGS...       a script, e.g. tools/train.py or tools/dist_train.sh, or -m MODULE
     mxd softnpu python ARGS...           the Python interpreter
     mxd softnpu profile SCRIPT ARGS...   as run, and then the modelled cost of each kernel
 
@@ -68,7 +68,7 @@ def run(args) -> int:
     command, env = args.command, environment()
     if args.action != 'python' and not command:
         raise SystemExit(f'mxd softnpu {args.action}: which script?')
-    if args.action == 'python' or command[0].endswith('.py'):
+    if args.action == 'python' or command[0] == '-m' or command[0].endswith('.py'):
         command = [sys.executable, *command]
     if args.action != 'profile':
         os.execvpe(command[0], command, env)

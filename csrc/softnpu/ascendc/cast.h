@@ -38,6 +38,9 @@ inline D RoundToNarrow(float value, AscendC::RoundMode mode) {
   D high = low;
   ++high.bits;
   const bool negative = std::signbit(value);
+  D under = low;
+  --under.bits;
+  const float below = under;
   bool up = false;
   switch (mode) {
     case RoundMode::CAST_FLOOR:
@@ -47,7 +50,10 @@ inline D RoundToNarrow(float value, AscendC::RoundMode mode) {
       up = !negative;
       break;
     case RoundMode::CAST_ROUND:
-      up = magnitude - static_cast<float>(low) >= static_cast<float>(high) - magnitude;
+      // Beyond the largest comes infinity, a step of the same width away.
+      up = std::isinf(static_cast<float>(high))
+               ? magnitude >= 1.5f * static_cast<float>(low) - 0.5f * below
+               : magnitude - static_cast<float>(low) >= static_cast<float>(high) - magnitude;
       break;
     case RoundMode::CAST_ODD:
       up = (low.bits & 1) == 0;

@@ -64,15 +64,8 @@ void Core::Reject(const char* format, ...) const {
 }
 
 std::string Core::Place() const {
-  char text[512];
-  const char* base = file;
-  for (const char* c = file; *c; ++c) {
-    if (*c == '/') base = c + 1;
-  }
-  std::snprintf(text, sizeof(text), "kernel %s, block %d, %s %d, %s:%d: %s: ", KernelName(), block,
-                cube ? "AIC" : "AIV", cube ? block : block * g_sub_blocks + sub_block, base, line,
-                name);
-  return text;
+  return std::string("kernel ") + KernelName() + ", block " + std::to_string(block) + ", " +
+         CoreName(index) + ", " + BaseName(file) + ":" + std::to_string(line) + ": " + name + ": ";
 }
 
 void Core::Start(int core_index, int block_index, int sub_block_index, bool is_cube) {
@@ -146,16 +139,18 @@ void Core::Finish() {
       for (int event = 0; event < kEvents; ++event) {
         const Flag& flag = flags[from][to][event];
         if (!flag.up) continue;
-        line = flag.line;
+        Blame(flag.here);
         Reject("flag %s_%s of event %d, set at line %d, is never waited for", kPipeNames[from],
-               kPipeNames[to], event, flag.line);
+               kPipeNames[to], event, flag.here.line);
       }
     }
   }
+  if (atomic) Blame(atomic_here);
   if (atomic) Reject("atomics are left on: SetAtomicNone is missing");
+  if (mask_counts) Blame(mask_here);
   if (mask_counts) Reject("the mask is left in counter mode: SetMaskNorm is missing");
   if (unflushed) {
-    line = unflushed_line;
+    Blame(unflushed_here);
     Reject(
         "%llu scalar writes to global memory are left in the data cache: DataCacheCleanAndInvalid "
         "is missing",
@@ -173,13 +168,13 @@ void Core::CheckQueues() {
   for (const QueueState* queue : queues) {
     for (const Buffer& buffer : queue->buffers) {
       if (buffer.state == BufferState::kFree) continue;
-      line = buffer.line;
+      Blame(buffer.here);
       Reject("a tensor of %s of a queue, %s at line %d, is never freed: %s is missing",
              kMemoryNames[queue->memory],
              buffer.state == BufferState::kQueued  ? "enqueued"
              : buffer.state == BufferState::kTaken ? "allocated"
                                                    : "dequeued",
-             buffer.line, buffer.state == BufferState::kQueued ? "DeQue" : "FreeTensor");
+             buffer.here.line, buffer.state == BufferState::kQueued ? "DeQue" : "FreeTensor");
     }
   }
 }
@@ -292,6 +287,28 @@ void Core::Write(Memory where, uint32_t offset, uint32_t bytes, Pipe ordered) {
   Access<true>(where, offset, bytes, ordered);
 }
 
+void Core::ReadScattered(uint32_t base, const uint32_t* offsets, uint64_t count, uint32_t size) {
+  if (!g_checks || count == 0) return;
+  const auto [low, high] = std::minmax_element(offsets, offsets + count);
+  const uint32_t first = (base + *low) / kBlock, last = (base + *high) / kBlock;
+  Shadow& s = shadow[kUb];
+  bool sound = true;  // all between the lowest and the highest offset may be read
+  for (int i = 0; i < kReach[kUb].count && sound; ++i) {
+    const Pipe p = kReach[kUb].pipes[i];
+    const int32_t limit = clock[pipe].own[p];
+    sound = s.last_written[p] <= limit || Highest(s.written[p].data(), first, last) <= limit;
+  }
+  uint32_t all = ~0u;
+  for (uint32_t at = first; at <= last; ++at) all &= s.holds[at];
+  if (!sound || all != ~0u) {
+    for (uint64_t i = 0; i < count; ++i) Access<false>(kUb, base + offsets[i], size, kPipes);
+    return;
+  }
+  int32_t* read = s.read[pipe].data();
+  for (uint64_t i = 0; i < count; ++i) read[(base + offsets[i]) / kBlock] = number;
+  s.last_read[pipe] = number;
+}
+
 uint8_t* Core::ReadGlobal(const void* address, uint64_t bytes) {
   GlobalMemory::Get().Access(*this, reinterpret_cast<uintptr_t>(address), bytes, false, false);
   return static_cast<uint8_t*>(const_cast<void*>(address));
@@ -300,7 +317,7 @@ uint8_t* Core::ReadGlobal(const void* address, uint64_t bytes) {
 uint8_t* Core::WriteGlobal(void* address, uint64_t bytes, bool cached) {
   if (cached) {
     ++unflushed;
-    unflushed_line = line;
+    unflushed_here = Here(file, line);
   }
   GlobalMemory::Get().Access(*this, reinterpret_cast<uintptr_t>(address), bytes, true, cached);
   return static_cast<uint8_t*>(address);
@@ -334,12 +351,12 @@ int Core::TakeEvent(Pipe from, Pipe to) {
   return event;
 }
 
-Flag Core::Release(Pipe on, int at_line) {
+Flag Core::Release(Pipe on, const Here& here) {
   Flag flag;
   flag.clock = clock[on];
   flag.clock.own[on] = number;
   flag.time = Max(done[on], free[kS]);
-  flag.line = at_line;
+  flag.here = here;
   ++number;
   return flag;
 }
@@ -375,10 +392,10 @@ void Core::SetFlag(Pipe from, Pipe to, int event, const Here& here) {
   Flag& flag = flags[from][to][event];
   if (flag.up) {
     Reject("flag %s_%s of event %d is set already, at line %d: WaitFlag is missing",
-           kPipeNames[from], kPipeNames[to], event, flag.line);
+           kPipeNames[from], kPipeNames[to], event, flag.here.line);
   }
   free[kS] += Cycles(1);
-  flag = Release(from, here.line);
+  flag = Release(from, here);
   flag.up = true;
 }
 

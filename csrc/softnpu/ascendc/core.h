@@ -120,7 +120,7 @@ struct Clock {
 struct Flag {
   Clock clock;
   Cycles time;
-  int line = 0;
+  Here here;  // where it was raised
   bool up = false;
 };
 
@@ -192,14 +192,16 @@ struct Core {
   bool mask_counts = false;
   uint64_t mask[2] = {~0ull, ~0ull};
   uint8_t compare_mask[256] = {};
+  Here mask_here;
   bool atomic = false;
+  Here atomic_here;
   const char* atomic_type = "";
   void (*atomic_add)(uint8_t*, const uint8_t*, uint32_t) = nullptr;
   int64_t gather_mask_count = 0;
   float deq_scale = 1;
   uint16_t mrg_sorted[4] = {};
   uint64_t unflushed = 0;  // scalar writes to global memory that the data cache still holds
-  int unflushed_line = 0;
+  Here unflushed_here;
 
   void* tpipe = nullptr;
   std::vector<QueueState*> queues;
@@ -224,6 +226,9 @@ struct Core {
   // Reads. `ordered`: a pipe whose earlier accesses the hardware itself waits for.
   void Read(Memory where, uint32_t offset, uint32_t bytes, Pipe ordered = kPipes);
   void Write(Memory where, uint32_t offset, uint32_t bytes, Pipe ordered = kPipes);
+
+  // Elements of `size` bytes of UB, at `count` offsets from `base`.
+  void ReadScattered(uint32_t base, const uint32_t* offsets, uint64_t count, uint32_t size);
 
   // Bytes of global memory. Returns where they are in the address space of this process.
   uint8_t* ReadGlobal(const void* address, uint64_t bytes);
@@ -260,13 +265,18 @@ struct Core {
   void BarrierAll(const Here& here);
   // Takes over what a flag of this core, or of core `from`, knows.
   void Acquire(Pipe on, const Flag& flag, int from = -1);
-  Flag Release(Pipe on, int at_line);
+  Flag Release(Pipe on, const Here& here);
 
   void CrossCoreSetFlag(int mode, Pipe on, int flag, const Here& here);
   void CrossCoreWaitFlag(Pipe on, int flag, const Here& here);
   void SyncAll(bool aiv_only, const Here& here);
   void CleanCache(const void* address, bool all, const Here& here);
 
+  // Where the rejection of an earlier deed is to point.
+  void Blame(const Here& here) {
+    file = here.file;
+    line = here.line;
+  }
   std::string Place() const;
 
  private:

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "scheduler.h"
+
 extern "C" __attribute__((weak)) int softnpu_check(const void* address, size_t bytes,
                                                    const char* what);
 
@@ -117,28 +119,30 @@ void GlobalMemory::Check(Core& core, Page& page, uint32_t at, uint32_t mask, uin
     const bool harmless = (own && !(cell.bytes & mask)) || (atomic && cell.atomic) ||
                           (!write && !own && !(cell.bytes & mask));
     if (!ordered && !harmless) {
+      void* const where = reinterpret_cast<void*>(address);
+      const std::string writer = CoreName(cell.writer);
       if (own) {
         core.Reject(
             "race: %s 32 B of global memory at %p that pipe %s wrote at line %d, and nothing "
-            "orders the two: %s is missing",
-            write ? "writes over" : "reads", reinterpret_cast<void*>(address),
-            kPipeNames[cell.write_pipe], cell.line,
+            "orders "
+            "the two: %s is missing",
+            write ? "writes over" : "reads", where, kPipeNames[cell.write_pipe], cell.line,
             cell.write_pipe == core.pipe ? "PipeBarrier" : "SetFlag and WaitFlag");
       }
       if (write) {
         core.Reject(
-            "lost update: several cores write the same 32 B of global memory at %p (core %d at "
-            "line %d) and %s",
-            reinterpret_cast<void*>(address), cell.writer, cell.line,
+            "lost update: several cores write the same 32 B of global memory at %p (%s at line %d) "
+            "and %s",
+            where, writer.c_str(), cell.line,
             atomic || cell.atomic
                 ? "one of them without an atomic"
                 : "nothing orders them: an atomic, SyncAll or a cross-core flag is missing");
       }
       core.Reject(
-          "race: reads 32 B of global memory at %p that core %d writes at line %d, and nothing "
-          "orders the cores: "
+          "race: reads 32 B of global memory at %p that %s writes at line %d, and nothing orders "
+          "the cores: "
           "SyncAll or a cross-core flag is missing",
-          reinterpret_cast<void*>(address), cell.writer, cell.line);
+          where, writer.c_str(), cell.line);
     }
   }
   if (!write) {
@@ -157,9 +161,9 @@ void GlobalMemory::Check(Core& core, Page& page, uint32_t at, uint32_t mask, uin
   if (cell.read) {
     const auto report = [&](int reader) {
       core.Reject(
-          "race: writes 32 B of global memory at %p that %s %d reads, and nothing orders the two",
-          reinterpret_cast<void*>(address), reader == core.index ? "the same core" : "core",
-          reader);
+          "race: writes 32 B of global memory at %p that %s reads, and nothing orders the two",
+          reinterpret_cast<void*>(address),
+          reader == core.index ? "the same core" : CoreName(reader).c_str());
     };
     if (cell.readers == 0) {
       if (!Ordered(core, cell.reader, cell.read_pipe, cell.read)) report(cell.reader);

@@ -15,7 +15,7 @@ struct Buffer {
   uint32_t offset = 0;
   uint32_t bytes = 0;
   BufferState state = BufferState::kFree;
-  int line = 0;         // of the last change of state
+  Here here;            // of the last change of state
   bool handed = false;  // `flag` is raised: by EnQue for DeQue, by FreeTensor for AllocTensor
   int event = -1;
   Flag flag;
@@ -114,13 +114,13 @@ class TQueBind {
       state_->cursor = (state_->cursor + i + 1) % buffers.size();
       if (buffer.handed) TakeOver(core, buffer, state_->consumer, state_->producer);
       buffer.state = softnpu::BufferState::kTaken;
-      buffer.line = here.line;
+      buffer.here = here;
       return Tensor<T>(buffer);
     }
     core.Reject(
         "AllocTensor of a queue whose %zu buffers are all taken (the last at line %d): FreeTensor "
         "is missing",
-        buffers.size(), buffers.empty() ? 0 : buffers.back().line);
+        buffers.size(), buffers.empty() ? 0 : buffers.back().here.line);
   }
 
   template <typename T>
@@ -132,7 +132,7 @@ class TQueBind {
     if (buffer.state == softnpu::BufferState::kQueued)
       core.Reject("FreeTensor of a tensor that is in the queue: DeQue it first");
     buffer.state = softnpu::BufferState::kFree;
-    buffer.line = here.line;
+    buffer.here = here;
     HandOver(core, buffer, state_->consumer, state_->producer);
   }
 
@@ -148,7 +148,7 @@ class TQueBind {
       core.Reject("EnQue beyond the queue's depth of %d", state_->depth);
     }
     buffer.state = softnpu::BufferState::kQueued;
-    buffer.line = here.line;
+    buffer.here = here;
     HandOver(core, buffer, state_->producer, state_->consumer);
     state_->queued.push_back(&buffer);
     return true;
@@ -162,7 +162,7 @@ class TQueBind {
     state_->queued.pop_front();
     TakeOver(core, buffer, state_->producer, state_->consumer);
     buffer.state = softnpu::BufferState::kDequeued;
-    buffer.line = here.line;
+    buffer.here = here;
     return Tensor<T>(buffer);
   }
 
@@ -198,7 +198,7 @@ class TQueBind {
   static void HandOver(softnpu::Core& core, softnpu::Buffer& buffer, softnpu::Pipe from,
                        softnpu::Pipe to) {
     buffer.event = core.TakeEvent(from, to);
-    buffer.flag = core.Release(from, core.line);
+    buffer.flag = core.Release(from, Here(core.file, core.line));
     buffer.handed = true;
   }
   static void TakeOver(softnpu::Core& core, softnpu::Buffer& buffer, softnpu::Pipe from,

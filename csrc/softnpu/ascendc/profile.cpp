@@ -13,6 +13,8 @@ namespace {
 constexpr double kCyclesAMicrosecond = 1800;
 constexpr double kDeviceBytesAMicrosecond = 1.6e6;
 constexpr uint64_t kL2Bytes = 192ull << 20;
+constexpr int kVectorCores = 40;
+constexpr int kCubeCores = 20;
 
 double Pick(const Cycles& cycles, bool l2) { return l2 ? cycles.l2 : cycles.device; }
 
@@ -54,12 +56,24 @@ void Profile::Write(const char* kernel, KernelType type, int blocks) const {
     if (Pick(core.end, l2) > Pick(slowest->end, l2)) slowest = &core;
     for (int p = 0; p < kPipes; ++p) busy_max[p] = std::max(busy_max[p], Pick(core.busy[p], l2));
   }
-  std::vector<double> slots(type == KernelType::kAiv ? 40 : 20);
-  for (const double cycles : block_cycles) *std::min_element(slots.begin(), slots.end()) += cycles;
+  std::vector<double> slots(type == KernelType::kAiv ? kVectorCores : kCubeCores);
+  for (const double cycles : block_cycles) {
+    *std::min_element(slots.begin(), slots.end()) += cycles;
+  }
   const double core_us = *std::max_element(slots.begin(), slots.end()) / kCyclesAMicrosecond;
-  const uint64_t distinct = memory.bytes_read() + memory.bytes_written();
-  const uint64_t moved = l2 ? distinct : std::max(distinct, bytes_in_ + bytes_out_);
-  const double memory_us = static_cast<double>(moved) / kDeviceBytesAMicrosecond;
+  // The least that the bytes moved and the arithmetic take, spread evenly over the machine's cores.
+  const double bytes_in = static_cast<double>(bytes_in_),
+               bytes_out = static_cast<double>(bytes_out_);
+  const double all_cores =
+      kCyclesAMicrosecond * (type == KernelType::kAiv     ? kVectorCores
+                             : type == KernelType::kAic   ? kCubeCores
+                             : type == KernelType::kMix11 ? 2 * kCubeCores
+                                                          : kVectorCores + kCubeCores);
+  const double memory_us = l2 ? 0 : (bytes_in + bytes_out) / kDeviceBytesAMicrosecond;
+  const double traffic_us = std::max(
+      {memory_us, bytes_in / (l2 ? 110 : 32) / all_cores, bytes_out / (l2 ? 86 : 32) / all_cores});
+  const double vector_us = Pick(totals_[kV].busy, l2) / kVectorCores / kCyclesAMicrosecond;
+  const double cube_us = Pick(totals_[kM].busy, l2) / kCubeCores / kCyclesAMicrosecond;
   const double time = std::max(core_us, memory_us);
   int bound = 0;
   for (int p = 1; p < kPipes; ++p) {
@@ -73,10 +87,11 @@ void Profile::Write(const char* kernel, KernelType type, int blocks) const {
   };
   using Big = unsigned long long;
   add("{\"kernel\": \"%s\", \"blocks\": %d, \"modelled_us\": %.6g, \"cycles\": %.10g, \"bound\": "
-      "\"%s\", \"traffic_us\": %.6g, \"l2\": %s",
+      "\"%s\"",
       kernel, blocks, time, core_us * kCyclesAMicrosecond,
-      memory_us > core_us ? "device memory" : kPipeNames[bound],
-      static_cast<double>(distinct) / kDeviceBytesAMicrosecond, l2 ? "true" : "false");
+      memory_us > core_us ? "device memory" : kPipeNames[bound]);
+  add(", \"traffic_us\": %.6g, \"vector_us\": %.6g, \"cube_us\": %.6g, \"l2\": %s", traffic_us,
+      vector_us, cube_us, l2 ? "true" : "false");
   add(", \"bytes_in\": %llu, \"bytes_out\": %llu, \"distinct_read\": %llu, \"distinct_written\": "
       "%llu",
       static_cast<Big>(bytes_in_), static_cast<Big>(bytes_out_),

@@ -174,10 +174,8 @@ void RunAll() {
     launch.error = launch.fibers[0]->core->Place() + "deadlock: ";
     for (size_t i = 0; i < launch.fibers.size() && i < 4; ++i) {
       const Core& core = *launch.fibers[i]->core;
-      launch.error +=
-          std::string(i ? "; " : "") + (core.cube ? "AIC " : "AIV ") +
-          std::to_string(core.cube ? core.block : core.block * g_sub_blocks + core.sub_block) +
-          " waits at line " + std::to_string(core.line) + " for " + launch.fibers[i]->waits_for;
+      launch.error += std::string(i ? "; " : "") + CoreName(core.index) + " waits at line " +
+                      std::to_string(core.line) + " for " + launch.fibers[i]->waits_for;
     }
     if (launch.fibers.size() > 4)
       launch.error += "; and " + std::to_string(launch.fibers.size() - 4) + " more cores";
@@ -204,12 +202,13 @@ void CheckCrossFlags() {
     for (int flag = 0; flag < kCrossCoreFlags; ++flag) {
       if (launch.cross_flags[core][flag].empty()) continue;
       launch.failed = true;
+      const CrossFlag& left = launch.cross_flags[core][flag].front();
       launch.error = std::string("kernel ") + launch.kernel + ", block " +
-                     std::to_string(core / launch.cores_a_block) + ", line " +
-                     std::to_string(launch.cross_flags[core][flag].front().flag.line) +
-                     ": CrossCoreSetFlag: cross-core flag " + std::to_string(flag) +
-                     " is set for an " + (launch.IsCube(core) ? "AIC" : "AIV") +
-                     " that never waits for it";
+                     std::to_string(left.from / launch.cores_a_block) + ", " + CoreName(left.from) +
+                     ", " + BaseName(left.flag.here.file) + ":" +
+                     std::to_string(left.flag.here.line) + ": CrossCoreSetFlag: cross-core flag " +
+                     std::to_string(flag) + " is set for an " +
+                     (launch.IsCube(core) ? "AIC" : "AIV") + " that never waits for it";
       return;
     }
   }
@@ -229,6 +228,22 @@ int Arrive(Meeting& meeting, Core& core, Flag flag) {
 }  // namespace
 
 const char* KernelName() { return g_launch->kernel; }
+
+std::string CoreName(int core) {
+  const int block = core / g_launch->cores_a_block;
+  if (g_launch->IsCube(core)) return "AIC " + std::to_string(block);
+  const int place = core % g_launch->cores_a_block;
+  return "AIV " +
+         std::to_string(g_launch->cores_a_block > 1 ? block * g_sub_blocks + place - 1 : block);
+}
+
+const char* BaseName(const char* path) {
+  const char* base = path;
+  for (const char* c = path; *c; ++c) {
+    if (*c == '/') base = c + 1;
+  }
+  return base;
+}
 int CoreCount() { return g_launch->cores; }
 
 void Core::SyncAll(bool aiv_only, const Here& here) {
@@ -244,7 +259,7 @@ void Core::SyncAll(bool aiv_only, const Here& here) {
     Reject("deadlock: SyncAll of %d blocks, of which %d run at a time", launch.blocks, physical);
   BarrierAll(here);
   name = "SyncAll";
-  Flag flag = Release(kS, here.line);
+  Flag flag = Release(kS, here);
   std::fill(flag.clock.own, flag.clock.own + kPipes, number);
   const int round = Arrive(meeting, *this, flag);
   WaitUntil([&meeting, round] { return meeting.rounds[round].arrived == meeting.members; },
@@ -262,7 +277,7 @@ void Core::CrossCoreSetFlag(int mode, Pipe on, int flag_id, const Here& here) {
   if (mode < 0 || mode > 2) Reject("mode %d, which must be 0, 1 or 2", mode);
   free[kS] += Cycles(1);
   Launch& launch = *g_launch;
-  const Flag flag = Release(on, here.line);
+  const Flag flag = Release(on, here);
   const int first = index - index % launch.cores_a_block;  // of the block
   const auto send = [&](int to, size_t needed) {
     auto& queue = launch.cross_flags[to][flag_id];

@@ -141,6 +141,7 @@ inline void SetAtomicAdd(Here here = Here()) {
   core.Spend(1);
   if constexpr (softnpu::kIsOneOf<T, float, half, bfloat16_t, int32_t, int16_t, int8_t>) {
     core.atomic = true;
+    core.atomic_here = here;
     core.atomic_type = softnpu::TypeName<T>();
     core.atomic_add = [](uint8_t* dst, const uint8_t* src, uint32_t bytes) {
       for (uint32_t i = 0; i + sizeof(T) <= bytes; i += sizeof(T)) {
@@ -162,7 +163,10 @@ inline void SetAtomicNone(Here here = Here()) {
   core.atomic = false;
 }
 
-inline void SetMaskCount() { softnpu::core().mask_counts = true; }
+inline void SetMaskCount(Here here = Here()) {
+  softnpu::core().mask_counts = true;
+  softnpu::core().mask_here = here;
+}
 inline void SetMaskNorm() { softnpu::core().mask_counts = false; }
 template <typename T, MaskMode mode = MaskMode::NORMAL>
 inline void SetVectorMask(uint64_t high, uint64_t low) {

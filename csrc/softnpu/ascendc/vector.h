@@ -163,6 +163,13 @@ inline void Touch(const Strided<T>& operand, const Lanes& lanes, uint32_t lanes_
     }
     return;
   }
+  if (lanes.prefix && operand.block == 0) {  // a block, again and again
+    for (uint32_t r = 0; r < lanes.repeats; ++r) {
+      const uint32_t used = std::min(lanes.Prefix(r, lanes_a_repeat), kPerBlock);
+      touch(t.offset() + r * operand.repeat * kBlock, used * sizeof(T));
+    }
+    return;
+  }
   for (uint32_t r = 0; r < lanes.repeats; ++r) {
     const uint32_t limit = lanes.prefix ? lanes.Prefix(r, lanes_a_repeat) : lanes_a_repeat;
     for (uint32_t first = 0; first < limit; first += kPerBlock) {
