@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <utility>
 
 #include "global_memory.h"
 #include "launch.h"
@@ -14,6 +15,7 @@ namespace softnpu {
 
 Core* g_core = nullptr;
 bool g_checks = true;
+BadField g_bad_field;
 int g_block_dim = 1;
 int g_sub_blocks = 1;
 
@@ -52,6 +54,12 @@ int32_t Highest(const int32_t* values, uint32_t first, uint32_t last) {
 void Clock::JoinOthers(const Clock& other) {
   if (others.size() < other.others.size()) others.resize(other.others.size());
   for (size_t i = 0; i < other.others.size(); ++i) others[i] = std::max(others[i], other.others[i]);
+}
+
+void Core::RejectField() const {
+  const BadField field = std::exchange(g_bad_field, BadField());
+  Reject("%s is %lld, which must be in [0, %lld]", field.name, static_cast<long long>(field.value),
+         static_cast<long long>(field.most));
 }
 
 void Core::Reject(const char* format, ...) const {
@@ -125,6 +133,7 @@ void Core::Start(int core_index, int block_index, int sub_block_index, bool is_c
   atomic = false;
   tpipe = nullptr;
   std::memset(events, 0, sizeof(events));
+  std::memset(queue_events, 0, sizeof(queue_events));
   name = "the kernel";
   file = "";
   line = 0;
@@ -390,6 +399,10 @@ void Core::SetFlag(Pipe from, Pipe to, int event, const Here& here) {
   Begin("SetFlag", from, here);
   if (event < 0 || event >= kEvents) Reject("event %d, which must be in [0, 7]", event);
   Flag& flag = flags[from][to][event];
+  if (queue_events[from][to] >> event & 1) {
+    Reject("event %d of %s_%s belongs to a queue at present: AllocEventID gives one that is free",
+           event, kPipeNames[from], kPipeNames[to]);
+  }
   if (flag.up) {
     Reject("flag %s_%s of event %d is set already, at line %d: WaitFlag is missing",
            kPipeNames[from], kPipeNames[to], event, flag.here.line);

@@ -205,6 +205,7 @@ struct Core {
 
   void* tpipe = nullptr;
   std::vector<QueueState*> queues;
+  uint8_t queue_events[kPipes][kPipes] = {};
   uint8_t events[kPipes][kPipes] = {};  // ids in use by queues and AllocEventID, a bit each
 
   // Ends the launch with a text that names kernel, core, line and rule.
@@ -220,6 +221,7 @@ struct Core {
     entry.name = instruction;
     entry.line = here.line;
     entry.number = number;
+    if (g_bad_field.name != nullptr) RejectField();
   }
 
   // Bytes of a memory of the core that the instruction at hand reads or writes. Write after all
@@ -282,6 +284,7 @@ struct Core {
  private:
   template <bool kWrite>
   void Access(Memory where, uint32_t offset, uint32_t bytes, Pipe ordered);
+  [[noreturn]] void RejectField() const;
   [[noreturn]] void Conflict(const char* what, Memory where, uint32_t block_index, Pipe other,
                              int32_t at) const;
 };
