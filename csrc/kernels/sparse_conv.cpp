@@ -8,28 +8,24 @@
 //   2. the cube core multiplies every offset's rows by its weight, which stays in L1 where it fits,
 //      and writes the products, fp32, to a second workspace, each vector core's columns apart;
 //   3. the vector cores add the products to the tile's rows, which lie in their UB in fp32.
-// Step s + 1 is gathered while step s is multiplied and step s - 1 is added; both workspaces hold
-// two steps.
+// Step s is gathered while the products of step s - 3 are added; both workspaces hold four steps.
 //
 // An output row takes its products in the order of the rulebook, whatever the number of blocks:
 // results are the same from run to run. Rows are moved and added in runs of equal distance, one
 // instruction for each: the 190,000 pairs of a LiDAR sweep's sorted voxels, their centres aside, are
 // 72,000 runs, and an instruction costs 14 to 32 cycles but a further row of it 1 to 4.
-#include "kernel_operator.h"
+#include "sparse_conv.h"
+
 #include "sparse_conv_tiling.h"
 
 namespace {
 
-using namespace AscendC;
-
-constexpr int32_t kTileRows = 512;
-constexpr int32_t kFractalRows = 16;
-constexpr int32_t kFractalBytes = 512;
-constexpr int32_t kBlockBytes = 32;
 constexpr int32_t kBoundsWindow = 256;
-constexpr int32_t kLanes = 64;           // of fp32
 constexpr int32_t kOrderBytes = 192;     // of the workspace for an order
 constexpr int32_t kMaxPieces = 32;       // of a step
+constexpr int32_t kLead = 3;             // steps from a step's gathering to its products' addition
+constexpr int32_t kSteps = kLead + 1;    // that the workspaces hold
+constexpr int32_t kLists = kLead + 2;    // between their preparation and their end
 constexpr int32_t kMaxRunRows = 255;
 constexpr int32_t kSortable = 1 << 23;  // rows plus this, read as floats, sort as they do
 constexpr uint16_t kGathered = 0, kMultiplied = 1;  // cross-core flags
@@ -37,9 +33,6 @@ constexpr uint16_t kGathered = 0, kMultiplied = 1;  // cross-core flags
 // An order tells the cube core what a step holds: the number of pieces and, from bit 8 on, the
 // panel; then every piece as offset * 2^16 + rows. A piece's rows begin at a multiple of 16.
 constexpr uint32_t kEnd = 0xffffffffu;
-
-__aicore__ inline int32_t Least(int32_t a, int32_t b) { return a < b ? a : b; }
-__aicore__ inline int32_t RoundUp(int32_t value, int32_t to) { return (value + to - 1) / to * to; }
 
 // The workspaces of a block, and how the vector cores share a panel's columns.
 struct Layout {
@@ -52,53 +45,6 @@ struct Layout {
     gathered = static_cast<int64_t>(tiling.step_rows) * tiling.in_channels;
     products = static_cast<int64_t>(tiling.step_rows) * tiling.panel;
   }
-};
-
-// Reads a list of integers 8 bytes at a time.
-template <typename T>
-class Reader {
- public:
-  __aicore__ inline explicit Reader(const LocalTensor<T>& list)
-      : words_(list.template ReinterpretCast<int64_t>()) {}
-  __aicore__ inline T Get(int32_t index) {
-    constexpr int32_t kInWord = 8 / sizeof(T);
-    if (index / kInWord != at_) {
-      at_ = index / kInWord;
-      word_ = words_.GetValue(at_);
-    }
-    return static_cast<T>(word_ >> (index % kInWord * 8 * static_cast<int32_t>(sizeof(T))));
-  }
-
- private:
-  LocalTensor<int64_t> words_;
-  int64_t word_ = 0;
-  int32_t at_ = -1;
-};
-
-// Flags of buffers, numbered: raised by pipe A when it is done with a buffer, awaited by pipe B.
-template <HardEvent kEvent>
-class Flags {
- public:
-  __aicore__ inline void Init(TPipe& pipe, int32_t count) {
-    count_ = count;
-    for (int32_t i = 0; i < count; ++i) id_[i] = static_cast<event_t>(pipe.AllocEventID<kEvent>());
-  }
-  __aicore__ inline void Raise(int32_t i = 0) { SetFlag<kEvent>(id_[i]); }
-  __aicore__ inline void Await(int32_t i = 0) { WaitFlag<kEvent>(id_[i]); }
-  __aicore__ inline void Pass(int32_t i = 0) {
-    Raise(i);
-    Await(i);
-  }
-  __aicore__ inline void RaiseAll() {
-    for (int32_t i = 0; i < count_; ++i) Raise(i);
-  }
-  __aicore__ inline void AwaitAll() {
-    for (int32_t i = 0; i < count_; ++i) Await(i);
-  }
-
- private:
-  event_t id_[4];
-  int32_t count_ = 0;
 };
 
 template <typename T>
@@ -116,38 +62,39 @@ class VectorCore {
     bias_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(bias));
     pairs_.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t*>(pairs));
     bounds_.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t*>(bounds));
-    gathered_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(gathered) + block_ * 2 * layout_.gathered);
+    gathered_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(gathered) + block_ * kSteps * layout_.gathered);
     products_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(products) +
-                              block_ * 2 * layout_.products +
+                              block_ * kSteps * layout_.products +
                               side_ * tiling_.step_rows * layout_.width[0]);
-    orders_.SetGlobalBuffer(reinterpret_cast<__gm__ uint32_t*>(orders + block_ * 2 * kOrderBytes));
+    orders_.SetGlobalBuffer(reinterpret_cast<__gm__ uint32_t*>(orders + block_ * kSteps * kOrderBytes));
     out_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(out));
 
     const int32_t rows = RoundUp(tiling_.step_rows, kLanes);
     const int32_t columns = layout_.width[0];
-    const int32_t stage_bytes = columns > 32 ? 4096 : 8192;
+    const int32_t stage_bytes = columns > 32 ? 4096 : 16384;
+    const int32_t product_bytes = columns > 32 ? 4096 : 8192;
     row_blocks_ = tiling_.in_channels * sizeof(T) / kBlockBytes;
     stage_rows_ = stage_bytes / (row_blocks_ * kBlockBytes);
     stage_elements_ = stage_bytes / sizeof(T);
     product_stages_ = columns > 32 ? 2 : 3;
-    product_elements_ = stage_bytes / sizeof(float);
+    product_elements_ = product_bytes / sizeof(float);
     Take(sums_, kTileRows * columns);
     Take(gather_stage_, 2 * stage_elements_);
-    Take(fractal_stage_, 2 * stage_elements_);
+    Take(fractal_stage_, stage_elements_);
     Take(to_fractals_, stage_bytes / kBlockBytes);
     Take(product_stage_, product_stages_ * product_elements_);
     Take(product_rows_, product_elements_);
-    Take(to_rows_, stage_bytes / kBlockBytes);
+    Take(to_rows_, product_bytes / kBlockBytes);
     Take(bias_row_, kLanes);
     Take(head_, kLanes);
     Take(bounds_window_, kBoundsWindow + 8);
     Take(step_pairs_, 2 * rows * 2);
-    Take(in_, 3 * rows);
+    Take(in_, kLists * rows);
     Take(outs_, rows);
-    Take(place_, 3 * rows);
-    Take(order_words_, 2 * kOrderBytes / sizeof(uint32_t));
+    Take(place_, kLists * rows);
+    Take(order_words_, kSteps * kOrderBytes / sizeof(uint32_t));
     Take(tile_pairs_, kTileRows * 2);
-    Take(tile_rows_, 3 * kTileRows);
+    Take(tile_rows_, kLists * kTileRows);
     Take(keys_, kTileRows);
     Take(places_, kTileRows);
     Take(work_, 4 * kTileRows);
@@ -156,13 +103,13 @@ class VectorCore {
 
     gather_free_.Init(pipe_, 2);
     gather_full_.Init(pipe_, 2);
-    fractal_free_.Init(pipe_, 2);
+    fractal_free_.Init(pipe_, 1);
     product_free_.Init(pipe_, product_stages_);
     product_full_.Init(pipe_, product_stages_);
     pairs_free_.Init(pipe_, 2);
     list_full_.Init(pipe_, 2);
-    list_free_.Init(pipe_, 3);
-    order_free_.Init(pipe_, 2);
+    list_free_.Init(pipe_, kLists);
+    order_free_.Init(pipe_, kSteps);
     sums_free_.Init(pipe_, 1);
     mte2_to_s_.Init(pipe_, 1);
     mte2_to_v_.Init(pipe_, 1);
@@ -189,13 +136,13 @@ class VectorCore {
     offset_ = tiling_.volume;
     int32_t step = 0;
     Prepare(0);
-    for (; steps_[step % 3].pieces >= 0; ++step) {
+    for (; steps_[step % kLists].pieces >= 0; ++step) {
       Prepare(step + 1);
+      if (step >= kLead) AddProducts(step - kLead);
       Gather(step);
       SendOrder(step);
-      if (step > 0) AddProducts(step - 1);
     }
-    if (step > 0) AddProducts(step - 1);
+    for (int32_t left = step > kLead ? step - kLead : 0; left < step; ++left) AddProducts(left);
     SendOrder(step);
 
     gather_free_.AwaitAll();
@@ -270,20 +217,6 @@ class VectorCore {
   }
   __aicore__ inline int64_t End(int32_t offset) { return bounds_window_.GetValue(offset - window_ + 1); }
 
-  __aicore__ inline void LoadPairs(const LocalTensor<int32_t>& to, int64_t begin, int32_t count) {
-    const uint8_t padding = (4 - count % 4) % 4 * 2;
-    DataCopyPad(to, pairs_[begin * 2], DataCopyExtParams(1, count * 8, 0, 0, 0),
-                DataCopyPadExtParams<int32_t>(true, 0, padding, 0));
-  }
-
-  // Splits pairs into input and output rows.
-  __aicore__ inline void Split(const LocalTensor<int32_t>& pairs, int32_t part,
-                               const LocalTensor<int32_t>& to, int32_t count) {
-    uint64_t kept = 0;
-    GatherMask(to, pairs, static_cast<uint8_t>(part + 1), false, 0,
-               GatherMaskParams(1, (count * 2 + kLanes - 1) / kLanes, 8, 0), kept);
-  }
-
   // Begins a unit: finds the tile's rows.
   __aicore__ inline void Open() {
     tile_ = unit_ % tiling_.tiles;
@@ -304,14 +237,14 @@ class VectorCore {
 
   // The rows that the pairs from `begin` on name: in order, or listed and sorted for Place.
   __aicore__ inline void FindOrder(int64_t begin) {
-    const int32_t next = (last_order_ + 1) % 3;
+    const int32_t next = (last_order_ + 1) % kLists;
     const LocalTensor<int32_t> rows = tile_rows_[next * kTileRows];
     const LocalTensor<int32_t> numbers = work_.ReinterpretCast<int32_t>();
     const LocalTensor<float> distance = work_[kTileRows];
     s_to_v_.Pass();
     v_to_mte2_.Pass();
     PipeBarrier<PIPE_V>();
-    LoadPairs(tile_pairs_, begin, rows_);
+    LoadPairs(tile_pairs_, pairs_, begin, rows_);
     CreateVecIndex(numbers, static_cast<int32_t>(tile_ * kTileRows), kTileRows);
     mte2_to_v_.Pass();
     Split(tile_pairs_, 1, rows, kTileRows);
@@ -397,7 +330,7 @@ class VectorCore {
   // Fills step `index` with the next pairs and loads them: rows to gather to in_, places in the
   // tile to place_.
   __aicore__ inline void Prepare(int32_t index) {
-    Step& step = steps_[index % 3];
+    Step& step = steps_[index % kLists];
     step.pieces = 0;
     step.rows = 0;
     step.first = offset_ == tiling_.volume;
@@ -412,7 +345,7 @@ class VectorCore {
     step.tile = tile_;
     step.tile_rows = rows_;
     step.order = order_;
-    list_free_.Await(index % 3);
+    list_free_.Await(index % kLists);
     pairs_free_.Await(index % 2);
     const LocalTensor<int32_t> pairs = step_pairs_[index % 2 * 2 * list_rows_];
     while (offset_ < tiling_.volume) {
@@ -424,7 +357,7 @@ class VectorCore {
         piece.offset = offset_;
         piece.slot = step.rows;
         piece.rows = Least(left, tiling_.step_rows - step.rows);
-        LoadPairs(pairs[step.rows * 2], begin, piece.rows);
+        LoadPairs(pairs[step.rows * 2], pairs_, begin, piece.rows);
         step.rows += RoundUp(piece.rows, kFractalRows);
         row_ += piece.rows;
         if (piece.rows < left) break;
@@ -438,10 +371,10 @@ class VectorCore {
     if (step.pieces > 0) {
       const LocalTensor<int32_t> outs = outs_;
       PipeBarrier<PIPE_V>();
-      Split(pairs, 0, in_[index % 3 * list_rows_], list_rows_);
+      Split(pairs, 0, in_[index % kLists * list_rows_], list_rows_);
       Split(pairs, 1, outs, list_rows_);
       PipeBarrier<PIPE_V>();
-      Place(outs, place_[index % 3 * list_rows_], list_rows_);
+      Place(outs, place_[index % kLists * list_rows_], list_rows_);
     }
     pairs_free_.Raise(index % 2);
     list_full_.Raise(index % 2);
@@ -449,12 +382,12 @@ class VectorCore {
 
   // Copies this core's half of every piece's input rows to the workspace.
   __aicore__ inline void Gather(int32_t index) {
-    const Step& step = steps_[index % 3];
+    const Step& step = steps_[index % kLists];
     const int32_t columns = tiling_.in_channels, stride = tiling_.groups * columns;
     const int32_t stride_blocks = tiling_.groups * row_blocks_, farthest = 0xffff / stride_blocks;
     const int64_t first_column = static_cast<int64_t>(step.panel / tiling_.panels) * columns;
     list_full_.Await(index % 2);
-    Reader<int32_t> in(in_[index % 3 * list_rows_]);
+    Reader<int32_t> in(in_[index % kLists * list_rows_]);
     int32_t staged = 0;
     for (int32_t p = 0; p < step.pieces; ++p) {
       const Piece& piece = step.piece[p];
@@ -500,9 +433,9 @@ class VectorCore {
   // Copies the stage to the workspace, as fractals' columns: [row_blocks, step_rows, 32 B].
   __aicore__ inline int32_t Flush(int32_t index) {
     constexpr int32_t kDepth = kBlockBytes / sizeof(T);
-    const LocalTensor<T> fractals = fractal_stage_[stage_ * stage_elements_];
+    const LocalTensor<T> fractals = fractal_stage_;
     gather_full_.Pass(stage_);
-    fractal_free_.Await(stage_);
+    fractal_free_.Await();
     Gatherb(fractals.template ReinterpretCast<uint32_t>(),
             gather_stage_[stage_ * stage_elements_].template ReinterpretCast<uint32_t>(),
             to_fractals_, (stage_rows_ * row_blocks_ + 7) / 8, GatherRepeatParams(1, 8));
@@ -510,12 +443,12 @@ class VectorCore {
     v_to_mte3_.Pass();
     for (int32_t i = 0; i < parts_; ++i) {
       const Piece& part = part_[i];
-      DataCopy(gathered_[index % 2 * layout_.gathered + part.slot * kDepth],
+      DataCopy(gathered_[index % kSteps * layout_.gathered + part.slot * kDepth],
                fractals[part.offset * kDepth],
                DataCopyParams(row_blocks_, part.rows, stage_rows_ - part.rows,
                               tiling_.step_rows - part.rows));
     }
-    fractal_free_.Raise(stage_);
+    fractal_free_.Raise();
     stage_ = 1 - stage_;
     parts_ = 0;
     return 0;
@@ -523,35 +456,35 @@ class VectorCore {
 
   // Tells the cube core what step `index` holds, and that it is there.
   __aicore__ inline void SendOrder(int32_t index) {
-    const Step& step = steps_[index % 3];
+    const Step& step = steps_[index % kLists];
     if (side_ == 0) {
-      const LocalTensor<uint32_t> order = order_words_[index % 2 * kOrderBytes / sizeof(uint32_t)];
-      order_free_.Await(index % 2);
+      const LocalTensor<uint32_t> order = order_words_[index % kSteps * kOrderBytes / sizeof(uint32_t)];
+      order_free_.Await(index % kSteps);
       order.SetValue(0, step.pieces < 0 ? kEnd : static_cast<uint32_t>(step.panel << 8 | step.pieces));
       for (int32_t p = 0; p < step.pieces; ++p)
         order.SetValue(1 + p, static_cast<uint32_t>(step.piece[p].offset << 16 | step.piece[p].rows));
       s_to_mte3_.Pass();
-      DataCopy(orders_[index % 2 * kOrderBytes / sizeof(uint32_t)], order,
+      DataCopy(orders_[index % kSteps * kOrderBytes / sizeof(uint32_t)], order,
                RoundUp(1 + Least(kMaxPieces, step.pieces < 0 ? 0 : step.pieces), 8));
-      order_free_.Raise(index % 2);
+      order_free_.Raise(index % kSteps);
     }
-    mte2_to_mte3_.Pass();  // the products of step index - 2 are read, too
+    mte2_to_mte3_.Pass();  // the products of step index - kSteps are read, too
     CrossCoreSetFlag<2, PIPE_MTE3>(kGathered);
   }
 
   // Adds the products of step `index` to the tile's rows.
   __aicore__ inline void AddProducts(int32_t index) {
-    const Step& step = steps_[index % 3];
+    const Step& step = steps_[index % kLists];
     CrossCoreWaitFlag(kMultiplied);
     if (width_ > 0) {
       if (step.first) Clear(step);
-      Reader<int16_t> place(place_[index % 3 * list_rows_]);
+      Reader<int16_t> place(place_[index % kLists * list_rows_]);
       int32_t piece = 0;
       for (int32_t first = 0; first < step.rows; first += product_slots_) {
         const int32_t rows = Least(product_slots_, step.rows - first);
         const LocalTensor<float> stage = product_stage_[product_ * product_elements_];
         product_free_.Await(product_);
-        DataCopy(stage, products_[index % 2 * layout_.products + first * kFractalRows],
+        DataCopy(stage, products_[index % kSteps * layout_.products + first * kFractalRows],
                  DataCopyParams(width_ / kFractalRows, rows * 2, (tiling_.step_rows - rows) * 2,
                                 (product_slots_ - rows) * 2));
         product_full_.Pass(product_);
@@ -570,7 +503,7 @@ class VectorCore {
       }
       if (step.last) Write(step);
     }
-    list_free_.Raise(index % 3);
+    list_free_.Raise(index % kLists);
   }
 
   // Adds the rows of the slots [slot, end); product_rows_ holds those from `first` on.
@@ -659,7 +592,7 @@ class VectorCore {
 
   LocalTensor<float> sums_;           // [rows of the tile, width]
   LocalTensor<T> gather_stage_;       // [2, rows, in_channels]
-  LocalTensor<T> fractal_stage_;      // [2, row_blocks, rows, 32 B]
+  LocalTensor<T> fractal_stage_;      // [row_blocks, rows, 32 B]
   LocalTensor<float> product_stage_;  // [stages, width / 16, rows, 16]
   LocalTensor<float> product_rows_;   // [rows, width]
   LocalTensor<uint32_t> to_fractals_, to_rows_;
@@ -667,8 +600,8 @@ class VectorCore {
   LocalTensor<T> head_;
   LocalTensor<int64_t> bounds_window_;
   LocalTensor<int32_t> step_pairs_;  // [2, rows, 2]
-  LocalTensor<int32_t> in_, outs_;   // [3, rows], [rows]
-  LocalTensor<int16_t> place_;       // [3, rows]
+  LocalTensor<int32_t> in_, outs_;   // [kLists, rows], [rows]
+  LocalTensor<int16_t> place_;       // [kLists, rows]
   LocalTensor<uint32_t> order_words_;
   LocalTensor<int32_t> tile_pairs_, tile_rows_;
   LocalTensor<float> keys_, places_;  // the tile's rows, the largest first, and where they are
@@ -698,7 +631,7 @@ class VectorCore {
   int32_t product_slots_ = 0, product_elements_ = 0;
   int32_t list_rows_ = 0, stage_ = 0, product_ = 0, product_stages_ = 0, parts_ = 0;
   Piece part_[kMaxPieces];
-  Step steps_[3];
+  Step steps_[kLists];
 };
 
 template <typename T>
@@ -709,10 +642,10 @@ class CubeCore {
       : tiling_(tiling), layout_(tiling), in_blocks_(tiling.in_channels / tiling.in_step) {
     const int64_t block = GetBlockIdx();
     weight_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(weight));
-    gathered_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(gathered) + block * 2 * layout_.gathered);
+    gathered_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(gathered) + block * kSteps * layout_.gathered);
     products_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(products) +
-                              block * 2 * layout_.products);
-    orders_.SetGlobalBuffer(reinterpret_cast<__gm__ uint64_t*>(orders + block * 2 * kOrderBytes));
+                              block * kSteps * layout_.products);
+    orders_.SetGlobalBuffer(reinterpret_cast<__gm__ uint64_t*>(orders + block * kSteps * kOrderBytes));
 
     TBuf<TPosition::A1> l1;
     TBuf<TPosition::A2> l0a;
@@ -768,7 +701,7 @@ class CubeCore {
   static constexpr int32_t kMostRows = 128;                        // of a matrix instruction
 
   __aicore__ inline bool Multiply(int32_t step) {
-    const GlobalTensor<uint64_t> order = orders_[step % 2 * kOrderBytes / sizeof(uint64_t)];
+    const GlobalTensor<uint64_t> order = orders_[step % kSteps * kOrderBytes / sizeof(uint64_t)];
     for (int32_t line = 0; line < kOrderBytes; line += 64)
       DataCacheCleanAndInvalid<uint64_t, CacheLine::SINGLE_CACHE_LINE, DcciDst::CACHELINE_OUT>(
           order[line / sizeof(uint64_t)]);
@@ -784,7 +717,7 @@ class CubeCore {
       count[p] = piece & 0xffff;
       rows += RoundUp(count[p], kFractalRows);
     }
-    // The vector core writes the next order but one when this step's products are there.
+    // The vector core writes over this order when this step's products are there.
     s_to_mte2_.Pass();
     mte2_to_fix_.Pass();
     if (pieces == 0) return true;
@@ -796,7 +729,7 @@ class CubeCore {
 
     const int32_t buffer = step % 2;
     rows_free_.Await(buffer);
-    DataCopy(rows_[buffer * layout_.gathered], gathered_[buffer * layout_.gathered],
+    DataCopy(rows_[buffer * layout_.gathered], gathered_[step % kSteps * layout_.gathered],
              DataCopyParams(tiling_.in_channels / kDepth, rows, tiling_.step_rows - rows, 0));
     rows_full_.Pass(buffer);
     int32_t slot = 0;
@@ -868,7 +801,7 @@ class CubeCore {
     }
     sums_full_.Pass(sum_);
     Fixpipe<float, float, CFG_NZ>(
-        products_[step % 2 * layout_.products + slot * kFractalRows], sums,
+        products_[step % kSteps * layout_.products + slot * kFractalRows], sums,
         FixpipeParamsV220(tiling_.panel, count, rows, tiling_.step_rows * 2, false));
     sums_free_.Raise(sum_);
     sum_ = 1 - sum_;

@@ -1,4 +1,5 @@
-// Sparse convolution on the NPU: lays out the weight and launches csrc/kernels/sparse_conv.cpp.
+// Sparse convolution on the NPU: lays out the weight and launches csrc/kernels/sparse_conv.cpp,
+// and sparse_conv_weight_grad.cpp for its gradient.
 #include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
@@ -11,6 +12,9 @@
 #include "aclrtlaunch_sparse_conv_bfloat16.h"
 #include "aclrtlaunch_sparse_conv_float.h"
 #include "aclrtlaunch_sparse_conv_half.h"
+#include "aclrtlaunch_sparse_conv_weight_grad_bfloat16.h"
+#include "aclrtlaunch_sparse_conv_weight_grad_float.h"
+#include "aclrtlaunch_sparse_conv_weight_grad_half.h"
 
 namespace mxd::sparse_conv {
 namespace {
@@ -19,7 +23,12 @@ constexpr int64_t kFractal = 16;        // rows or columns
 constexpr int64_t kContraction = 256;   // bytes of a row that one matrix instruction multiplies
 constexpr int64_t kColumns = 128;       // output columns of one matrix instruction
 constexpr int64_t kStepBytes = 65536;   // of a step's input rows
-constexpr int64_t kOrderBytes = 192;    // of kOrderBytes in the kernel
+constexpr int64_t kSteps = 4;            // that the workspaces hold, as in the kernel
+constexpr int64_t kOrderBytes = 192;     // of an order, as in the kernel
+
+constexpr int64_t kMaxSlabs = 20;       // parts of a weight's gradient that are summed apart
+constexpr int64_t kMaxPartBytes = 64 << 20;
+constexpr int64_t kGradSteps = 3, kGradOrderBytes = 64;  // as kSteps, kOrderBytes in its kernel
 
 int64_t divide_up(int64_t value, int64_t by) { return (value + by - 1) / by; }
 int64_t round_up(int64_t value, int64_t to) { return divide_up(value, to) * to; }
@@ -92,10 +101,10 @@ at::Tensor forward_npu(const at::Tensor& features, const at::Tensor& weight,
                           : at::Tensor();
   const int64_t units = tiling.tiles * groups * tiling.panels;
   const int64_t blocks = std::min(npu::cube_cores(), units);
-  const auto gathered = at::empty({blocks, 2, tiling.step_rows, tiling.in_channels}, features.options());
+  const auto gathered = at::empty({blocks, kSteps, tiling.step_rows, tiling.in_channels}, features.options());
   const auto products =
-      at::empty({blocks, 2, tiling.step_rows, tiling.panel}, features.options().dtype(at::kFloat));
-  const auto orders = at::empty({blocks, 2, kOrderBytes}, features.options().dtype(at::kByte));
+      at::empty({blocks, kSteps, tiling.step_rows, tiling.panel}, features.options().dtype(at::kFloat));
+  const auto orders = at::empty({blocks, kSteps, kOrderBytes}, features.options().dtype(at::kByte));
   const auto result = at::empty({num_out, groups, padded_out}, features.options());
   const auto launch = [&](auto kernel, const char* name) {
     npu::launch(kernel, name, blocks, rows, fractals, shift, pairs.contiguous(), bounds.contiguous(),
@@ -110,8 +119,71 @@ at::Tensor forward_npu(const at::Tensor& features, const at::Tensor& weight,
   return result.narrow(2, 0, out).reshape({num_out, groups * out});
 }
 
+at::Tensor weight_grad_npu(const at::Tensor& features, const at::Tensor& grad,
+                           const at::Tensor& pairs, const at::Tensor& bounds, int64_t groups) {
+  check_weight_grad(features, grad, pairs, bounds, groups);
+  check_dtype(features);
+  check_tiles(bounds, grad.size(0));
+  check_backend("grad", grad, features);
+  check_backend("pairs", pairs, features);
+  check_backend("bounds", bounds, features);
+  const int64_t volume = bounds.size(1) - 1, channels[2] = {features.size(1) / groups,
+                                                            grad.size(1) / groups};
+  if (pairs.size(0) == 0 || channels[0] == 0 || channels[1] == 0)
+    return at::zeros({volume, channels[0], groups * channels[1]}, features.options());
+
+  SparseConvWeightGradTiling tiling{};
+  tiling.tiles = bounds.size(0);
+  tiling.volume = volume;
+  tiling.groups = groups;
+  at::Tensor rows[2] = {features, grad};
+  for (int side = 0; side < 2; side++) {
+    tiling.panels[side] = divide_up(channels[side], kColumns);
+    tiling.panel[side] = round_up(divide_up(channels[side], tiling.panels[side]), kFractal);
+    rows[side] = pad(rows[side].reshape({-1, groups, channels[side]}),
+                     tiling.panels[side] * tiling.panel[side])
+                     .contiguous();
+  }
+  tiling.step_rows = features.element_size() == 4 ? 128 : 256;
+  const int64_t sums = groups * tiling.panels[0] * tiling.panels[1] * volume,
+                elements = static_cast<int64_t>(tiling.panel[0]) * tiling.panel[1];
+  // Independent of the number of blocks, and so is the order of every sum.
+  tiling.slabs = std::clamp<int64_t>(kMaxPartBytes / (sums * elements * 4), 1,
+                                     std::min<int64_t>(kMaxSlabs, tiling.tiles));
+  const int64_t blocks = std::min(npu::cube_cores(), sums * tiling.slabs);
+  const auto gathered =
+      at::empty({blocks, kGradSteps, tiling.step_rows, tiling.panel[0] + tiling.panel[1]},
+                features.options());
+  const auto orders =
+      at::empty({blocks, kGradSteps, kGradOrderBytes}, features.options().dtype(at::kByte));
+  const auto parts = at::zeros({groups, tiling.panels[0], tiling.panels[1], volume, tiling.slabs,
+                                tiling.panel[0], tiling.panel[1]},
+                               features.options().dtype(at::kFloat));
+  const auto launch = [&](auto kernel, const char* name) {
+    npu::launch(kernel, name, blocks, rows[0], rows[1], pairs.contiguous(), bounds.contiguous(),
+                gathered, orders, parts, tiling);
+  };
+  if (features.scalar_type() == at::kFloat)
+    launch(aclrtlaunch_sparse_conv_weight_grad_float, "sparse_conv_weight_grad_float");
+  else if (features.scalar_type() == at::kHalf)
+    launch(aclrtlaunch_sparse_conv_weight_grad_half, "sparse_conv_weight_grad_half");
+  else
+    launch(aclrtlaunch_sparse_conv_weight_grad_bfloat16, "sparse_conv_weight_grad_bfloat16");
+  // [groups, in panels, out panels, K, in, out] -> [K, in, groups * out]
+  return parts.sum(4)
+      .permute({3, 1, 4, 0, 2, 5})
+      .reshape({volume, tiling.panels[0] * tiling.panel[0], groups, tiling.panels[1] * tiling.panel[1]})
+      .narrow(1, 0, channels[0])
+      .narrow(3, 0, channels[1])
+      .reshape({volume, channels[0], groups * channels[1]})
+      .to(features.scalar_type());
+}
+
 }  // namespace
 
-TORCH_LIBRARY_IMPL(mxd, PrivateUse1, m) { m.impl("sparse_conv", TORCH_FN(forward_npu)); }
+TORCH_LIBRARY_IMPL(mxd, PrivateUse1, m) {
+  m.impl("sparse_conv", TORCH_FN(forward_npu));
+  m.impl("sparse_conv_weight_grad", TORCH_FN(weight_grad_npu));
+}
 
 }  // namespace mxd::sparse_conv

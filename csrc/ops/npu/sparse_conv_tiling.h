@@ -17,3 +17,15 @@ struct SparseConvTiling {
   int32_t step_rows;  // rows that are gathered and multiplied at a time, a multiple of 16
   int32_t has_bias;
 };
+
+// A unit is the gradient of one kernel point, of one panel of input and one of output channels,
+// from one slab of the tiles: units go slab by slab, then by kernel point, by panels, by group.
+struct SparseConvWeightGradTiling {
+  int32_t tiles;
+  int32_t volume;
+  int32_t groups;
+  int32_t panels[2];  // of the input and the output channels of a group
+  int32_t panel[2];   // channels, a multiple of 16, at most 128
+  int32_t slabs;      // parts of the tiles that are summed apart
+  int32_t step_rows;  // pairs that are gathered and multiplied at a time
+};
