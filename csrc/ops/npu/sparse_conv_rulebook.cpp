@@ -6,7 +6,7 @@
 #include <torch/library.h>
 
 #include <algorithm>
-#include <numeric>
+#include <limits>
 
 #include "../out_of_range.h"
 #include "launch.h"
