@@ -9,7 +9,8 @@ WORK_DIR ?= work_dirs/$(basename $(notdir $(CONFIG)))
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 STAMP := .venv/.stamp-
-NATIVE := $(shell find csrc -name "*.cpp" -o -name "*.h")
+NATIVE := $(shell find csrc tests -name "*.cpp" -o -name "*.h")
+CPU_NATIVE := $(wildcard csrc/ops/*.* csrc/ops/cpu/*.*)
 PACKAGES := $(abspath .venv)/lib/python3.11/site-packages
 TORCH := $(shell sed -n "s/^torch==//p" requirements/build.txt)
 
@@ -74,7 +75,7 @@ $(STAMP)test: requirements/test.txt | $(BIN)/python
 	$(PIP) install --quiet --no-deps -r $<
 	@touch $@
 
-$(STAMP)package: setup.py pyproject.toml $(NATIVE) $(STAMP)build
+$(STAMP)package: setup.py pyproject.toml $(CPU_NATIVE) $(STAMP)build
 	$(PIP) install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
