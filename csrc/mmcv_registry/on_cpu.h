@@ -6,6 +6,9 @@
 #include <ATen/core/grad_mode.h>
 #include <c10/util/Exception.h>
 
+#include <mutex>
+#include <set>
+#include <string>
 #include <tuple>
 #include <type_traits>
 #include <utility>
@@ -16,6 +19,16 @@ namespace mxd::mmcv_registry {
 
 template <auto op>
 using Registry = DeviceRegistry<decltype(op), op>;  // of one op: a function for each device
+
+/// One warning for each op.
+inline void warn_of_copies(const std::string& op) {
+  static std::mutex mutex;
+  static std::set<std::string> warned;
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (!warned.insert(op).second) return;
+  TORCH_WARN("mmcv has no NPU kernel of ", op,
+             ": it runs on the CPU, with a copy there and one back each time");
+}
 
 // mmcv's CPU kernels know float32 and float64 only. The copies wait for the tensor's stream.
 template <typename T>
@@ -41,8 +54,7 @@ struct OnCpuImpl<op, Return (*)(Args...), written...> {
   static inline Function kernel = nullptr;  // where null, mmcv's own
 
   static Return run(Args... args) {
-    TORCH_WARN_ONCE("mmcv has no NPU kernel of ", name,
-                    ": it runs on the CPU, with a copy there and one back each time");
+    warn_of_copies(name);
     at::NoGradGuard no_grad;
     const auto given = std::forward_as_tuple(args...);
     std::tuple<std::decay_t<Args>...> copies(to_cpu<std::decay_t<Args>>(args)...);

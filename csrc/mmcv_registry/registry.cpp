@@ -144,8 +144,7 @@ void serve_on_cpu(py::module_& extension, const char* name, bool degrees) {
       [=](const py::args& args, const py::kwargs& kwargs) -> py::object {
         const auto dets = args.size() ? args[0].cast<Tensor>() : Tensor();
         if (!dets.defined() || !dets.is_privateuseone()) return mmcvs(*args, **kwargs);
-        TORCH_WARN_ONCE("mmcv has no NPU kernel of ", name,
-                        ": it runs on the CPU, with a copy there and one back each time");
+        warn_of_copies(name);
         // In the tensor of the caller, who gets it back as the result.
         if (degrees) dets.select(1, 4).mul_(M_PI / 180);
         py::list copies;

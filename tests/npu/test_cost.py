@@ -4,9 +4,9 @@ import ctypes
 
 import numpy as np
 import pytest
-from device import LIB, Device, KernelError, profiled
 
 from mxd_mmplugin.softnpu import profile
+from tests.npu.device import LIB, Device, KernelError, profiled
 
 pytestmark = pytest.mark.skipif(
     not (LIB / 'libmxd_test_kernels.so').exists(), reason='`make softnpu` builds the kernels'

@@ -4,7 +4,8 @@ import ctypes
 
 import numpy as np
 import pytest
-from device import LIB, Device
+
+from tests.npu.device import LIB, Device
 
 pytestmark = pytest.mark.skipif(
     not (LIB / 'libmxd_test_kernels.so').exists(), reason='`make softnpu` builds the kernels'

@@ -5,37 +5,12 @@ import math
 import mmcv.ops
 import pytest
 import torch
-from torch.utils import _pytree as pytree
 
 from mxd_mmplugin import dynamic_scatter
+from tests.npu.compare import assert_same, npu, with_grads
 
 pytestmark = pytest.mark.npu
 GEOMETRY = dict(voxel_size=[0.5, 0.5, 1.0], point_cloud_range=[-4, -4, -1, 4, 4, 1])
-
-
-def npu(values):
-    return pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.npu(), values)
-
-
-def assert_same(on_npu, on_cpu, tolerance=1e-5):
-    """Compare results, whatever their structure, and where they are."""
-    found, wanted = pytree.tree_leaves(on_npu), pytree.tree_leaves(on_cpu)
-    assert len(found) == len(wanted)
-    for ours, reference in zip(found, wanted):
-        if isinstance(reference, torch.Tensor):
-            assert ours.device.type == 'npu' and ours.dtype == reference.dtype
-            torch.testing.assert_close(ours.cpu(), reference, rtol=tolerance, atol=tolerance)
-        else:
-            assert ours == reference
-
-
-def with_grads(function, *inputs):
-    """The result of a function, and the gradients of its inputs under a gradient that varies."""
-    leaves = [tensor.detach().clone().requires_grad_() for tensor in inputs]
-    out = function(*leaves)
-    slopes = torch.linspace(-1, 1, out.numel()).view_as(out).to(out.device, out.dtype)
-    (out * slopes).sum().backward()
-    return out.detach(), [leaf.grad for leaf in leaves]
 
 
 def corners(count):
@@ -89,7 +64,6 @@ CPU_FORMS = {
         torch.rand(60),
         0.2,
     ),
-    'nms_quadri': lambda: (mmcv.ops.nms_quadri, quads(30), torch.rand(30), 0.2),
     'box_iou_rotated': lambda: (mmcv.ops.box_iou_rotated, rotated(20), rotated(30)),
     'box_iou_rotated aligned': lambda: (
         mmcv.ops.box_iou_rotated,
@@ -111,6 +85,18 @@ CPU_FORMS = {
     'dynamic voxelization': lambda: (
         mmcv.ops.Voxelization(max_num_points=-1, **GEOMETRY),
         torch.randn(400, 5) * 3,
+    ),
+    'nms of nothing': lambda: (mmcv.ops.nms, corners(0), torch.rand(0), 0.4),
+    'box_iou_rotated of nothing': lambda: (mmcv.ops.box_iou_rotated, rotated(0), rotated(3)),
+    'voxelization of nothing': lambda: (
+        mmcv.ops.Voxelization(max_num_points=3, max_voxels=20, **GEOMETRY),
+        torch.rand(0, 4),
+    ),
+    'roi_align of nothing': lambda: (
+        mmcv.ops.roi_align,
+        torch.rand(1, 4, 16, 16),
+        rois(0),
+        (3, 2),
     ),
     'roi_align': lambda: (
         lambda x, boxes: with_grads(lambda x: mmcv.ops.roi_align(x, boxes, (3, 2)), x),
@@ -145,9 +131,7 @@ def test_equals_the_cpu_form(case):
 
 def test_nondeterministic_voxelization_is_the_deterministic_one():
     points = torch.randn(400, 5) * 3
-    module = mmcv.ops.Voxelization(
-        max_num_points=3, max_voxels=20, deterministic=False, **GEOMETRY
-    )
+    module = mmcv.ops.Voxelization(max_num_points=3, max_voxels=20, deterministic=False, **GEOMETRY)
     assert_same(
         module(points.npu()),
         mmcv.ops.Voxelization(max_num_points=3, max_voxels=20, **GEOMETRY)(points),
@@ -311,21 +295,35 @@ def test_ball_query_and_grouping(count):
     )
 
 
-def test_half_precision_goes_through_the_cpu_kernel():
+def test_half_precision():
     boxes, scores = corners(40).half(), torch.rand(40).half()
     _, keep = mmcv.ops.nms(boxes.npu(), scores.npu(), 0.4)
     assert_same(keep, mmcv.ops.nms(boxes.float(), scores.float(), 0.4)[1])
+    image, regions = torch.rand(1, 4, 16, 16).half(), rois(5).half()
+    out, (grad,) = with_grads(lambda x: mmcv.ops.roi_align(x, regions.npu(), (3, 2)), image.npu())
+    assert out.dtype == grad.dtype == torch.float16
+    assert_same(
+        (out.float(), grad.float()),
+        with_grads(lambda x: mmcv.ops.roi_align(x, regions.float(), (3, 2)), image.float()),
+        2e-3,
+    )
 
 
 def test_one_warning_names_the_op(capfd):
-    # An op that no other test calls: the warning comes once in a process.
-    boxes, others = corners(10), corners(20)
+    # Ops that no other test calls: the warning comes once in a process.
+    boxes, others, scores = quads(10), quads(20), torch.rand(10)
     for _ in range(2):
         assert_same(
-            mmcv.ops.bbox_overlaps(boxes.npu(), others.npu()),
-            mmcv.ops.bbox_overlaps(boxes, others),
+            mmcv.ops.bbox_overlaps(boxes[:, :4].npu(), others[:, :4].npu()),
+            mmcv.ops.bbox_overlaps(boxes[:, :4], others[:, :4]),
         )
-    assert capfd.readouterr().err.count('bbox_overlaps_impl') == 1
+        assert_same(
+            mmcv.ops.nms_quadri(boxes.npu(), scores.npu(), 0.2),
+            mmcv.ops.nms_quadri(boxes, scores, 0.2),
+        )
+    text = capfd.readouterr().err
+    assert text.count('no NPU kernel of bbox_overlaps_impl') == 1
+    assert text.count('no NPU kernel of nms_quadri') == 1
 
 
 def test_report():

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from device import LIB, Device, KernelError
+
+from tests.npu.device import LIB, Device, KernelError
 
 KERNELS = Path(__file__).parent / 'kernels'
 KERNEL = re.compile(

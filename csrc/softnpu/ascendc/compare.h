@@ -90,6 +90,17 @@ inline void SelectRun(const Lanes& lanes, const AscendC::LocalTensor<U>& mask, b
   (Touch<false>(src, lanes, kLanes, "the source"), ...);
   Touch<true>(dst, lanes, kLanes, "the destination");
   const uint8_t* bits = reinterpret_cast<const uint8_t*>(mask.data());
+  core().SpendVector(repeats);
+  if (lanes.contiguous && per_repeat) {
+    const T* const sources[] = {src.tensor.data()...};
+    const T other = scalar ? *scalar : T(0.0f);
+    T* out = dst.tensor.data();
+    for (uint64_t i = 0; i < lanes.count; ++i) {
+      const bool first = bits[i / 8] >> (i % 8) & 1;
+      out[i] = first ? sources[0][i] : scalar ? other : sources[sizeof...(S) - 1][i];
+    }
+    return;
+  }
   for (uint32_t r = 0; r < repeats; ++r) {
     const uint8_t* row = per_repeat ? bits + r * (kLanes / 8) : bits;
     const uint32_t limit = lanes.contiguous
@@ -104,7 +115,6 @@ inline void SelectRun(const Lanes& lanes, const AscendC::LocalTensor<U>& mask, b
       *const_cast<T*>(LaneAt(dst, r, i)) = first ? values[0] : values[1];
     }
   }
-  core().SpendVector(repeats);
 }
 
 }  // namespace softnpu

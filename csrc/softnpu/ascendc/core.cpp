@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <utility>
 
 #include "global_memory.h"
 #include "launch.h"
@@ -14,6 +15,7 @@ namespace softnpu {
 
 Core* g_core = nullptr;
 bool g_checks = true;
+BadField g_bad_field;
 int g_block_dim = 1;
 int g_sub_blocks = 1;
 
@@ -52,6 +54,12 @@ int32_t Highest(const int32_t* values, uint32_t first, uint32_t last) {
 void Clock::JoinOthers(const Clock& other) {
   if (others.size() < other.others.size()) others.resize(other.others.size());
   for (size_t i = 0; i < other.others.size(); ++i) others[i] = std::max(others[i], other.others[i]);
+}
+
+void Core::RejectField() const {
+  const BadField field = std::exchange(g_bad_field, BadField());
+  Reject("%s is %lld, which must be in [0, %lld]", field.name, static_cast<long long>(field.value),
+         static_cast<long long>(field.most));
 }
 
 void Core::Reject(const char* format, ...) const {
@@ -125,6 +133,7 @@ void Core::Start(int core_index, int block_index, int sub_block_index, bool is_c
   atomic = false;
   tpipe = nullptr;
   std::memset(events, 0, sizeof(events));
+  std::memset(queue_events, 0, sizeof(queue_events));
   name = "the kernel";
   file = "";
   line = 0;
@@ -287,6 +296,65 @@ void Core::Write(Memory where, uint32_t offset, uint32_t bytes, Pipe ordered) {
   Access<true>(where, offset, bytes, ordered);
 }
 
+template <bool kWrite>
+void Core::AccessBlocks(uint32_t offset, uint32_t step, uint32_t count) {
+  if (!g_checks || count == 0) return;
+  Shadow& s = shadow[kUb];
+  const uint32_t first = offset / kBlock, end = first + step * count;
+  bool sound = offset % kBlock == 0;
+  for (int i = 0; i < kReach[kUb].count && sound; ++i) {
+    const Pipe p = kReach[kUb].pipes[i];
+    const int32_t limit = clock[pipe].own[p];
+    if (s.last_written[p] > limit) {
+      for (uint32_t at = first; at < end; at += step) sound &= s.written[p][at] <= limit;
+    }
+    if (kWrite && s.last_read[p] > limit) {
+      for (uint32_t at = first; at < end; at += step) {
+        sound &= s.read[p][at] <= limit || s.read[p][at] == number;
+      }
+    }
+  }
+  if constexpr (!kWrite) {
+    for (uint32_t at = first; at < end; at += step) sound &= s.holds[at] == ~0u;
+  }
+  if (!sound) {
+    for (uint32_t i = 0; i < count; ++i) {
+      Access<kWrite>(kUb, offset + i * step * kBlock, kBlock, kPipes);
+    }
+    return;
+  }
+  auto& mine = kWrite ? s.written[pipe] : s.read[pipe];
+  for (uint32_t at = first; at < end; at += step) mine[at] = number;
+  (kWrite ? s.last_written : s.last_read)[pipe] = number;
+  if constexpr (kWrite) {
+    for (uint32_t at = first; at < end; at += step) s.holds[at] = ~0u;
+  }
+}
+template void Core::AccessBlocks<false>(uint32_t, uint32_t, uint32_t);
+template void Core::AccessBlocks<true>(uint32_t, uint32_t, uint32_t);
+
+void Core::ReadScattered(uint32_t base, const uint32_t* offsets, uint64_t count, uint32_t size) {
+  if (!g_checks || count == 0) return;
+  const auto [low, high] = std::minmax_element(offsets, offsets + count);
+  const uint32_t first = (base + *low) / kBlock, last = (base + *high) / kBlock;
+  Shadow& s = shadow[kUb];
+  bool sound = true;  // all between the lowest and the highest offset may be read
+  for (int i = 0; i < kReach[kUb].count && sound; ++i) {
+    const Pipe p = kReach[kUb].pipes[i];
+    const int32_t limit = clock[pipe].own[p];
+    sound = s.last_written[p] <= limit || Highest(s.written[p].data(), first, last) <= limit;
+  }
+  uint32_t all = ~0u;
+  for (uint32_t at = first; at <= last; ++at) all &= s.holds[at];
+  if (!sound || all != ~0u) {
+    for (uint64_t i = 0; i < count; ++i) Access<false>(kUb, base + offsets[i], size, kPipes);
+    return;
+  }
+  int32_t* read = s.read[pipe].data();
+  for (uint64_t i = 0; i < count; ++i) read[(base + offsets[i]) / kBlock] = number;
+  s.last_read[pipe] = number;
+}
+
 uint8_t* Core::ReadGlobal(const void* address, uint64_t bytes) {
   GlobalMemory::Get().Access(*this, reinterpret_cast<uintptr_t>(address), bytes, false, false);
   return static_cast<uint8_t*>(const_cast<void*>(address));
@@ -368,6 +436,10 @@ void Core::SetFlag(Pipe from, Pipe to, int event, const Here& here) {
   Begin("SetFlag", from, here);
   if (event < 0 || event >= kEvents) Reject("event %d, which must be in [0, 7]", event);
   Flag& flag = flags[from][to][event];
+  if (queue_events[from][to] >> event & 1) {
+    Reject("event %d of %s_%s belongs to a queue at present: AllocEventID gives one that is free",
+           event, kPipeNames[from], kPipeNames[to]);
+  }
   if (flag.up) {
     Reject("flag %s_%s of event %d is set already, at line %d: WaitFlag is missing",
            kPipeNames[from], kPipeNames[to], event, flag.here.line);

@@ -205,6 +205,7 @@ struct Core {
 
   void* tpipe = nullptr;
   std::vector<QueueState*> queues;
+  uint8_t queue_events[kPipes][kPipes] = {};
   uint8_t events[kPipes][kPipes] = {};  // ids in use by queues and AllocEventID, a bit each
 
   // Ends the launch with a text that names kernel, core, line and rule.
@@ -220,12 +221,23 @@ struct Core {
     entry.name = instruction;
     entry.line = here.line;
     entry.number = number;
+    if (g_bad_field.name != nullptr) RejectField();
   }
 
   // Bytes of a memory of the core that the instruction at hand reads or writes. Write after all
   // Reads. `ordered`: a pipe whose earlier accesses the hardware itself waits for.
   void Read(Memory where, uint32_t offset, uint32_t bytes, Pipe ordered = kPipes);
   void Write(Memory where, uint32_t offset, uint32_t bytes, Pipe ordered = kPipes);
+
+  // Whole blocks of UB, each `step` blocks after the one before.
+  void ReadBlocks(uint32_t offset, uint32_t step, uint32_t count) {
+    AccessBlocks<false>(offset, step, count);
+  }
+  void WriteBlocks(uint32_t offset, uint32_t step, uint32_t count) {
+    AccessBlocks<true>(offset, step, count);
+  }
+  // Elements of `size` bytes of UB, at `count` offsets from `base`.
+  void ReadScattered(uint32_t base, const uint32_t* offsets, uint64_t count, uint32_t size);
 
   // Bytes of global memory. Returns where they are in the address space of this process.
   uint8_t* ReadGlobal(const void* address, uint64_t bytes);
@@ -279,6 +291,9 @@ struct Core {
  private:
   template <bool kWrite>
   void Access(Memory where, uint32_t offset, uint32_t bytes, Pipe ordered);
+  template <bool kWrite>
+  void AccessBlocks(uint32_t offset, uint32_t step, uint32_t count);
+  [[noreturn]] void RejectField() const;
   [[noreturn]] void Conflict(const char* what, Memory where, uint32_t block_index, Pipe other,
                              int32_t at) const;
 };

@@ -15,40 +15,50 @@ inline void GatherRun(const Lanes& lanes, const Strided<T>& dst, const AscendC::
   Core& c = core();
   src.CheckIn("the source", kUb);
   Touch<false>(offset, lanes, kLanes, "the offsets");
-  const uint8_t* from = c.memory[kUb] + src.offset();
-  const auto load = [&](uint32_t at) {
-    const uint64_t byte = static_cast<uint64_t>(base) + at;
-    if (byte % sizeof(T) != 0)
+  const uint8_t* from = c.memory[kUb] + src.offset() + base;
+  const auto check = [&](uint64_t at) {
+    if (at % sizeof(T) != 0) {
       c.Reject("an offset of %llu, which must be a multiple of %zu",
-               static_cast<unsigned long long>(byte), sizeof(T));
-    src.CheckRange("the source of an offset", static_cast<int64_t>(byte), sizeof(T));
-    return static_cast<uint32_t>(byte);
+               static_cast<unsigned long long>(at), sizeof(T));
+    }
+    src.CheckRange("the source of an offset", static_cast<int64_t>(at), sizeof(T));
   };
-  const uint32_t repeats =
-      lanes.contiguous ? static_cast<uint32_t>((lanes.count + kLanes - 1) / kLanes) : lanes.repeats;
+  if (lanes.contiguous) {
+    const uint32_t* offsets = offset.tensor.data();
+    uint32_t highest = 0, ragged = base;
+    for (uint64_t i = 0; i < lanes.count; ++i) {
+      highest = std::max(highest, offsets[i]);
+      ragged |= offsets[i];
+    }
+    if (ragged % sizeof(T) != 0) {
+      for (uint64_t i = 0; i < lanes.count; ++i) check(uint64_t{base} + offsets[i]);
+    }
+    if (lanes.count > 0) check(uint64_t{base} + highest);
+    c.ReadScattered(src.offset() + base, offsets, lanes.count, sizeof(T));
+    Touch<true>(dst, lanes, kLanes, "the destination");
+    T* out = dst.tensor.data();
+    for (uint64_t i = 0; i < lanes.count; ++i) std::memcpy(out + i, from + offsets[i], sizeof(T));
+    c.SpendVector(static_cast<uint32_t>((lanes.count + kLanes - 1) / kLanes));
+    return;
+  }
   const auto each = [&](auto visit) {
-    for (uint32_t r = 0; r < repeats; ++r) {
-      const uint32_t limit = lanes.contiguous
-                                 ? static_cast<uint32_t>(std::min<uint64_t>(
-                                       kLanes, lanes.count - static_cast<uint64_t>(r) * kLanes))
-                             : lanes.prefix ? lanes.Prefix(r, kLanes)
-                                            : kLanes;
+    for (uint32_t r = 0; r < lanes.repeats; ++r) {
+      const uint32_t limit = lanes.prefix ? lanes.Prefix(r, kLanes) : kLanes;
       for (uint32_t i = 0; i < limit; ++i) {
-        if (lanes.contiguous || lanes.prefix || lanes.Has(i)) visit(r, i);
+        if (lanes.prefix || lanes.Has(i)) visit(r, i);
       }
     }
   };
-  uint32_t last = ~0u;  // neighbours often share a block
   each([&](uint32_t r, uint32_t i) {
-    const uint32_t at = src.offset() + load(*LaneAt(offset, r, i));
-    if (g_checks && at / kBlock != last / kBlock) c.Read(kUb, at, sizeof(T));
-    last = at;
+    const uint32_t at = *LaneAt(offset, r, i);
+    check(uint64_t{base} + at);
+    c.Read(kUb, src.offset() + base + at, sizeof(T));
   });
   Touch<true>(dst, lanes, kLanes, "the destination");
   each([&](uint32_t r, uint32_t i) {
-    std::memcpy(const_cast<T*>(LaneAt(dst, r, i)), from + base + *LaneAt(offset, r, i), sizeof(T));
+    std::memcpy(const_cast<T*>(LaneAt(dst, r, i)), from + *LaneAt(offset, r, i), sizeof(T));
   });
-  c.SpendVector(repeats);
+  c.SpendVector(lanes.repeats);
 }
 
 // A list of (score, index) of 8 B each, as Sort32 and MrgSort hold them.

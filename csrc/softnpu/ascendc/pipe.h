@@ -198,12 +198,14 @@ class TQueBind {
   static void HandOver(softnpu::Core& core, softnpu::Buffer& buffer, softnpu::Pipe from,
                        softnpu::Pipe to) {
     buffer.event = core.TakeEvent(from, to);
+    core.queue_events[from][to] |= 1u << buffer.event;
     buffer.flag = core.Release(from, Here(core.file, core.line));
     buffer.handed = true;
   }
   static void TakeOver(softnpu::Core& core, softnpu::Buffer& buffer, softnpu::Pipe from,
                        softnpu::Pipe to) {
     core.GiveEvent(from, to, buffer.event);
+    core.queue_events[from][to] &= ~(1u << buffer.event);
     core.Acquire(to, buffer.flag);
     buffer.handed = false;
   }

@@ -96,6 +96,22 @@ inline uint16_t FloatToBfloat16(float value) {
   return static_cast<uint16_t>((w & 0x7FFFFFFFu) > 0x7F800000u ? (w >> 16 | 0x40u) : rounded);
 }
 
+// A parameter that does not fit its field: the instruction that takes it is rejected.
+struct BadField {
+  const char* name = nullptr;
+  int64_t value = 0;
+  int64_t most = 0;
+};
+extern BadField g_bad_field;
+
+// A parameter as the hardware's field of type T takes it.
+template <typename T>
+inline T Field(const char* name, int64_t value) {
+  constexpr int64_t kMost = std::numeric_limits<T>::max();
+  if (value < 0 || value > kMost) g_bad_field = {name, value, kMost};
+  return static_cast<T>(value);
+}
+
 }  // namespace softnpu
 
 struct half {
@@ -253,8 +269,11 @@ inline constexpr FixpipeConfig CFG_COLUMN_MAJOR = {CO2Layout::COLUMN_MAJOR};
 
 struct DataCopyParams {
   DataCopyParams() {}
-  DataCopyParams(uint16_t count, uint16_t len, uint16_t src_stride, uint16_t dst_stride)
-      : blockCount(count), blockLen(len), srcStride(src_stride), dstStride(dst_stride) {}
+  DataCopyParams(int64_t count, int64_t len, int64_t src_stride, int64_t dst_stride)
+      : blockCount(softnpu::Field<uint16_t>("blockCount", count)),
+        blockLen(softnpu::Field<uint16_t>("blockLen", len)),
+        srcStride(softnpu::Field<uint16_t>("srcStride", src_stride)),
+        dstStride(softnpu::Field<uint16_t>("dstStride", dst_stride)) {}
   uint16_t blockCount = 1;
   uint16_t blockLen = 0;
   uint16_t srcStride = 0;
@@ -300,17 +319,17 @@ struct DataCopyPadExtParams {
 
 struct Nd2NzParams {
   Nd2NzParams() {}
-  Nd2NzParams(uint16_t nd_num, uint16_t n_value, uint16_t d_value, uint16_t src_nd_matrix_stride,
-              uint16_t src_d_value, uint16_t dst_nz_c0_stride, uint16_t dst_nz_n_stride,
-              uint16_t dst_nz_matrix_stride)
-      : ndNum(nd_num),
-        nValue(n_value),
-        dValue(d_value),
-        srcNdMatrixStride(src_nd_matrix_stride),
-        srcDValue(src_d_value),
-        dstNzC0Stride(dst_nz_c0_stride),
-        dstNzNStride(dst_nz_n_stride),
-        dstNzMatrixStride(dst_nz_matrix_stride) {}
+  Nd2NzParams(int64_t nd_num, int64_t n_value, int64_t d_value, int64_t src_nd_matrix_stride,
+              int64_t src_d_value, int64_t dst_nz_c0_stride, int64_t dst_nz_n_stride,
+              int64_t dst_nz_matrix_stride)
+      : ndNum(softnpu::Field<uint16_t>("ndNum", nd_num)),
+        nValue(softnpu::Field<uint16_t>("nValue", n_value)),
+        dValue(softnpu::Field<uint16_t>("dValue", d_value)),
+        srcNdMatrixStride(softnpu::Field<uint16_t>("srcNdMatrixStride", src_nd_matrix_stride)),
+        srcDValue(softnpu::Field<uint16_t>("srcDValue", src_d_value)),
+        dstNzC0Stride(softnpu::Field<uint16_t>("dstNzC0Stride", dst_nz_c0_stride)),
+        dstNzNStride(softnpu::Field<uint16_t>("dstNzNStride", dst_nz_n_stride)),
+        dstNzMatrixStride(softnpu::Field<uint16_t>("dstNzMatrixStride", dst_nz_matrix_stride)) {}
   uint16_t ndNum = 0;
   uint16_t nValue = 0;
   uint16_t dValue = 0;
@@ -323,12 +342,11 @@ struct Nd2NzParams {
 
 struct CopyRepeatParams {
   CopyRepeatParams() {}
-  CopyRepeatParams(uint16_t dst_stride, uint16_t src_stride, uint16_t dst_repeat,
-                   uint16_t src_repeat)
-      : dstStride(dst_stride),
-        srcStride(src_stride),
-        dstRepeatSize(dst_repeat),
-        srcRepeatSize(src_repeat) {}
+  CopyRepeatParams(int64_t dst_stride, int64_t src_stride, int64_t dst_repeat, int64_t src_repeat)
+      : dstStride(softnpu::Field<uint16_t>("dstStride", dst_stride)),
+        srcStride(softnpu::Field<uint16_t>("srcStride", src_stride)),
+        dstRepeatSize(softnpu::Field<uint16_t>("dstRepeatSize", dst_repeat)),
+        srcRepeatSize(softnpu::Field<uint16_t>("srcRepeatSize", src_repeat)) {}
   uint16_t dstStride = 0;
   uint16_t srcStride = 0;
   uint16_t dstRepeatSize = 8;
@@ -337,17 +355,17 @@ struct CopyRepeatParams {
 
 struct UnaryRepeatParams {
   UnaryRepeatParams() {}
-  UnaryRepeatParams(uint16_t dst_blk, uint16_t src_blk, uint8_t dst_rep, uint8_t src_rep)
-      : dstBlkStride(dst_blk),
-        srcBlkStride(src_blk),
-        dstRepStride(dst_rep),
-        srcRepStride(src_rep) {}
-  UnaryRepeatParams(uint16_t dst_blk, uint16_t src_blk, uint8_t dst_rep, uint8_t src_rep,
+  UnaryRepeatParams(int64_t dst_blk, int64_t src_blk, int64_t dst_rep, int64_t src_rep)
+      : dstBlkStride(softnpu::Field<uint16_t>("dstBlkStride", dst_blk)),
+        srcBlkStride(softnpu::Field<uint16_t>("srcBlkStride", src_blk)),
+        dstRepStride(softnpu::Field<uint8_t>("dstRepStride", dst_rep)),
+        srcRepStride(softnpu::Field<uint8_t>("srcRepStride", src_rep)) {}
+  UnaryRepeatParams(int64_t dst_blk, int64_t src_blk, int64_t dst_rep, int64_t src_rep,
                     bool half_block)
-      : dstBlkStride(dst_blk),
-        srcBlkStride(src_blk),
-        dstRepStride(dst_rep),
-        srcRepStride(src_rep),
+      : dstBlkStride(softnpu::Field<uint16_t>("dstBlkStride", dst_blk)),
+        srcBlkStride(softnpu::Field<uint16_t>("srcBlkStride", src_blk)),
+        dstRepStride(softnpu::Field<uint8_t>("dstRepStride", dst_rep)),
+        srcRepStride(softnpu::Field<uint8_t>("srcRepStride", src_rep)),
         halfBlock(half_block) {}
   uint32_t blockNumber = 8;
   uint16_t dstBlkStride = 1;
@@ -361,14 +379,14 @@ struct UnaryRepeatParams {
 
 struct BinaryRepeatParams {
   BinaryRepeatParams() {}
-  BinaryRepeatParams(uint8_t dst_blk, uint8_t src0_blk, uint8_t src1_blk, uint8_t dst_rep,
-                     uint8_t src0_rep, uint8_t src1_rep)
-      : dstBlkStride(dst_blk),
-        src0BlkStride(src0_blk),
-        src1BlkStride(src1_blk),
-        dstRepStride(dst_rep),
-        src0RepStride(src0_rep),
-        src1RepStride(src1_rep) {}
+  BinaryRepeatParams(int64_t dst_blk, int64_t src0_blk, int64_t src1_blk, int64_t dst_rep,
+                     int64_t src0_rep, int64_t src1_rep)
+      : dstBlkStride(softnpu::Field<uint8_t>("dstBlkStride", dst_blk)),
+        src0BlkStride(softnpu::Field<uint8_t>("src0BlkStride", src0_blk)),
+        src1BlkStride(softnpu::Field<uint8_t>("src1BlkStride", src1_blk)),
+        dstRepStride(softnpu::Field<uint8_t>("dstRepStride", dst_rep)),
+        src0RepStride(softnpu::Field<uint8_t>("src0RepStride", src0_rep)),
+        src1RepStride(softnpu::Field<uint8_t>("src1RepStride", src1_rep)) {}
   uint32_t blockNumber = 8;
   uint8_t dstBlkStride = 1;
   uint8_t src0BlkStride = 1;
@@ -382,8 +400,9 @@ struct BinaryRepeatParams {
 
 struct BrcbRepeatParams {
   BrcbRepeatParams() {}
-  BrcbRepeatParams(uint16_t dst_blk, uint16_t dst_rep)
-      : dstRepStride(dst_rep), dstBlkStride(dst_blk) {}
+  BrcbRepeatParams(int64_t dst_blk, int64_t dst_rep)
+      : dstRepStride(softnpu::Field<uint16_t>("dstRepStride", dst_rep)),
+        dstBlkStride(softnpu::Field<uint16_t>("dstBlkStride", dst_blk)) {}
   uint32_t blockNumber = 8;
   uint16_t dstRepStride = 8;
   uint16_t dstBlkStride = 1;
@@ -397,8 +416,9 @@ struct BrcbRepeatParams {
 
 struct GatherRepeatParams {
   GatherRepeatParams() {}
-  GatherRepeatParams(uint8_t dst_blk, uint8_t dst_rep)
-      : dstRepStride(dst_rep), dstBlkStride(dst_blk) {}
+  GatherRepeatParams(int64_t dst_blk, int64_t dst_rep)
+      : dstRepStride(softnpu::Field<uint16_t>("dstRepStride", dst_rep)),
+        dstBlkStride(softnpu::Field<uint8_t>("dstBlkStride", dst_blk)) {}
   uint32_t blockNumber = 8;
   uint16_t dstRepStride = 8;
   uint8_t dstBlkStride = 1;
@@ -412,12 +432,12 @@ struct GatherRepeatParams {
 
 struct GatherMaskParams {
   GatherMaskParams() {}
-  GatherMaskParams(uint8_t src0_block_stride, uint16_t repeat_times, uint16_t src0_repeat_stride,
-                   uint8_t src1_repeat_stride)
-      : src0BlockStride(src0_block_stride),
-        repeatTimes(repeat_times),
-        src0RepeatStride(src0_repeat_stride),
-        src1RepeatStride(src1_repeat_stride) {}
+  GatherMaskParams(int64_t src0_block_stride, int64_t repeat_times, int64_t src0_repeat_stride,
+                   int64_t src1_repeat_stride)
+      : src0BlockStride(softnpu::Field<uint8_t>("src0BlockStride", src0_block_stride)),
+        repeatTimes(softnpu::Field<uint16_t>("repeatTimes", repeat_times)),
+        src0RepeatStride(softnpu::Field<uint16_t>("src0RepeatStride", src0_repeat_stride)),
+        src1RepeatStride(softnpu::Field<uint8_t>("src1RepeatStride", src1_repeat_stride)) {}
   uint8_t src0BlockStride = 1;
   uint16_t repeatTimes = 0;
   uint16_t src0RepeatStride = 8;
@@ -454,15 +474,15 @@ struct TransDataTo5HDParams {
 
 struct LoadData2DParams {
   LoadData2DParams() {}
-  LoadData2DParams(uint16_t start_index, uint8_t repeat_times, uint16_t src_stride, uint8_t sid_in,
-                   uint16_t dst_gap, bool if_transpose, uint8_t addr_mode)
-      : startIndex(start_index),
-        dstGap(dst_gap),
-        srcStride(src_stride),
+  LoadData2DParams(int64_t start_index, int64_t repeat_times, int64_t src_stride, int64_t sid_in,
+                   int64_t dst_gap, bool if_transpose, int64_t addr_mode)
+      : startIndex(softnpu::Field<uint16_t>("startIndex", start_index)),
+        dstGap(softnpu::Field<uint16_t>("dstGap", dst_gap)),
+        srcStride(softnpu::Field<uint16_t>("srcStride", src_stride)),
         ifTranspose(if_transpose),
-        repeatTimes(repeat_times),
-        sid(sid_in),
-        addrMode(addr_mode) {}
+        repeatTimes(softnpu::Field<uint8_t>("repeatTimes", repeat_times)),
+        sid(softnpu::Field<uint8_t>("sid", sid_in)),
+        addrMode(softnpu::Field<uint8_t>("addrMode", addr_mode)) {}
   uint16_t startIndex = 0;
   uint16_t dstGap = 0;
   uint16_t srcStride = 0;

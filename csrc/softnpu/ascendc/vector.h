@@ -163,6 +163,24 @@ inline void Touch(const Strided<T>& operand, const Lanes& lanes, uint32_t lanes_
     }
     return;
   }
+  if (lanes.prefix && operand.block == 0) {  // a block, again and again
+    for (uint32_t r = 0; r < lanes.repeats; ++r) {
+      const uint32_t used = std::min(lanes.Prefix(r, lanes_a_repeat), kPerBlock);
+      touch(t.offset() + r * operand.repeat * kBlock, used * sizeof(T));
+    }
+    return;
+  }
+  if (lanes.prefix && lanes.count == 0 && lanes.prefix % kPerBlock == 0) {
+    for (uint32_t r = 0; r < lanes.repeats; ++r) {
+      const uint32_t at = t.offset() + r * operand.repeat * kBlock;
+      if constexpr (kWrite) {
+        c.WriteBlocks(at, operand.block, lanes.prefix / kPerBlock);
+      } else {
+        c.ReadBlocks(at, operand.block, lanes.prefix / kPerBlock);
+      }
+    }
+    return;
+  }
   for (uint32_t r = 0; r < lanes.repeats; ++r) {
     const uint32_t limit = lanes.prefix ? lanes.Prefix(r, lanes_a_repeat) : lanes_a_repeat;
     for (uint32_t first = 0; first < limit; first += kPerBlock) {
@@ -178,6 +196,22 @@ inline void Touch(const Strided<T>& operand, const Lanes& lanes, uint32_t lanes_
         begin = end;
       }
     }
+  }
+}
+
+// A destination is its source or apart from it: repeats that overlap another way give what their
+// timing gives.
+template <typename D, typename S>
+inline void RequireSameOrApart(const Strided<D>& dst, const Strided<S>& src, uint64_t count) {
+  const uint64_t to = dst.tensor.offset(), from = src.tensor.offset();
+  const bool same = to == from && sizeof(D) <= sizeof(S);
+  if (!same && to < from + count * sizeof(S) && from < to + count * sizeof(D)) {
+    core().Reject(
+        "the destination overlaps a source by a part: bytes [%llu, %llu) and [%llu, %llu) of UB",
+        static_cast<unsigned long long>(to),
+        static_cast<unsigned long long>(to + count * sizeof(D)),
+        static_cast<unsigned long long>(from),
+        static_cast<unsigned long long>(from + count * sizeof(S)));
   }
 }
 
@@ -206,6 +240,7 @@ inline void Elementwise(const Lanes& lanes, F f, const Strided<D>& dst, const St
     }
   };
   D* const d = dst.tensor.data();
+  if (lanes.contiguous) (RequireSameOrApart(dst, src, lanes.count), ...);
   const bool dense = dst.block == 1 && dst.repeat * kBlock == kLanes * sizeof(D) &&
                      ((src.block == 1 && src.repeat * kBlock == kLanes * sizeof(S)) && ...);
   if (lanes.contiguous) {

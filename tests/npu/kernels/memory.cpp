@@ -93,6 +93,24 @@ extern "C" __global__ __aicore__ void memory_strides_out_of_the_buffer(GM_ADDR x
   Add(op.b, op.a, op.a, 64, 16, BinaryRepeatParams(1, 1, 1, 8, 9, 8));
 }
 
+extern "C" __global__ __aicore__ void memory_stride_out_of_range(GM_ADDR x, GM_ADDR y) {
+  KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
+  Double op(x, y);
+  op.Load();
+  const int32_t stride = 256;
+  BinaryRepeatParams params(1, 1, 1, 8, stride, 8);
+  // error: src0RepStride is 256, which must be in \[0, 255\]
+  Add(op.b, op.a, op.a, 64, 2, params);
+}
+
+extern "C" __global__ __aicore__ void memory_overlap_by_a_part(GM_ADDR x, GM_ADDR y) {
+  KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
+  Double op(x, y);
+  op.Load();
+  // error: the destination overlaps a source by a part: bytes \[32, 288\) and \[0, 256\) of UB
+  Add(op.a[8], op.a, op.a, 64);
+}
+
 extern "C" __global__ __aicore__ void memory_more_than_ub(GM_ADDR x, GM_ADDR y) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
   Double op(x, y);

@@ -118,3 +118,11 @@ extern "C" __global__ __aicore__ void queue_use_after_free(GM_ADDR x, GM_ADDR y)
   // error: race: reads .* DataCopy of pipe MTE2
   Add(b, a, a, kCount / 4);
 }
+
+extern "C" __global__ __aicore__ void queue_event_taken_by_hand(GM_ADDR x, GM_ADDR y) {
+  KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
+  Queued<2> op(x, y);
+  op.Load(0);
+  // error: event 0 of MTE2_V belongs to a queue at present
+  SetFlag<HardEvent::MTE2_V>(EVENT_ID0);
+}
