@@ -8,7 +8,7 @@
 //   2. the cube core multiplies every offset's rows by its weight, which stays in L1 where it fits,
 //      and writes the products, fp32, to a second workspace, each vector core's columns apart;
 //   3. the vector cores add the products to the tile's rows, which lie in their UB in fp32.
-// Step s is gathered while the products of step s - 3 are added; both workspaces hold four steps.
+// Step s is gathered while the products of step s - 5 are added; both workspaces hold six steps.
 //
 // An output row takes its products in the order of the rulebook, whatever the number of blocks:
 // results are the same from run to run. Rows are moved and added in runs of equal distance, one
@@ -20,10 +20,11 @@
 
 namespace {
 
-constexpr int32_t kBoundsWindow = 256;
+constexpr int32_t kBoundsWindow = 128;
+constexpr int32_t kWindowElements = kBoundsWindow + 4;
 constexpr int32_t kOrderBytes = 192;     // of the workspace for an order
 constexpr int32_t kMaxPieces = 32;       // of a step
-constexpr int32_t kLead = 3;             // steps from a step's gathering to its products' addition
+constexpr int32_t kLead = 5;             // steps from a step's gathering to its products' addition
 constexpr int32_t kSteps = kLead + 1;    // that the workspaces hold
 constexpr int32_t kLists = kLead + 2;    // between their preparation and their end
 constexpr int32_t kMaxRunRows = 255;
@@ -71,7 +72,7 @@ class VectorCore {
 
     const int32_t rows = RoundUp(tiling_.step_rows, kLanes);
     const int32_t columns = layout_.width[0];
-    const int32_t stage_bytes = columns > 32 ? 4096 : 16384;
+    const int32_t stage_bytes = columns > 32 ? 4096 : 12288;
     const int32_t product_bytes = columns > 32 ? 4096 : 8192;
     row_blocks_ = tiling_.in_channels * sizeof(T) / kBlockBytes;
     stage_rows_ = stage_bytes / (row_blocks_ * kBlockBytes);
@@ -80,21 +81,21 @@ class VectorCore {
     product_elements_ = product_bytes / sizeof(float);
     Take(sums_, kTileRows * columns);
     Take(gather_stage_, 2 * stage_elements_);
-    Take(fractal_stage_, stage_elements_);
+    Take(fractal_stage_, 2 * stage_elements_);
     Take(to_fractals_, stage_bytes / kBlockBytes);
     Take(product_stage_, product_stages_ * product_elements_);
     Take(product_rows_, product_elements_);
     Take(to_rows_, product_bytes / kBlockBytes);
     Take(bias_row_, kLanes);
     Take(head_, kLanes);
-    Take(bounds_window_, kBoundsWindow + 8);
+    Take(bounds_windows_, 2 * kWindowElements);
     Take(step_pairs_, 2 * rows * 2);
     Take(in_, kLists * rows);
     Take(outs_, rows);
     Take(place_, kLists * rows);
     Take(order_words_, kSteps * kOrderBytes / sizeof(uint32_t));
     Take(tile_pairs_, kTileRows * 2);
-    Take(tile_rows_, kLists * kTileRows);
+    Take(tile_rows_, kTileRows);
     Take(keys_, kTileRows);
     Take(places_, kTileRows);
     Take(work_, 4 * kTileRows);
@@ -103,7 +104,7 @@ class VectorCore {
 
     gather_free_.Init(pipe_, 2);
     gather_full_.Init(pipe_, 2);
-    fractal_free_.Init(pipe_, 1);
+    fractal_free_.Init(pipe_, 2);
     product_free_.Init(pipe_, product_stages_);
     product_full_.Init(pipe_, product_stages_);
     pairs_free_.Init(pipe_, 2);
@@ -111,6 +112,7 @@ class VectorCore {
     list_free_.Init(pipe_, kLists);
     order_free_.Init(pipe_, kSteps);
     sums_free_.Init(pipe_, 1);
+    bounds_full_.Init(pipe_, 2);
     mte2_to_s_.Init(pipe_, 1);
     mte2_to_v_.Init(pipe_, 1);
     mte2_to_mte3_.Init(pipe_, 1);
@@ -129,10 +131,11 @@ class VectorCore {
     sums_free_.RaiseAll();
     fractal_free_.RaiseAll();
     SetUp();
+    Share();
     pairs_free_.RaiseAll();
     gather_free_.RaiseAll();
 
-    unit_ = block_;
+    if (unit_ < unit_end_) LoadBounds(unit_ % tiling_.tiles, 0, 1 - window_);
     offset_ = tiling_.volume;
     int32_t step = 0;
     Prepare(0);
@@ -165,7 +168,7 @@ class VectorCore {
     int32_t tile_rows;
     int32_t pieces;  // -1 after the last step
     int32_t rows;
-    int32_t order;  // which of tile_rows_ lists the tile's rows, -1 where they are in order
+    int64_t order;  // the first of the pairs that name the tile's rows, -1 where they are in order
     bool first, last;
     Piece piece[kMaxPieces];
   };
@@ -201,21 +204,59 @@ class VectorCore {
     s_to_v_.Pass();
   }
 
-  // Loads the bounds of the tile from offset `first` on.
-  __aicore__ inline void LoadBounds(int32_t first) {
-    const int32_t count = Least(kBoundsWindow, tiling_.volume - first) + 1;
+  // Loads the bounds of a tile from offset `first` on into a window.
+  __aicore__ inline void LoadBounds(int64_t tile, int32_t first, int32_t window) {
     s_to_mte2_.Pass();
-    DataCopyPad(bounds_window_.ReinterpretCast<int32_t>(),
-                bounds_[(tile_ * (tiling_.volume + 1) + first) * 2],
-                DataCopyExtParams(1, count * 8, 0, 0, 0), DataCopyPadExtParams<int32_t>());
-    mte2_to_s_.Pass();
-    window_ = first;
+    DataCopyPad(bounds_windows_[window * kWindowElements].ReinterpretCast<int32_t>(),
+                bounds_[(tile * (tiling_.volume + 1) + first) * 2],
+                DataCopyExtParams(1, (Least(kBoundsWindow, tiling_.volume - first) + 1) * 8, 0, 0, 0),
+                DataCopyPadExtParams<int32_t>());
+    bounds_full_.Raise(window);
   }
+  // Where the pairs of the tile for an offset begin and, after Begin, end.
   __aicore__ inline int64_t Begin(int32_t offset) {
-    if (offset < window_ || offset >= window_ + kBoundsWindow) LoadBounds(offset / kBoundsWindow * kBoundsWindow);
-    return bounds_window_.GetValue(offset - window_);
+    if (offset < first_ || offset >= first_ + kBoundsWindow) {
+      first_ = offset / kBoundsWindow * kBoundsWindow;
+      LoadBounds(tile_, first_, window_);
+      bounds_full_.Await(window_);
+    }
+    return bounds_windows_.GetValue(window_ * kWindowElements + offset - first_);
   }
-  __aicore__ inline int64_t End(int32_t offset) { return bounds_window_.GetValue(offset - window_ + 1); }
+  __aicore__ inline int64_t End(int32_t offset) {
+    return bounds_windows_.GetValue(window_ * kWindowElements + offset - first_ + 1);
+  }
+
+  // The units of this block: from one to another between which as much work lies as in every block,
+  // a pair and an output row being a unit of it.
+  __aicore__ inline void Share() {
+    const LocalTensor<int64_t> before = sums_.ReinterpretCast<int64_t>();
+    constexpr int32_t kEntry = kBlockBytes / sizeof(int64_t);
+    const int32_t most = Least(4095, sums_.GetSize() * sizeof(float) / kBlockBytes);
+    const int32_t tiles = (tiling_.tiles + most - 1) / most;  // of an entry
+    const int32_t entries = (tiling_.tiles + tiles - 1) / tiles;
+    const int64_t stride = (tiling_.volume + 1) * static_cast<int64_t>(sizeof(int64_t)) * tiles;
+    DataCopyPad(before.ReinterpretCast<int32_t>(), bounds_,
+                DataCopyExtParams(entries, 8, stride - 8, 0, 0), DataCopyPadExtParams<int32_t>());
+    mte2_to_s_.Pass();
+    const int64_t panel = tiling_.pairs + static_cast<int64_t>(tiling_.tiles) * kTileRows;
+    const int64_t all = panel * tiling_.groups * tiling_.panels;
+    for (int32_t end = 0; end < 2; ++end) {
+      const int64_t wanted = all * (block_ + end) / GetBlockNum();
+      const int64_t rest = wanted % panel;
+      int32_t low = 0, high = entries;
+      while (low < high) {
+        const int32_t middle = (low + high) / 2;
+        const int64_t work =
+            before.GetValue(middle * kEntry) + static_cast<int64_t>(middle) * tiles * kTileRows;
+        if (work < rest)
+          low = middle + 1;
+        else
+          high = middle;
+      }
+      (end == 0 ? unit_ : unit_end_) = wanted / panel * tiling_.tiles + Least(low * tiles, tiling_.tiles);
+    }
+    s_to_v_.Pass();
+  }
 
   // Begins a unit: finds the tile's rows.
   __aicore__ inline void Open() {
@@ -224,7 +265,10 @@ class VectorCore {
     const int64_t left = tiling_.num_out - tile_ * kTileRows;
     rows_ = left < kTileRows ? static_cast<int32_t>(left) : kTileRows;
     offset_ = row_ = 0;
-    window_ = -kBoundsWindow;
+    first_ = 0;
+    window_ = 1 - window_;
+    bounds_full_.Await(window_);
+    if (unit_ + 1 < unit_end_) LoadBounds((unit_ + 1) % tiling_.tiles, 0, 1 - window_);
     order_ = -1;
     for (int32_t k = 0; k < tiling_.volume; ++k) {
       const int64_t begin = Begin(k);
@@ -237,11 +281,11 @@ class VectorCore {
 
   // The rows that the pairs from `begin` on name: in order, or listed and sorted for Place.
   __aicore__ inline void FindOrder(int64_t begin) {
-    const int32_t next = (last_order_ + 1) % kLists;
-    const LocalTensor<int32_t> rows = tile_rows_[next * kTileRows];
+    const LocalTensor<int32_t> rows = tile_rows_;
     const LocalTensor<int32_t> numbers = work_.ReinterpretCast<int32_t>();
     const LocalTensor<float> distance = work_[kTileRows];
     s_to_v_.Pass();
+    s_to_mte2_.Pass();
     v_to_mte2_.Pass();
     PipeBarrier<PIPE_V>();
     LoadPairs(tile_pairs_, pairs_, begin, rows_);
@@ -260,7 +304,7 @@ class VectorCore {
     const bool in_order = distance.GetValue(0) == 0;
     s_to_v_.Pass();
     if (in_order) return;
-    order_ = last_order_ = next;
+    order_ = begin;
     // Sort32 and MrgSort put the largest first.
     const LocalTensor<float> from = work_, to = work_[2 * kTileRows];
     Duplicate(keys_, 0.0f, kTileRows);
@@ -335,7 +379,7 @@ class VectorCore {
     step.rows = 0;
     step.first = offset_ == tiling_.volume;
     if (step.first) {
-      if (unit_ >= static_cast<int64_t>(tiling_.panels) * tiling_.groups * tiling_.tiles) {
+      if (unit_ >= unit_end_) {
         step.pieces = -1;
         return;
       }
@@ -366,7 +410,7 @@ class VectorCore {
       row_ = 0;
     }
     step.last = offset_ == tiling_.volume;
-    if (step.last) unit_ += GetBlockNum();
+    if (step.last) ++unit_;
     mte2_to_v_.Pass();
     if (step.pieces > 0) {
       const LocalTensor<int32_t> outs = outs_;
@@ -433,9 +477,9 @@ class VectorCore {
   // Copies the stage to the workspace, as fractals' columns: [row_blocks, step_rows, 32 B].
   __aicore__ inline int32_t Flush(int32_t index) {
     constexpr int32_t kDepth = kBlockBytes / sizeof(T);
-    const LocalTensor<T> fractals = fractal_stage_;
+    const LocalTensor<T> fractals = fractal_stage_[stage_ * stage_elements_];
     gather_full_.Pass(stage_);
-    fractal_free_.Await();
+    fractal_free_.Await(stage_);
     Gatherb(fractals.template ReinterpretCast<uint32_t>(),
             gather_stage_[stage_ * stage_elements_].template ReinterpretCast<uint32_t>(),
             to_fractals_, (stage_rows_ * row_blocks_ + 7) / 8, GatherRepeatParams(1, 8));
@@ -448,7 +492,7 @@ class VectorCore {
                DataCopyParams(row_blocks_, part.rows, stage_rows_ - part.rows,
                               tiling_.step_rows - part.rows));
     }
-    fractal_free_.Raise();
+    fractal_free_.Raise(stage_);
     stage_ = 1 - stage_;
     parts_ = 0;
     return 0;
@@ -573,9 +617,14 @@ class VectorCore {
       DataCopy(out_[step.tile * kTileRows * stride + column], rows,
                DataCopyParams(step.tile_rows, blocks, 0, stride_blocks - blocks));
     } else {
-      Reader<int32_t> to(tile_rows_[step.order * kTileRows]);
+      v_to_mte2_.Pass();
+      s_to_mte2_.Pass();
+      LoadPairs(tile_pairs_, pairs_, step.order, step.tile_rows);
+      mte2_to_s_.Pass();
+      Reader<int32_t> pairs(tile_pairs_);
       for (int32_t row = 0; row < step.tile_rows; ++row)
-        DataCopy(out_[static_cast<int64_t>(to.Get(row)) * stride + column], rows[row * width_], width_);
+        DataCopy(out_[static_cast<int64_t>(pairs.Get(2 * row + 1)) * stride + column],
+                 rows[row * width_], width_);
     }
     sums_free_.Raise();
   }
@@ -592,13 +641,13 @@ class VectorCore {
 
   LocalTensor<float> sums_;           // [rows of the tile, width]
   LocalTensor<T> gather_stage_;       // [2, rows, in_channels]
-  LocalTensor<T> fractal_stage_;      // [row_blocks, rows, 32 B]
+  LocalTensor<T> fractal_stage_;      // [2, row_blocks, rows, 32 B]
   LocalTensor<float> product_stage_;  // [stages, width / 16, rows, 16]
   LocalTensor<float> product_rows_;   // [rows, width]
   LocalTensor<uint32_t> to_fractals_, to_rows_;
   LocalTensor<float> bias_row_;
   LocalTensor<T> head_;
-  LocalTensor<int64_t> bounds_window_;
+  LocalTensor<int64_t> bounds_windows_;
   LocalTensor<int32_t> step_pairs_;  // [2, rows, 2]
   LocalTensor<int32_t> in_, outs_;   // [kLists, rows], [rows]
   LocalTensor<int16_t> place_;       // [kLists, rows]
@@ -614,7 +663,7 @@ class VectorCore {
   Flags<HardEvent::V_S> list_full_;
   Flags<HardEvent::S_V> list_free_;
   Flags<HardEvent::MTE3_S> order_free_;
-  Flags<HardEvent::MTE2_S> mte2_to_s_;
+  Flags<HardEvent::MTE2_S> bounds_full_, mte2_to_s_;
   Flags<HardEvent::MTE2_V> mte2_to_v_;
   Flags<HardEvent::MTE2_MTE3> mte2_to_mte3_;
   Flags<HardEvent::S_MTE2> s_to_mte2_;
@@ -625,8 +674,9 @@ class VectorCore {
   Flags<HardEvent::V_S> v_to_s_;
 
   // The unit at hand, and the first pair of it that no step holds yet.
-  int64_t unit_ = 0, tile_ = 0;
-  int32_t panel_ = 0, rows_ = 0, order_ = -1, last_order_ = 0, offset_ = 0, row_ = 0, window_ = 0;
+  int64_t unit_ = 0, unit_end_ = 0, tile_ = 0;
+  int64_t order_ = -1;
+  int32_t panel_ = 0, rows_ = 0, offset_ = 0, row_ = 0, first_ = 0, window_ = 0;
   int32_t row_blocks_ = 0, stage_rows_ = 0, stage_elements_ = 0;
   int32_t product_slots_ = 0, product_elements_ = 0;
   int32_t list_rows_ = 0, stage_ = 0, product_ = 0, product_stages_ = 0, parts_ = 0;

@@ -23,7 +23,7 @@ constexpr int64_t kFractal = 16;        // rows or columns
 constexpr int64_t kContraction = 256;   // bytes of a row that one matrix instruction multiplies
 constexpr int64_t kColumns = 128;       // output columns of one matrix instruction
 constexpr int64_t kStepBytes = 65536;   // of a step's input rows
-constexpr int64_t kSteps = 4;            // that the workspaces hold, as in the kernel
+constexpr int64_t kSteps = 6;            // that the workspaces hold, as in the kernel
 constexpr int64_t kOrderBytes = 192;     // of an order, as in the kernel
 
 constexpr int64_t kMaxSlabs = 20;       // parts of a weight's gradient that are summed apart
@@ -74,6 +74,7 @@ at::Tensor forward_npu(const at::Tensor& features, const at::Tensor& weight,
   const int64_t size = features.element_size(), depth = 32 / size;
   SparseConvTiling tiling{};
   tiling.num_out = num_out;
+  tiling.pairs = pairs.size(0);
   tiling.tiles = bounds.size(0);
   tiling.volume = volume;
   tiling.groups = groups;

@@ -7,6 +7,7 @@
 // panels of `panel` columns.
 struct SparseConvTiling {
   int64_t num_out;   // output rows
+  int64_t pairs;
   int32_t tiles;     // of the rulebook
   int32_t volume;    // kernel points
   int32_t groups;
