@@ -88,7 +88,7 @@ class VectorCore {
     Take(to_rows_, product_bytes / kBlockBytes);
     Take(bias_row_, kLanes);
     Take(head_, kLanes);
-    Take(bounds_windows_, 2 * kWindowElements);
+    Take(bounds_windows_, 3 * kWindowElements);
     Take(step_pairs_, 2 * rows * 2);
     Take(in_, kLists * rows);
     Take(outs_, rows);
@@ -96,6 +96,7 @@ class VectorCore {
     Take(order_words_, kSteps * kOrderBytes / sizeof(uint32_t));
     Take(tile_pairs_, kTileRows * 2);
     Take(tile_rows_, kTileRows);
+    Take(distance_, kBlockBytes / sizeof(float));
     Take(keys_, kTileRows);
     Take(places_, kTileRows);
     Take(work_, 4 * kTileRows);
@@ -112,14 +113,15 @@ class VectorCore {
     list_free_.Init(pipe_, kLists);
     order_free_.Init(pipe_, kSteps);
     sums_free_.Init(pipe_, 1);
-    bounds_full_.Init(pipe_, 2);
+    bounds_full_.Init(pipe_, 3);
     mte2_to_s_.Init(pipe_, 1);
     mte2_to_v_.Init(pipe_, 1);
     mte2_to_mte3_.Init(pipe_, 1);
     s_to_mte2_.Init(pipe_, 1);
     s_to_mte3_.Init(pipe_, 1);
     s_to_v_.Init(pipe_, 1);
-    v_to_mte2_.Init(pipe_, 1);
+    tile_pairs_free_.Init(pipe_, 1);
+    order_known_.Init(pipe_, 1);
     v_to_mte3_.Init(pipe_, 1);
     v_to_s_.Init(pipe_, 1);
   }
@@ -135,7 +137,9 @@ class VectorCore {
     pairs_free_.RaiseAll();
     gather_free_.RaiseAll();
 
-    if (unit_ < unit_end_) LoadBounds(unit_ % tiling_.tiles, 0, 1 - window_);
+    tile_pairs_free_.Raise();
+    if (unit_ < unit_end_) LoadBounds(unit_ % tiling_.tiles, 0, unit_ % 3);
+    Look(unit_);
     offset_ = tiling_.volume;
     int32_t step = 0;
     Prepare(0);
@@ -155,20 +159,24 @@ class VectorCore {
     order_free_.AwaitAll();
     sums_free_.AwaitAll();
     pairs_free_.AwaitAll();
+    tile_pairs_free_.Await();
   }
 
  private:
   struct Piece {
     int32_t offset, slot, rows;
   };
+  struct Tile {
+    int64_t index, order;  // order: the first of the pairs that name its rows, -1 where they are in order
+    int32_t rows;
+    int32_t window, first;  // the window that holds its bounds, and from which offset on
+  };
   // A part of a tile's pairs: at most step_rows rows, every piece's rounded up to 16.
   struct Step {
-    int64_t tile;
+    Tile tile;
     int32_t panel;
-    int32_t tile_rows;
     int32_t pieces;  // -1 after the last step
     int32_t rows;
-    int64_t order;  // the first of the pairs that name the tile's rows, -1 where they are in order
     bool first, last;
     Piece piece[kMaxPieces];
   };
@@ -214,16 +222,16 @@ class VectorCore {
     bounds_full_.Raise(window);
   }
   // Where the pairs of the tile for an offset begin and, after Begin, end.
-  __aicore__ inline int64_t Begin(int32_t offset) {
-    if (offset < first_ || offset >= first_ + kBoundsWindow) {
-      first_ = offset / kBoundsWindow * kBoundsWindow;
-      LoadBounds(tile_, first_, window_);
-      bounds_full_.Await(window_);
+  __aicore__ inline int64_t Begin(Tile& tile, int32_t offset) {
+    if (offset < tile.first || offset >= tile.first + kBoundsWindow) {
+      tile.first = offset / kBoundsWindow * kBoundsWindow;
+      LoadBounds(tile.index, tile.first, tile.window);
+      bounds_full_.Await(tile.window);
     }
-    return bounds_windows_.GetValue(window_ * kWindowElements + offset - first_);
+    return bounds_windows_.GetValue(tile.window * kWindowElements + offset - tile.first);
   }
-  __aicore__ inline int64_t End(int32_t offset) {
-    return bounds_windows_.GetValue(window_ * kWindowElements + offset - first_ + 1);
+  __aicore__ inline int64_t End(const Tile& tile, int32_t offset) {
+    return bounds_windows_.GetValue(tile.window * kWindowElements + offset - tile.first + 1);
   }
 
   // The units of this block: from one to another between which as much work lies as in every block,
@@ -258,59 +266,69 @@ class VectorCore {
     s_to_v_.Pass();
   }
 
-  // Begins a unit: finds the tile's rows.
+  // Begins the next unit, and looks ahead.
   __aicore__ inline void Open() {
-    tile_ = unit_ % tiling_.tiles;
+    tile_ = next_;
     panel_ = static_cast<int32_t>(unit_ / tiling_.tiles);
-    const int64_t left = tiling_.num_out - tile_ * kTileRows;
-    rows_ = left < kTileRows ? static_cast<int32_t>(left) : kTileRows;
     offset_ = row_ = 0;
-    first_ = 0;
-    window_ = 1 - window_;
-    bounds_full_.Await(window_);
-    if (unit_ + 1 < unit_end_) LoadBounds((unit_ + 1) % tiling_.tiles, 0, 1 - window_);
-    order_ = -1;
-    for (int32_t k = 0; k < tiling_.volume; ++k) {
-      const int64_t begin = Begin(k);
-      if (End(k) - begin == rows_) {
-        FindOrder(begin);
-        break;
-      }
+    if (tile_.order >= 0) {
+      order_known_.Await();
+      if (distance_.GetValue(0) == 0)
+        tile_.order = -1;
+      else
+        SortRows();
     }
+    Look(unit_ + 1);
   }
 
-  // The rows that the pairs from `begin` on name: in order, or listed and sorted for Place.
-  __aicore__ inline void FindOrder(int64_t begin) {
-    const LocalTensor<int32_t> rows = tile_rows_;
+  // Looks at a unit's tile: are its rows in order?
+  __aicore__ inline void Look(int64_t unit) {
+    if (unit >= unit_end_) return;
+    next_.index = unit % tiling_.tiles;
+    const int64_t left = tiling_.num_out - next_.index * kTileRows;
+    next_.rows = left < kTileRows ? static_cast<int32_t>(left) : kTileRows;
+    next_.window = unit % 3;
+    next_.first = 0;
+    next_.order = -1;
+    bounds_full_.Await(next_.window);
+    for (int32_t k = 0; k < tiling_.volume && next_.order < 0; ++k) {
+      const int64_t begin = Begin(next_, k);
+      if (End(next_, k) - begin == next_.rows) next_.order = begin;
+    }
+    if (unit + 1 < unit_end_) LoadBounds((unit + 1) % tiling_.tiles, 0, (unit + 1) % 3);
+    if (next_.order < 0) return;
     const LocalTensor<int32_t> numbers = work_.ReinterpretCast<int32_t>();
     const LocalTensor<float> distance = work_[kTileRows];
-    s_to_v_.Pass();
     s_to_mte2_.Pass();
-    v_to_mte2_.Pass();
-    PipeBarrier<PIPE_V>();
-    LoadPairs(tile_pairs_, pairs_, begin, rows_);
-    CreateVecIndex(numbers, static_cast<int32_t>(tile_ * kTileRows), kTileRows);
+    tile_pairs_free_.Await();
+    LoadPairs(tile_pairs_, pairs_, next_.order, next_.rows);
     mte2_to_v_.Pass();
-    Split(tile_pairs_, 1, rows, kTileRows);
-    PipeBarrier<PIPE_V>();
-    Sub(numbers, rows, numbers, rows_);
-    PipeBarrier<PIPE_V>();
-    Cast(distance, numbers, RoundMode::CAST_RINT, rows_);
-    PipeBarrier<PIPE_V>();
-    Abs(distance, distance, rows_);
-    PipeBarrier<PIPE_V>();
-    ReduceMax(distance, distance, work_[2 * kTileRows], rows_);
-    v_to_s_.Pass();
-    const bool in_order = distance.GetValue(0) == 0;
     s_to_v_.Pass();
-    if (in_order) return;
-    order_ = begin;
-    // Sort32 and MrgSort put the largest first.
+    PipeBarrier<PIPE_V>();
+    CreateVecIndex(numbers, static_cast<int32_t>(next_.index * kTileRows), kTileRows);
+    Split(tile_pairs_, 1, tile_rows_, kTileRows);
+    tile_pairs_free_.Raise();
+    PipeBarrier<PIPE_V>();
+    Sub(numbers, tile_rows_, numbers, next_.rows);
+    PipeBarrier<PIPE_V>();
+    Cast(distance, numbers, RoundMode::CAST_RINT, next_.rows);
+    PipeBarrier<PIPE_V>();
+    Abs(distance, distance, next_.rows);
+    PipeBarrier<PIPE_V>();
+    ReduceMax(distance_, distance, work_[2 * kTileRows], next_.rows);
+    order_known_.Raise();
+  }
+
+  // Sorts the rows of the tile, for Place.
+  __aicore__ inline void SortRows() {
+    const LocalTensor<int32_t> rows = tile_rows_;
     const LocalTensor<float> from = work_, to = work_[2 * kTileRows];
+    PipeBarrier<PIPE_V>();
+    // Sort32 and MrgSort put the largest first.
     Duplicate(keys_, 0.0f, kTileRows);
     CreateVecIndex(places_.ReinterpretCast<int32_t>(), 0, kTileRows);
     PipeBarrier<PIPE_V>();
-    Adds(keys_.ReinterpretCast<int32_t>(), rows, kSortable, rows_);
+    Adds(keys_.ReinterpretCast<int32_t>(), rows, kSortable, tile_.rows);
     PipeBarrier<PIPE_V>();
     Sort32(from, keys_, places_.ReinterpretCast<uint32_t>(), kTileRows / 32);
     PipeBarrier<PIPE_V>();
@@ -345,8 +363,8 @@ class VectorCore {
   // Where in the tile output rows are: their distance from its first, or by binary search.
   __aicore__ inline void Place(const LocalTensor<int32_t>& rows, const LocalTensor<int16_t>& to,
                                int32_t count) {
-    if (order_ < 0) {
-      Adds(rows, rows, static_cast<int32_t>(-tile_ * kTileRows), count);
+    if (tile_.order < 0) {
+      Adds(rows, rows, static_cast<int32_t>(-tile_.index * kTileRows), count);
       PipeBarrier<PIPE_V>();
       Cast(to, rows, RoundMode::CAST_NONE, count);
       return;
@@ -387,14 +405,12 @@ class VectorCore {
     }
     step.panel = panel_;
     step.tile = tile_;
-    step.tile_rows = rows_;
-    step.order = order_;
     list_free_.Await(index % kLists);
     pairs_free_.Await(index % 2);
     const LocalTensor<int32_t> pairs = step_pairs_[index % 2 * 2 * list_rows_];
     while (offset_ < tiling_.volume) {
-      const int64_t begin = Begin(offset_) + row_;
-      const int32_t left = static_cast<int32_t>(End(offset_) - begin);
+      const int64_t begin = Begin(tile_, offset_) + row_;
+      const int32_t left = static_cast<int32_t>(End(tile_, offset_) - begin);
       if (left > 0) {
         if (step.rows == tiling_.step_rows) break;
         Piece& piece = step.piece[step.pieces++];
@@ -581,15 +597,18 @@ class VectorCore {
   __aicore__ inline void Clear(const Step& step) {
     sums_free_.Await();
     if (!tiling_.has_bias) {
-      Duplicate(sums_, 0.0f, step.tile_rows * width_);
+      Duplicate(sums_, 0.0f, step.tile.rows * width_);
       return;
     }
-    v_to_mte2_.Pass();
-    DataCopy(bias_row_, bias_[FirstColumn(step)], width_);
-    mte2_to_v_.Pass();
+    if (step.panel != bias_panel_) {
+      bias_panel_ = step.panel;
+      PipeBarrier<PIPE_ALL>();
+      DataCopy(bias_row_, bias_[FirstColumn(step)], width_);
+      mte2_to_v_.Pass();
+    }
     const int32_t blocks = width_ * static_cast<int32_t>(sizeof(float)) / kBlockBytes;
-    for (int32_t row = 0; row < step.tile_rows; row += kMaxRunRows)
-      Adds(sums_[row * width_], bias_row_, 0.0f, width_, Least(kMaxRunRows, step.tile_rows - row),
+    for (int32_t row = 0; row < step.tile.rows; row += kMaxRunRows)
+      Adds(sums_[row * width_], bias_row_, 0.0f, width_, Least(kMaxRunRows, step.tile.rows - row),
            UnaryRepeatParams(1, 1, blocks, 0));
   }
 
@@ -598,7 +617,7 @@ class VectorCore {
     const LocalTensor<T> rows = sums_.template ReinterpretCast<T>();
     if constexpr (sizeof(T) < sizeof(float)) {
       // In place, the first elements aside: every cast's target is what the casts before it read.
-      const int32_t count = step.tile_rows * width_;
+      const int32_t count = step.tile.rows * width_;
       PipeBarrier<PIPE_V>();
       Cast(head_, sums_, RoundMode::CAST_RINT, Least(kLanes, count));
       for (int32_t begin = kLanes; begin < count; begin *= 2) {
@@ -613,16 +632,15 @@ class VectorCore {
     const int32_t blocks = width_ * sizeof(T) / kBlockBytes;
     const int32_t stride_blocks = stride * sizeof(T) / kBlockBytes;
     const int64_t column = FirstColumn(step);
-    if (step.order < 0) {
-      DataCopy(out_[step.tile * kTileRows * stride + column], rows,
-               DataCopyParams(step.tile_rows, blocks, 0, stride_blocks - blocks));
+    if (step.tile.order < 0) {
+      DataCopy(out_[step.tile.index * kTileRows * stride + column], rows,
+               DataCopyParams(step.tile.rows, blocks, 0, stride_blocks - blocks));
     } else {
-      v_to_mte2_.Pass();
-      s_to_mte2_.Pass();
-      LoadPairs(tile_pairs_, pairs_, step.order, step.tile_rows);
+      PipeBarrier<PIPE_ALL>();
+      LoadPairs(tile_pairs_, pairs_, step.tile.order, step.tile.rows);
       mte2_to_s_.Pass();
       Reader<int32_t> pairs(tile_pairs_);
-      for (int32_t row = 0; row < step.tile_rows; ++row)
+      for (int32_t row = 0; row < step.tile.rows; ++row)
         DataCopy(out_[static_cast<int64_t>(pairs.Get(2 * row + 1)) * stride + column],
                  rows[row * width_], width_);
     }
@@ -654,6 +672,7 @@ class VectorCore {
   LocalTensor<uint32_t> order_words_;
   LocalTensor<int32_t> tile_pairs_, tile_rows_;
   LocalTensor<float> keys_, places_;  // the tile's rows, the largest first, and where they are
+  LocalTensor<float> distance_;       // of the next tile's rows from being in order
   LocalTensor<float> work_;
   LocalTensor<uint8_t> above_;
 
@@ -669,14 +688,15 @@ class VectorCore {
   Flags<HardEvent::S_MTE2> s_to_mte2_;
   Flags<HardEvent::S_MTE3> s_to_mte3_;
   Flags<HardEvent::S_V> s_to_v_;
-  Flags<HardEvent::V_MTE2> v_to_mte2_;
+  Flags<HardEvent::V_MTE2> tile_pairs_free_;
+  Flags<HardEvent::V_S> order_known_;
   Flags<HardEvent::V_MTE3> v_to_mte3_;
   Flags<HardEvent::V_S> v_to_s_;
 
   // The unit at hand, and the first pair of it that no step holds yet.
-  int64_t unit_ = 0, unit_end_ = 0, tile_ = 0;
-  int64_t order_ = -1;
-  int32_t panel_ = 0, rows_ = 0, offset_ = 0, row_ = 0, first_ = 0, window_ = 0;
+  int64_t unit_ = 0, unit_end_ = 0;
+  Tile tile_, next_;
+  int32_t panel_ = 0, bias_panel_ = -1, offset_ = 0, row_ = 0;
   int32_t row_blocks_ = 0, stage_rows_ = 0, stage_elements_ = 0;
   int32_t product_slots_ = 0, product_elements_ = 0;
   int32_t list_rows_ = 0, stage_ = 0, product_ = 0, product_stages_ = 0, parts_ = 0;
