@@ -8,7 +8,7 @@
 //   2. the cube core multiplies every offset's rows by its weight, which stays in L1 where it fits,
 //      and writes the products, fp32, to a second workspace, each vector core's columns apart;
 //   3. the vector cores add the products to the tile's rows, which lie in their UB in fp32.
-// Step s is gathered while the products of step s - 3 are added; both workspaces hold four steps.
+// Step s is gathered while the products of step s - 5 are added; both workspaces hold six steps.
 //
 // An output row takes its products in the order of the rulebook, whatever the number of blocks:
 // results are the same from run to run. Rows are moved and added in runs of equal distance, one
@@ -20,10 +20,11 @@
 
 namespace {
 
-constexpr int32_t kBoundsWindow = 256;
+constexpr int32_t kBoundsWindow = 128;
+constexpr int32_t kWindowElements = kBoundsWindow + 4;
 constexpr int32_t kOrderBytes = 192;     // of the workspace for an order
 constexpr int32_t kMaxPieces = 32;       // of a step
-constexpr int32_t kLead = 3;             // steps from a step's gathering to its products' addition
+constexpr int32_t kLead = 5;             // steps from a step's gathering to its products' addition
 constexpr int32_t kSteps = kLead + 1;    // that the workspaces hold
 constexpr int32_t kLists = kLead + 2;    // between their preparation and their end
 constexpr int32_t kMaxRunRows = 255;
@@ -71,7 +72,7 @@ class VectorCore {
 
     const int32_t rows = RoundUp(tiling_.step_rows, kLanes);
     const int32_t columns = layout_.width[0];
-    const int32_t stage_bytes = columns > 32 ? 4096 : 16384;
+    const int32_t stage_bytes = columns > 32 ? 4096 : 12288;
     const int32_t product_bytes = columns > 32 ? 4096 : 8192;
     row_blocks_ = tiling_.in_channels * sizeof(T) / kBlockBytes;
     stage_rows_ = stage_bytes / (row_blocks_ * kBlockBytes);
@@ -80,21 +81,22 @@ class VectorCore {
     product_elements_ = product_bytes / sizeof(float);
     Take(sums_, kTileRows * columns);
     Take(gather_stage_, 2 * stage_elements_);
-    Take(fractal_stage_, stage_elements_);
+    Take(fractal_stage_, 2 * stage_elements_);
     Take(to_fractals_, stage_bytes / kBlockBytes);
     Take(product_stage_, product_stages_ * product_elements_);
     Take(product_rows_, product_elements_);
     Take(to_rows_, product_bytes / kBlockBytes);
     Take(bias_row_, kLanes);
     Take(head_, kLanes);
-    Take(bounds_window_, kBoundsWindow + 8);
+    Take(bounds_windows_, 3 * kWindowElements);
     Take(step_pairs_, 2 * rows * 2);
     Take(in_, kLists * rows);
     Take(outs_, rows);
     Take(place_, kLists * rows);
     Take(order_words_, kSteps * kOrderBytes / sizeof(uint32_t));
     Take(tile_pairs_, kTileRows * 2);
-    Take(tile_rows_, kLists * kTileRows);
+    Take(tile_rows_, kTileRows);
+    Take(distance_, kBlockBytes / sizeof(float));
     Take(keys_, kTileRows);
     Take(places_, kTileRows);
     Take(work_, 4 * kTileRows);
@@ -103,7 +105,7 @@ class VectorCore {
 
     gather_free_.Init(pipe_, 2);
     gather_full_.Init(pipe_, 2);
-    fractal_free_.Init(pipe_, 1);
+    fractal_free_.Init(pipe_, 2);
     product_free_.Init(pipe_, product_stages_);
     product_full_.Init(pipe_, product_stages_);
     pairs_free_.Init(pipe_, 2);
@@ -111,13 +113,15 @@ class VectorCore {
     list_free_.Init(pipe_, kLists);
     order_free_.Init(pipe_, kSteps);
     sums_free_.Init(pipe_, 1);
+    bounds_full_.Init(pipe_, 3);
     mte2_to_s_.Init(pipe_, 1);
     mte2_to_v_.Init(pipe_, 1);
     mte2_to_mte3_.Init(pipe_, 1);
     s_to_mte2_.Init(pipe_, 1);
     s_to_mte3_.Init(pipe_, 1);
     s_to_v_.Init(pipe_, 1);
-    v_to_mte2_.Init(pipe_, 1);
+    tile_pairs_free_.Init(pipe_, 1);
+    order_known_.Init(pipe_, 1);
     v_to_mte3_.Init(pipe_, 1);
     v_to_s_.Init(pipe_, 1);
   }
@@ -129,10 +133,13 @@ class VectorCore {
     sums_free_.RaiseAll();
     fractal_free_.RaiseAll();
     SetUp();
+    Share();
     pairs_free_.RaiseAll();
     gather_free_.RaiseAll();
 
-    unit_ = block_;
+    tile_pairs_free_.Raise();
+    if (unit_ < unit_end_) LoadBounds(unit_ % tiling_.tiles, 0, unit_ % 3);
+    Look(unit_);
     offset_ = tiling_.volume;
     int32_t step = 0;
     Prepare(0);
@@ -152,20 +159,24 @@ class VectorCore {
     order_free_.AwaitAll();
     sums_free_.AwaitAll();
     pairs_free_.AwaitAll();
+    tile_pairs_free_.Await();
   }
 
  private:
   struct Piece {
     int32_t offset, slot, rows;
   };
+  struct Tile {
+    int64_t index, order;  // order: the first of the pairs that name its rows, -1 where they are in order
+    int32_t rows;
+    int32_t window, first;  // the window that holds its bounds, and from which offset on
+  };
   // A part of a tile's pairs: at most step_rows rows, every piece's rounded up to 16.
   struct Step {
-    int64_t tile;
+    Tile tile;
     int32_t panel;
-    int32_t tile_rows;
     int32_t pieces;  // -1 after the last step
     int32_t rows;
-    int32_t order;  // which of tile_rows_ lists the tile's rows, -1 where they are in order
     bool first, last;
     Piece piece[kMaxPieces];
   };
@@ -201,72 +212,123 @@ class VectorCore {
     s_to_v_.Pass();
   }
 
-  // Loads the bounds of the tile from offset `first` on.
-  __aicore__ inline void LoadBounds(int32_t first) {
-    const int32_t count = Least(kBoundsWindow, tiling_.volume - first) + 1;
+  // Loads the bounds of a tile from offset `first` on into a window.
+  __aicore__ inline void LoadBounds(int64_t tile, int32_t first, int32_t window) {
     s_to_mte2_.Pass();
-    DataCopyPad(bounds_window_.ReinterpretCast<int32_t>(),
-                bounds_[(tile_ * (tiling_.volume + 1) + first) * 2],
-                DataCopyExtParams(1, count * 8, 0, 0, 0), DataCopyPadExtParams<int32_t>());
-    mte2_to_s_.Pass();
-    window_ = first;
+    DataCopyPad(bounds_windows_[window * kWindowElements].ReinterpretCast<int32_t>(),
+                bounds_[(tile * (tiling_.volume + 1) + first) * 2],
+                DataCopyExtParams(1, (Least(kBoundsWindow, tiling_.volume - first) + 1) * 8, 0, 0, 0),
+                DataCopyPadExtParams<int32_t>());
+    bounds_full_.Raise(window);
   }
-  __aicore__ inline int64_t Begin(int32_t offset) {
-    if (offset < window_ || offset >= window_ + kBoundsWindow) LoadBounds(offset / kBoundsWindow * kBoundsWindow);
-    return bounds_window_.GetValue(offset - window_);
-  }
-  __aicore__ inline int64_t End(int32_t offset) { return bounds_window_.GetValue(offset - window_ + 1); }
-
-  // Begins a unit: finds the tile's rows.
-  __aicore__ inline void Open() {
-    tile_ = unit_ % tiling_.tiles;
-    panel_ = static_cast<int32_t>(unit_ / tiling_.tiles);
-    const int64_t left = tiling_.num_out - tile_ * kTileRows;
-    rows_ = left < kTileRows ? static_cast<int32_t>(left) : kTileRows;
-    offset_ = row_ = 0;
-    window_ = -kBoundsWindow;
-    order_ = -1;
-    for (int32_t k = 0; k < tiling_.volume; ++k) {
-      const int64_t begin = Begin(k);
-      if (End(k) - begin == rows_) {
-        FindOrder(begin);
-        break;
-      }
+  // Where the pairs of the tile for an offset begin and, after Begin, end.
+  __aicore__ inline int64_t Begin(Tile& tile, int32_t offset) {
+    if (offset < tile.first || offset >= tile.first + kBoundsWindow) {
+      tile.first = offset / kBoundsWindow * kBoundsWindow;
+      LoadBounds(tile.index, tile.first, tile.window);
+      bounds_full_.Await(tile.window);
     }
+    return bounds_windows_.GetValue(tile.window * kWindowElements + offset - tile.first);
+  }
+  __aicore__ inline int64_t End(const Tile& tile, int32_t offset) {
+    return bounds_windows_.GetValue(tile.window * kWindowElements + offset - tile.first + 1);
   }
 
-  // The rows that the pairs from `begin` on name: in order, or listed and sorted for Place.
-  __aicore__ inline void FindOrder(int64_t begin) {
-    const int32_t next = (last_order_ + 1) % kLists;
-    const LocalTensor<int32_t> rows = tile_rows_[next * kTileRows];
+  // The units of this block: from one to another between which as much work lies as in every block,
+  // a pair and an output row being a unit of it.
+  __aicore__ inline void Share() {
+    const LocalTensor<int64_t> before = sums_.ReinterpretCast<int64_t>();
+    constexpr int32_t kEntry = kBlockBytes / sizeof(int64_t);
+    const int32_t most = Least(4095, sums_.GetSize() * sizeof(float) / kBlockBytes);
+    const int32_t tiles = (tiling_.tiles + most - 1) / most;  // of an entry
+    const int32_t entries = (tiling_.tiles + tiles - 1) / tiles;
+    const int64_t stride = (tiling_.volume + 1) * static_cast<int64_t>(sizeof(int64_t)) * tiles;
+    DataCopyPad(before.ReinterpretCast<int32_t>(), bounds_,
+                DataCopyExtParams(entries, 8, stride - 8, 0, 0), DataCopyPadExtParams<int32_t>());
+    mte2_to_s_.Pass();
+    const int64_t panel = tiling_.pairs + static_cast<int64_t>(tiling_.tiles) * kTileRows;
+    const int64_t all = panel * tiling_.groups * tiling_.panels;
+    for (int32_t end = 0; end < 2; ++end) {
+      const int64_t wanted = all * (block_ + end) / GetBlockNum();
+      const int64_t rest = wanted % panel;
+      int32_t low = 0, high = entries;
+      while (low < high) {
+        const int32_t middle = (low + high) / 2;
+        const int64_t work =
+            before.GetValue(middle * kEntry) + static_cast<int64_t>(middle) * tiles * kTileRows;
+        if (work < rest)
+          low = middle + 1;
+        else
+          high = middle;
+      }
+      (end == 0 ? unit_ : unit_end_) = wanted / panel * tiling_.tiles + Least(low * tiles, tiling_.tiles);
+    }
+    s_to_v_.Pass();
+  }
+
+  // Begins the next unit, and looks ahead.
+  __aicore__ inline void Open() {
+    tile_ = next_;
+    panel_ = static_cast<int32_t>(unit_ / tiling_.tiles);
+    offset_ = row_ = 0;
+    if (tile_.order >= 0) {
+      order_known_.Await();
+      if (distance_.GetValue(0) == 0)
+        tile_.order = -1;
+      else
+        SortRows();
+    }
+    Look(unit_ + 1);
+  }
+
+  // Looks at a unit's tile: are its rows in order?
+  __aicore__ inline void Look(int64_t unit) {
+    if (unit >= unit_end_) return;
+    next_.index = unit % tiling_.tiles;
+    const int64_t left = tiling_.num_out - next_.index * kTileRows;
+    next_.rows = left < kTileRows ? static_cast<int32_t>(left) : kTileRows;
+    next_.window = unit % 3;
+    next_.first = 0;
+    next_.order = -1;
+    bounds_full_.Await(next_.window);
+    for (int32_t k = 0; k < tiling_.volume && next_.order < 0; ++k) {
+      const int64_t begin = Begin(next_, k);
+      if (End(next_, k) - begin == next_.rows) next_.order = begin;
+    }
+    if (unit + 1 < unit_end_) LoadBounds((unit + 1) % tiling_.tiles, 0, (unit + 1) % 3);
+    if (next_.order < 0) return;
     const LocalTensor<int32_t> numbers = work_.ReinterpretCast<int32_t>();
     const LocalTensor<float> distance = work_[kTileRows];
-    s_to_v_.Pass();
-    v_to_mte2_.Pass();
-    PipeBarrier<PIPE_V>();
-    LoadPairs(tile_pairs_, pairs_, begin, rows_);
-    CreateVecIndex(numbers, static_cast<int32_t>(tile_ * kTileRows), kTileRows);
+    s_to_mte2_.Pass();
+    tile_pairs_free_.Await();
+    LoadPairs(tile_pairs_, pairs_, next_.order, next_.rows);
     mte2_to_v_.Pass();
-    Split(tile_pairs_, 1, rows, kTileRows);
-    PipeBarrier<PIPE_V>();
-    Sub(numbers, rows, numbers, rows_);
-    PipeBarrier<PIPE_V>();
-    Cast(distance, numbers, RoundMode::CAST_RINT, rows_);
-    PipeBarrier<PIPE_V>();
-    Abs(distance, distance, rows_);
-    PipeBarrier<PIPE_V>();
-    ReduceMax(distance, distance, work_[2 * kTileRows], rows_);
-    v_to_s_.Pass();
-    const bool in_order = distance.GetValue(0) == 0;
     s_to_v_.Pass();
-    if (in_order) return;
-    order_ = last_order_ = next;
-    // Sort32 and MrgSort put the largest first.
+    PipeBarrier<PIPE_V>();
+    CreateVecIndex(numbers, static_cast<int32_t>(next_.index * kTileRows), kTileRows);
+    Split(tile_pairs_, 1, tile_rows_, kTileRows);
+    tile_pairs_free_.Raise();
+    PipeBarrier<PIPE_V>();
+    Sub(numbers, tile_rows_, numbers, next_.rows);
+    PipeBarrier<PIPE_V>();
+    Cast(distance, numbers, RoundMode::CAST_RINT, next_.rows);
+    PipeBarrier<PIPE_V>();
+    Abs(distance, distance, next_.rows);
+    PipeBarrier<PIPE_V>();
+    ReduceMax(distance_, distance, work_[2 * kTileRows], next_.rows);
+    order_known_.Raise();
+  }
+
+  // Sorts the rows of the tile, for Place.
+  __aicore__ inline void SortRows() {
+    const LocalTensor<int32_t> rows = tile_rows_;
     const LocalTensor<float> from = work_, to = work_[2 * kTileRows];
+    PipeBarrier<PIPE_V>();
+    // Sort32 and MrgSort put the largest first.
     Duplicate(keys_, 0.0f, kTileRows);
     CreateVecIndex(places_.ReinterpretCast<int32_t>(), 0, kTileRows);
     PipeBarrier<PIPE_V>();
-    Adds(keys_.ReinterpretCast<int32_t>(), rows, kSortable, rows_);
+    Adds(keys_.ReinterpretCast<int32_t>(), rows, kSortable, tile_.rows);
     PipeBarrier<PIPE_V>();
     Sort32(from, keys_, places_.ReinterpretCast<uint32_t>(), kTileRows / 32);
     PipeBarrier<PIPE_V>();
@@ -301,8 +363,8 @@ class VectorCore {
   // Where in the tile output rows are: their distance from its first, or by binary search.
   __aicore__ inline void Place(const LocalTensor<int32_t>& rows, const LocalTensor<int16_t>& to,
                                int32_t count) {
-    if (order_ < 0) {
-      Adds(rows, rows, static_cast<int32_t>(-tile_ * kTileRows), count);
+    if (tile_.order < 0) {
+      Adds(rows, rows, static_cast<int32_t>(-tile_.index * kTileRows), count);
       PipeBarrier<PIPE_V>();
       Cast(to, rows, RoundMode::CAST_NONE, count);
       return;
@@ -335,7 +397,7 @@ class VectorCore {
     step.rows = 0;
     step.first = offset_ == tiling_.volume;
     if (step.first) {
-      if (unit_ >= static_cast<int64_t>(tiling_.panels) * tiling_.groups * tiling_.tiles) {
+      if (unit_ >= unit_end_) {
         step.pieces = -1;
         return;
       }
@@ -343,14 +405,12 @@ class VectorCore {
     }
     step.panel = panel_;
     step.tile = tile_;
-    step.tile_rows = rows_;
-    step.order = order_;
     list_free_.Await(index % kLists);
     pairs_free_.Await(index % 2);
     const LocalTensor<int32_t> pairs = step_pairs_[index % 2 * 2 * list_rows_];
     while (offset_ < tiling_.volume) {
-      const int64_t begin = Begin(offset_) + row_;
-      const int32_t left = static_cast<int32_t>(End(offset_) - begin);
+      const int64_t begin = Begin(tile_, offset_) + row_;
+      const int32_t left = static_cast<int32_t>(End(tile_, offset_) - begin);
       if (left > 0) {
         if (step.rows == tiling_.step_rows) break;
         Piece& piece = step.piece[step.pieces++];
@@ -366,7 +426,7 @@ class VectorCore {
       row_ = 0;
     }
     step.last = offset_ == tiling_.volume;
-    if (step.last) unit_ += GetBlockNum();
+    if (step.last) ++unit_;
     mte2_to_v_.Pass();
     if (step.pieces > 0) {
       const LocalTensor<int32_t> outs = outs_;
@@ -433,9 +493,9 @@ class VectorCore {
   // Copies the stage to the workspace, as fractals' columns: [row_blocks, step_rows, 32 B].
   __aicore__ inline int32_t Flush(int32_t index) {
     constexpr int32_t kDepth = kBlockBytes / sizeof(T);
-    const LocalTensor<T> fractals = fractal_stage_;
+    const LocalTensor<T> fractals = fractal_stage_[stage_ * stage_elements_];
     gather_full_.Pass(stage_);
-    fractal_free_.Await();
+    fractal_free_.Await(stage_);
     Gatherb(fractals.template ReinterpretCast<uint32_t>(),
             gather_stage_[stage_ * stage_elements_].template ReinterpretCast<uint32_t>(),
             to_fractals_, (stage_rows_ * row_blocks_ + 7) / 8, GatherRepeatParams(1, 8));
@@ -448,7 +508,7 @@ class VectorCore {
                DataCopyParams(row_blocks_, part.rows, stage_rows_ - part.rows,
                               tiling_.step_rows - part.rows));
     }
-    fractal_free_.Raise();
+    fractal_free_.Raise(stage_);
     stage_ = 1 - stage_;
     parts_ = 0;
     return 0;
@@ -537,15 +597,18 @@ class VectorCore {
   __aicore__ inline void Clear(const Step& step) {
     sums_free_.Await();
     if (!tiling_.has_bias) {
-      Duplicate(sums_, 0.0f, step.tile_rows * width_);
+      Duplicate(sums_, 0.0f, step.tile.rows * width_);
       return;
     }
-    v_to_mte2_.Pass();
-    DataCopy(bias_row_, bias_[FirstColumn(step)], width_);
-    mte2_to_v_.Pass();
+    if (step.panel != bias_panel_) {
+      bias_panel_ = step.panel;
+      PipeBarrier<PIPE_ALL>();
+      DataCopy(bias_row_, bias_[FirstColumn(step)], width_);
+      mte2_to_v_.Pass();
+    }
     const int32_t blocks = width_ * static_cast<int32_t>(sizeof(float)) / kBlockBytes;
-    for (int32_t row = 0; row < step.tile_rows; row += kMaxRunRows)
-      Adds(sums_[row * width_], bias_row_, 0.0f, width_, Least(kMaxRunRows, step.tile_rows - row),
+    for (int32_t row = 0; row < step.tile.rows; row += kMaxRunRows)
+      Adds(sums_[row * width_], bias_row_, 0.0f, width_, Least(kMaxRunRows, step.tile.rows - row),
            UnaryRepeatParams(1, 1, blocks, 0));
   }
 
@@ -554,7 +617,7 @@ class VectorCore {
     const LocalTensor<T> rows = sums_.template ReinterpretCast<T>();
     if constexpr (sizeof(T) < sizeof(float)) {
       // In place, the first elements aside: every cast's target is what the casts before it read.
-      const int32_t count = step.tile_rows * width_;
+      const int32_t count = step.tile.rows * width_;
       PipeBarrier<PIPE_V>();
       Cast(head_, sums_, RoundMode::CAST_RINT, Least(kLanes, count));
       for (int32_t begin = kLanes; begin < count; begin *= 2) {
@@ -569,13 +632,17 @@ class VectorCore {
     const int32_t blocks = width_ * sizeof(T) / kBlockBytes;
     const int32_t stride_blocks = stride * sizeof(T) / kBlockBytes;
     const int64_t column = FirstColumn(step);
-    if (step.order < 0) {
-      DataCopy(out_[step.tile * kTileRows * stride + column], rows,
-               DataCopyParams(step.tile_rows, blocks, 0, stride_blocks - blocks));
+    if (step.tile.order < 0) {
+      DataCopy(out_[step.tile.index * kTileRows * stride + column], rows,
+               DataCopyParams(step.tile.rows, blocks, 0, stride_blocks - blocks));
     } else {
-      Reader<int32_t> to(tile_rows_[step.order * kTileRows]);
-      for (int32_t row = 0; row < step.tile_rows; ++row)
-        DataCopy(out_[static_cast<int64_t>(to.Get(row)) * stride + column], rows[row * width_], width_);
+      PipeBarrier<PIPE_ALL>();
+      LoadPairs(tile_pairs_, pairs_, step.tile.order, step.tile.rows);
+      mte2_to_s_.Pass();
+      Reader<int32_t> pairs(tile_pairs_);
+      for (int32_t row = 0; row < step.tile.rows; ++row)
+        DataCopy(out_[static_cast<int64_t>(pairs.Get(2 * row + 1)) * stride + column],
+                 rows[row * width_], width_);
     }
     sums_free_.Raise();
   }
@@ -592,19 +659,20 @@ class VectorCore {
 
   LocalTensor<float> sums_;           // [rows of the tile, width]
   LocalTensor<T> gather_stage_;       // [2, rows, in_channels]
-  LocalTensor<T> fractal_stage_;      // [row_blocks, rows, 32 B]
+  LocalTensor<T> fractal_stage_;      // [2, row_blocks, rows, 32 B]
   LocalTensor<float> product_stage_;  // [stages, width / 16, rows, 16]
   LocalTensor<float> product_rows_;   // [rows, width]
   LocalTensor<uint32_t> to_fractals_, to_rows_;
   LocalTensor<float> bias_row_;
   LocalTensor<T> head_;
-  LocalTensor<int64_t> bounds_window_;
+  LocalTensor<int64_t> bounds_windows_;
   LocalTensor<int32_t> step_pairs_;  // [2, rows, 2]
   LocalTensor<int32_t> in_, outs_;   // [kLists, rows], [rows]
   LocalTensor<int16_t> place_;       // [kLists, rows]
   LocalTensor<uint32_t> order_words_;
   LocalTensor<int32_t> tile_pairs_, tile_rows_;
   LocalTensor<float> keys_, places_;  // the tile's rows, the largest first, and where they are
+  LocalTensor<float> distance_;       // of the next tile's rows from being in order
   LocalTensor<float> work_;
   LocalTensor<uint8_t> above_;
 
@@ -614,19 +682,21 @@ class VectorCore {
   Flags<HardEvent::V_S> list_full_;
   Flags<HardEvent::S_V> list_free_;
   Flags<HardEvent::MTE3_S> order_free_;
-  Flags<HardEvent::MTE2_S> mte2_to_s_;
+  Flags<HardEvent::MTE2_S> bounds_full_, mte2_to_s_;
   Flags<HardEvent::MTE2_V> mte2_to_v_;
   Flags<HardEvent::MTE2_MTE3> mte2_to_mte3_;
   Flags<HardEvent::S_MTE2> s_to_mte2_;
   Flags<HardEvent::S_MTE3> s_to_mte3_;
   Flags<HardEvent::S_V> s_to_v_;
-  Flags<HardEvent::V_MTE2> v_to_mte2_;
+  Flags<HardEvent::V_MTE2> tile_pairs_free_;
+  Flags<HardEvent::V_S> order_known_;
   Flags<HardEvent::V_MTE3> v_to_mte3_;
   Flags<HardEvent::V_S> v_to_s_;
 
   // The unit at hand, and the first pair of it that no step holds yet.
-  int64_t unit_ = 0, tile_ = 0;
-  int32_t panel_ = 0, rows_ = 0, order_ = -1, last_order_ = 0, offset_ = 0, row_ = 0, window_ = 0;
+  int64_t unit_ = 0, unit_end_ = 0;
+  Tile tile_, next_;
+  int32_t panel_ = 0, bias_panel_ = -1, offset_ = 0, row_ = 0;
   int32_t row_blocks_ = 0, stage_rows_ = 0, stage_elements_ = 0;
   int32_t product_slots_ = 0, product_elements_ = 0;
   int32_t list_rows_ = 0, stage_ = 0, product_ = 0, product_stages_ = 0, parts_ = 0;
