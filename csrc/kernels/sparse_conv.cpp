@@ -8,7 +8,7 @@
 //   2. the cube core multiplies every offset's rows by its weight, which stays in L1 where it fits,
 //      and writes the products, fp32, to a second workspace, each vector core's columns apart;
 //   3. the vector cores add the products to the tile's rows, which lie in their UB in fp32.
-// Step s is gathered while the products of step s - 5 are added; both workspaces hold six steps.
+// Step s is gathered while the products of step s - 6 are added; both workspaces hold seven steps.
 //
 // An output row takes its products in the order of the rulebook, whatever the number of blocks:
 // results are the same from run to run. Rows are moved and added in runs of equal distance, one
@@ -24,9 +24,9 @@ constexpr int32_t kBoundsWindow = 128;
 constexpr int32_t kWindowElements = kBoundsWindow + 4;
 constexpr int32_t kOrderBytes = 192;     // of the workspace for an order
 constexpr int32_t kMaxPieces = 32;       // of a step
-constexpr int32_t kLead = 5;             // steps from a step's gathering to its products' addition
+constexpr int32_t kLead = 6;             // steps from a step's gathering to its products' addition
 constexpr int32_t kSteps = kLead + 1;    // that the workspaces hold
-constexpr int32_t kLists = kLead + 2;    // between their preparation and their end
+constexpr int32_t kLists = kLead + 3;    // between their preparation and their end
 constexpr int32_t kMaxRunRows = 255;
 constexpr int32_t kSortable = 1 << 23;  // rows plus this, read as floats, sort as they do
 constexpr uint16_t kGathered = 0, kMultiplied = 1;  // cross-core flags
@@ -109,8 +109,7 @@ class VectorCore {
     product_free_.Init(pipe_, product_stages_);
     product_full_.Init(pipe_, product_stages_);
     pairs_free_.Init(pipe_, 2);
-    list_full_.Init(pipe_, 2);
-    list_free_.Init(pipe_, kLists);
+    list_full_.Init(pipe_, 3);
     order_free_.Init(pipe_, kSteps);
     sums_free_.Init(pipe_, 1);
     bounds_full_.Init(pipe_, 3);
@@ -128,7 +127,6 @@ class VectorCore {
 
   __aicore__ inline void Run() {
     product_free_.RaiseAll();
-    list_free_.RaiseAll();
     order_free_.RaiseAll();
     sums_free_.RaiseAll();
     fractal_free_.RaiseAll();
@@ -142,9 +140,10 @@ class VectorCore {
     Look(unit_);
     offset_ = tiling_.volume;
     int32_t step = 0;
-    Prepare(0);
-    for (; steps_[step % kLists].pieces >= 0; ++step) {
-      Prepare(step + 1);
+    int32_t prepared = 0;
+    for (bool more = true; more || step < prepared; ++step) {
+      for (; more && prepared < step + 3; prepared += more) more = Prepare(prepared);
+      if (step == prepared) break;
       if (step >= kLead) AddProducts(step - kLead);
       Gather(step);
       SendOrder(step);
@@ -155,7 +154,6 @@ class VectorCore {
     gather_free_.AwaitAll();
     fractal_free_.AwaitAll();
     product_free_.AwaitAll();
-    list_free_.AwaitAll();
     order_free_.AwaitAll();
     sums_free_.AwaitAll();
     pairs_free_.AwaitAll();
@@ -391,7 +389,7 @@ class VectorCore {
 
   // Fills step `index` with the next pairs and loads them: rows to gather to in_, places in the
   // tile to place_.
-  __aicore__ inline void Prepare(int32_t index) {
+  __aicore__ inline bool Prepare(int32_t index) {
     Step& step = steps_[index % kLists];
     step.pieces = 0;
     step.rows = 0;
@@ -399,13 +397,13 @@ class VectorCore {
     if (step.first) {
       if (unit_ >= unit_end_) {
         step.pieces = -1;
-        return;
+        return false;
       }
       Open();
     }
     step.panel = panel_;
     step.tile = tile_;
-    list_free_.Await(index % kLists);
+    s_to_v_.Pass();  // the lists of step index - kLists are read
     pairs_free_.Await(index % 2);
     const LocalTensor<int32_t> pairs = step_pairs_[index % 2 * 2 * list_rows_];
     while (offset_ < tiling_.volume) {
@@ -437,7 +435,8 @@ class VectorCore {
       Place(outs, place_[index % kLists * list_rows_], list_rows_);
     }
     pairs_free_.Raise(index % 2);
-    list_full_.Raise(index % 2);
+    list_full_.Raise(index % 3);
+    return true;
   }
 
   // Copies this core's half of every piece's input rows to the workspace.
@@ -446,7 +445,7 @@ class VectorCore {
     const int32_t columns = tiling_.in_channels, stride = tiling_.groups * columns;
     const int32_t stride_blocks = tiling_.groups * row_blocks_, farthest = 0xffff / stride_blocks;
     const int64_t first_column = static_cast<int64_t>(step.panel / tiling_.panels) * columns;
-    list_full_.Await(index % 2);
+    list_full_.Await(index % 3);
     Reader<int32_t> in(in_[index % kLists * list_rows_]);
     int32_t staged = 0;
     for (int32_t p = 0; p < step.pieces; ++p) {
@@ -469,7 +468,9 @@ class VectorCore {
         row = next;
         DataCopy(gather_stage_[stage_ * stage_elements_ + staged * columns],
                  features_[static_cast<int64_t>(from) * stride + first_column],
-                 DataCopyParams(run, row_blocks_, gap * stride_blocks - row_blocks_, 0));
+                 gap * stride_blocks == row_blocks_
+                     ? DataCopyParams(1, run * row_blocks_, 0, 0)
+                     : DataCopyParams(run, row_blocks_, gap * stride_blocks - row_blocks_, 0));
         Stage(slot, staged, run);
         slot += run;
         staged += run;
@@ -563,7 +564,6 @@ class VectorCore {
       }
       if (step.last) Write(step);
     }
-    list_free_.Raise(index % kLists);
   }
 
   // Adds the rows of the slots [slot, end); product_rows_ holds those from `first` on.
@@ -680,7 +680,6 @@ class VectorCore {
   Flags<HardEvent::MTE2_V> gather_full_, product_full_;
   Flags<HardEvent::MTE3_V> fractal_free_, sums_free_;
   Flags<HardEvent::V_S> list_full_;
-  Flags<HardEvent::S_V> list_free_;
   Flags<HardEvent::MTE3_S> order_free_;
   Flags<HardEvent::MTE2_S> bounds_full_, mte2_to_s_;
   Flags<HardEvent::MTE2_V> mte2_to_v_;
