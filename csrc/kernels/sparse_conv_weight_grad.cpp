@@ -398,9 +398,16 @@ class CubeCore {
       const LocalTensor<T> left = left_[operand_ * (kOperandBytes / sizeof(T))];
       const LocalTensor<T> right = right_[operand_ * (kOperandBytes / sizeof(T))];
       operands_free_.Await(operand_);
-      for (int32_t i = 0; i < deep; ++i)
-        LoadData(left[i * kFractal], in,
-                 LoadData2DParams((row / kDepth + i) * high, high, 1, 0, deep - 1, false, 0));
+      const int32_t start = row / kDepth * high;
+      if (high < deep) {
+        for (int32_t i = 0; i < high; ++i)
+          LoadData(left[i * deep * kFractal], in,
+                   LoadData2DParams(start + i, deep, high, 0, 0, false, 0));
+      } else {
+        for (int32_t i = 0; i < deep; ++i)
+          LoadData(left[i * kFractal], in,
+                   LoadData2DParams(start + i * high, high, 1, 0, deep - 1, false, 0));
+      }
       LoadData(right, grad, LoadData2DParams(row / kDepth * wide, deep * wide, 1, 0, 0, false, 0));
       operands_full_.Pass(operand_);
       const bool starts = first && row == 0;
