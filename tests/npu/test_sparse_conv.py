@@ -178,3 +178,18 @@ def test_kernels_run(tmp_path, monkeypatch):
         launched = [json.loads(text)['kernel'] for text in path.read_text().splitlines()]
         forward, weight_grad = f'sparse_conv_{name}', f'sparse_conv_weight_grad_{name}'
         assert sorted(launched) == [forward, forward, weight_grad]
+
+
+def test_cost(tmp_path, monkeypatch):
+    """SubMConv3d 64->64 on 80,000 voxels of a sweep: within 3 times what 20 cube cores need for its products."""
+    path = tmp_path / 'profile.jsonl'
+    monkeypatch.setenv('MXD_SOFTNPU_PROFILE', str(path))
+    indices, batch_size = voxels(80_000)
+    book = subm(indices.unique(dim=0), batch_size)
+    features, weight = (t.to('npu') for t in layer(64, 64, len(indices)))
+    sparse_conv(features, weight, None, to_npu(book)).cpu()
+    (launch,) = (json.loads(text) for text in path.read_text().splitlines())
+    bound = (
+        len(book.pairs) * 64 * 64 / 1024 / 20 / 1800
+    )  # us: fp32, a cycle's products, cores, cycles a us
+    assert bound < launch['modelled_us'] <= 3 * bound

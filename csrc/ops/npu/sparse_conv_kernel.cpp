@@ -23,7 +23,7 @@ constexpr int64_t kFractal = 16;       // rows or columns
 constexpr int64_t kContraction = 256;  // bytes of a row that one matrix instruction multiplies
 constexpr int64_t kColumns = 128;      // output columns of one matrix instruction
 constexpr int64_t kStepBytes = 65536;  // of a step's input rows
-constexpr int64_t kSteps = 6;          // that the workspaces hold, as in the kernel
+constexpr int64_t kSteps = 7;          // that the workspaces hold, as in the kernel
 constexpr int64_t kOrderBytes = 192;   // of an order, as in the kernel
 
 constexpr int64_t kMaxSlabs = 20;  // parts of a weight's gradient that are summed apart
@@ -86,7 +86,7 @@ at::Tensor forward_npu(const at::Tensor& features, const at::Tensor& weight,
   tiling.panel = round_up(divide_up(out, tiling.panels), kFractal);
   tiling.step_rows =
       std::clamp<int64_t>(kStepBytes / (tiling.in_channels * size) / kFractal * kFractal, kFractal,
-                          tiling.panel > 64 ? 128 : 256);
+                          tiling.panel > 64 ? 128 : 192);
   tiling.has_bias = bias.has_value();
   const int64_t padded_out = tiling.panels * tiling.panel;
 
