@@ -105,6 +105,17 @@ def register() -> None:
         entry.registry.register_module(name=entry.names, module=entry.cls, force=True)
 
 
+def register_classes(classes: dict) -> None:
+    """Register the classes of a model under their own names, also over those of its project.
+
+    Args:
+        classes (dict[Registry, Sequence[type]]): the classes for each registry.
+    """
+    for registry, members in classes.items():
+        for cls in members:
+            registry.register_module(module=cls, force=True)
+
+
 def status() -> list:
     """What the registries hold now under the names of the table.
 
