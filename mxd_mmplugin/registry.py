@@ -9,7 +9,7 @@ from mmcv.ops import get_compiling_cuda_version
 from mmengine.registry import HOOKS, MODELS, Registry
 
 from . import modules
-from .engine.bev_hook import BEVPictureHook
+from .engine.bev_hook import BEVPictureHook, CameraPictureHook
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,10 @@ def table() -> list:
             note='no other package has it in the registry',
         )
     )
-    entries.append(
-        Entry(HOOKS, BEVPictureHook, 'BEVPictureHook', note='pictures of validation frames')
-    )
+    note = 'pictures of validation frames'
+    entries += [
+        Entry(HOOKS, cls, cls.__name__, note=note) for cls in (BEVPictureHook, CameraPictureHook)
+    ]
     if importlib.util.find_spec('mmdet3d'):
         from mmdet3d.registry import TRANSFORMS
 
