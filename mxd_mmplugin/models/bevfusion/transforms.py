@@ -2,40 +2,80 @@
 
 from collections.abc import Sequence
 
+import mmcv
 import numpy as np
 from mmcv.transforms import BaseTransform
 from mmdet3d.datasets.transforms import GlobalRotScaleTrans, LoadMultiViewImageFromFiles
+from mmengine.fileio import get
 from PIL import Image
 
 
 class BEVLoadMultiViewImageFromFiles(LoadMultiViewImageFromFiles):
-    """mmdet3d's loading with the channels in the order R, G, B and with the matrices of the view transform.
+    """Load the images of a frame, the channels in the order R, G, B, with the matrices of the view transform.
 
-    Adds cam2img and ori_cam2img, lidar2cam, cam2lidar and lidar2img, [N, 4, 4], and img_path. Arguments: see
-    `LoadMultiViewImageFromFiles`.
+    Args:
+        to_float32, color_type, backend_args, num_views, set_default_scale: see `LoadMultiViewImageFromFiles`.
+        num_ref_frames (int): frames to load besides; -1, as the info files have one.
+        test_mode (bool): not used.
     """
 
+    def __init__(self, num_ref_frames: int = -1, **kwargs):
+        if num_ref_frames > 0:
+            raise ValueError(
+                f'num_ref_frames must be -1: one frame is loaded, was {num_ref_frames}'
+            )
+        super().__init__(num_ref_frames=num_ref_frames, **kwargs)
+
+    def _load(self, path: str) -> np.ndarray:
+        data = get(path, backend_args=self.backend_args)
+        img = mmcv.imfrombytes(data, flag=self.color_type, backend='pillow', channel_order='rgb')
+        return img.astype(np.float32) if self.to_float32 else img
+
     def transform(self, results: dict) -> dict:
-        """Load the images of a frame."""
-        results = super().transform(results)
-        results['img'] = [
-            np.ascontiguousarray(img[..., ::-1]) if img.ndim == 3 else img for img in results['img']
-        ]
-        lidar2cam = np.array(results['lidar2cam'], dtype=np.float32)
-        cam2img = np.tile(np.eye(4, dtype=np.float32), (len(lidar2cam), 1, 1))
-        cam2img[:, :3, :3] = np.array(results['cam2img'])[:, :3, :3]
+        """Load the images.
+
+        Args:
+            results (dict): `images`: camera -> img_path, lidar2cam, cam2img.
+
+        Returns:
+            dict: with img, a list of N arrays [H, W, 3] of one size (smaller ones padded with zeros);
+            cam2img, ori_cam2img, lidar2cam, cam2lidar, lidar2img, [N, 4, 4]; img_path, img_shape, ori_shape,
+            pad_shape, scale_factor, img_norm_cfg, num_views, num_ref_frames, filename.
+        """
+        cameras = list(results['images'].values())
+        paths = [camera['img_path'] for camera in cameras]
+        imgs = [self._load(path) for path in paths]
+        shape = tuple(np.max([img.shape[:2] for img in imgs], axis=0).tolist())
+        imgs = [img if img.shape[:2] == shape else mmcv.impad(img, shape=shape) for img in imgs]
+
+        lidar2cam = np.array([camera['lidar2cam'] for camera in cameras], dtype=np.float32)
+        cam2img = np.tile(np.eye(4, dtype=np.float32), (len(cameras), 1, 1))
+        cam2img[:, :3, :3] = [np.asarray(camera['cam2img'])[:3, :3] for camera in cameras]
         # A rotation's inverse is its transpose.
-        cam2lidar = np.tile(np.eye(4), (len(lidar2cam), 1, 1))
+        cam2lidar = np.tile(np.eye(4), (len(cameras), 1, 1))
         cam2lidar[:, :3, :3] = lidar2cam[:, :3, :3].transpose(0, 2, 1)
         cam2lidar[:, :3, 3:] = -cam2lidar[:, :3, :3] @ lidar2cam[:, :3, 3:]
+
+        channels = imgs[0].shape[2] if imgs[0].ndim == 3 else 1
+        norm = dict(mean=np.zeros(channels, np.float32), std=np.ones(channels, np.float32))
         results.update(
+            img=imgs,
+            img_path=paths,
+            filename=paths,
+            img_shape=shape,
+            ori_shape=shape,
+            pad_shape=shape,
+            img_norm_cfg=dict(norm, to_rgb=False),
             cam2img=cam2img,
             ori_cam2img=cam2img.copy(),
             lidar2cam=lidar2cam,
             cam2lidar=cam2lidar,
             lidar2img=cam2img @ lidar2cam,
-            img_path=results['filename'],
+            num_views=self.num_views,
+            num_ref_frames=self.num_ref_frames,
         )
+        if self.set_default_scale:
+            results['scale_factor'] = 1.0
         return results
 
 
@@ -91,7 +131,7 @@ class ImageAug3D(BaseTransform):
             tuple[array, array]: float32 [h, w, 3], and float32 [4, 4] that takes x, y, depth of the
             image before to x, y, depth of the result.
         """
-        picture = Image.fromarray(img.astype(np.uint8), mode='RGB').resize(size).crop(crop)
+        picture = Image.fromarray(img.astype(np.uint8)).resize(size).crop(crop)
         matrix = np.eye(3)
         matrix[:2, :2] *= resize
         matrix[:2, 2] = -np.array(crop[:2])

@@ -10,7 +10,7 @@ grid_size = [512, 512, 41]
 out_size_factor = 4
 
 norm_2d = dict(type='BN', eps=0.001, momentum=0.05)
-attention = dict(embed_dims=64, num_heads=4, dropout=0.0)
+attention = dict(embed_dims=32, num_heads=4, dropout=0.0)
 head_grid = dict(grid_size=grid_size, out_size_factor=out_size_factor)
 model = dict(
     data_preprocessor=dict(
@@ -31,13 +31,14 @@ model = dict(
     pts_backbone=dict(in_channels=64, out_channels=[64, 64], layer_nums=[1, 3], norm_cfg=norm_2d),
     pts_neck=dict(in_channels=[64, 64], out_channels=[32, 32], norm_cfg=norm_2d),
     bbox_head=dict(
+        num_proposals=128,
         in_channels=64,
-        hidden_channel=64,
+        hidden_channel=32,
         decoder_layer=dict(
             self_attn_cfg=attention,
             cross_attn_cfg=attention,
-            ffn_cfg=dict(embed_dims=64, feedforward_channels=128, ffn_drop=0.0),
-            pos_encoding_cfg=dict(num_pos_feats=64),
+            ffn_cfg=dict(embed_dims=32, feedforward_channels=64, ffn_drop=0.0),
+            pos_encoding_cfg=dict(num_pos_feats=32),
         ),
         train_cfg=dict(head_grid, voxel_size=voxel_size, point_cloud_range=point_cloud_range),
         test_cfg=dict(head_grid, voxel_size=voxel_size[:2], pc_range=point_cloud_range[:2]),
@@ -64,6 +65,7 @@ train_pipeline = [
 test_pipeline = [_base_.load_points, load_sweeps, keep_range, _base_.pack_test]
 
 train_dataloader = dict(
+    batch_size=2,
     num_workers=2,
     dataset=dict(
         _delete_=True,
@@ -87,8 +89,8 @@ test_dataloader = val_dataloader
 val_evaluator = dict(data_root=data_root, ann_file=data_root + 'nuscenes_infos_val.pkl')
 test_evaluator = val_evaluator
 
-max_epochs = 8
-lr = 3e-3
+max_epochs = 6
+lr = 2e-3
 optim_wrapper = dict(optimizer=dict(lr=lr))
 param_scheduler = [
     dict(
@@ -102,7 +104,7 @@ param_scheduler = [
     )
 ]
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
-auto_scale_lr = dict(base_batch_size=4)
+auto_scale_lr = dict(base_batch_size=2)
 default_hooks = dict(
     logger=dict(interval=10), checkpoint=dict(interval=1, max_keep_ckpts=1, save_last=True)
 )
