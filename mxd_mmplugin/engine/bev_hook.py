@@ -93,17 +93,29 @@ class CameraPictureHook(BEVPictureHook):
         super().__init__(frames, score_thr)
 
     def _picture(self, folder, name, inputs, metainfo, classes, **drawn):
-        matrices = np.asarray(metainfo['lidar2img'], dtype=float)
-        if 'img_aug_matrix' in metainfo:
-            # It moves pixels: in x * depth, y * depth, depth a shift grows with the depth.
-            moves = np.asarray(metainfo['img_aug_matrix'], dtype=float)
-            pixels = np.tile(np.eye(4), (len(moves), 1, 1))
-            pixels[:, :2, :2], pixels[:, :2, 2] = moves[:, :2, :2], moves[:, :2, 3]
-            matrices = pixels @ matrices
         draw_cameras(
             folder / f'{name}_cameras.png',
             inputs['img'].permute(0, 2, 3, 1).cpu().numpy(),
-            matrices,
+            image_matrices(metainfo),
             names=[camera_name(path) for path in metainfo['img_path']],
             **drawn,
         )
+
+
+def image_matrices(metainfo):
+    """From the LiDAR frame to the images as the model sees them, (N, 4, 4): x * depth, y * depth, depth.
+
+    Args:
+        metainfo (dict): lidar2img, and img_aug_matrix where the images were changed.
+
+    Returns:
+        array: float64.
+    """
+    matrices = np.asarray(metainfo['lidar2img'], dtype=float)
+    if 'img_aug_matrix' not in metainfo:
+        return matrices
+    # It moves pixels: in x * depth, y * depth, depth a shift grows with the depth.
+    moves = np.asarray(metainfo['img_aug_matrix'], dtype=float)
+    pixels = np.tile(np.eye(4), (len(moves), 1, 1))
+    pixels[:, :2, :2], pixels[:, :2, 2] = moves[:, :2, :2], moves[:, :2, 3]
+    return pixels @ matrices
