@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from .bev import INK, PALETTE, PAPER, TRUTH
 
 WIDTH, DPI = 18.0, 100  # inches of the picture, dots an inch
+PATCH = dict(facecolor=PAPER, edgecolor='none', alpha=0.8, pad=2)  # behind a text
 NEAR = 0.2  # metres before the camera, where edges are cut off
 # Where nuScenes' cameras are in the picture, row by row.
 ORDER = ('FRONT_LEFT', 'FRONT', 'FRONT_RIGHT', 'BACK_LEFT', 'BACK', 'BACK_RIGHT')
@@ -70,10 +71,11 @@ def draw_cameras(
         _draw(axes, truth, lidar2pixel[index], [TRUTH] * len(truth), 1.4)
         colors = [PALETTE[label % len(PALETTE)] for label in kept[1]]
         _draw(axes, kept[0], lidar2pixel[index], colors, 1.0)
-        text = names[index] if len(names) else f'camera {index}'
-        text = f'{title}: {text}' if place == 0 and title else text
-        patch = dict(facecolor=PAPER, edgecolor='none', alpha=0.8, pad=2)
-        axes.text(0.01, 0.97, text, transform=axes.transAxes, va='top', color=INK, bbox=patch)
+        name = names[index] if len(names) else f'camera {index}'
+        axes.text(0.01, 0.03, name, transform=axes.transAxes, color=INK, bbox=PATCH)
+    if title:
+        corner = dict(x=0.004, y=0.99, va='top')
+        figure.text(**corner, s=title, weight='bold', color=INK, bbox=PATCH)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
