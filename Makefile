@@ -12,15 +12,17 @@ WORK_DIR ?= work_dirs/$(basename $(notdir $(CONFIG)))
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 STAMP := .venv/.stamp-
-NATIVE := $(shell find csrc -name "*.cpp" -o -name "*.h")
+NATIVE := $(shell find csrc tests -name "*.cpp" -o -name "*.h")
+CPU_NATIVE := $(wildcard csrc/ops/*.* csrc/ops/cpu/*.*)
+PACKAGES := $(abspath .venv)/lib/python3.11/site-packages
 TORCH := $(shell sed -n "s/^torch==//p" requirements/build.txt)
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help venv train data test lint bench clean
+.PHONY: help venv train data test lint bench softnpu clean
 
 help:  ## show this help
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 venv: $(STAMP)package $(STAMP)runtime $(STAMP)test  ## install everything, the test tools too
 
@@ -35,7 +37,7 @@ train: $(STAMP)package $(DATA)/nuscenes_dbinfos_train.pkl  ## train and evaluate
 
 data: $(DATA)/nuscenes_dbinfos_train.pkl  ## generate the nuScenes-format scenes and their info files
 
-test: lint $(STAMP)package $(STAMP)runtime .rivals/.stamp  ## check the style and run all tests
+test: lint softnpu $(STAMP)package $(STAMP)runtime .rivals/.stamp  ## check the style and run all tests
 	$(BIN)/python -m pytest
 
 lint: $(STAMP)test  ## check the style of the Python and C++ sources
@@ -46,8 +48,10 @@ lint: $(STAMP)test  ## check the style of the Python and C++ sources
 bench: $(STAMP)package $(STAMP)runtime .rivals/.stamp  ## time the operators beside their rivals (BENCH='voxelize --shapes large')
 	PYTHONPATH=.rivals $(BIN)/mxd bench $(BENCH)
 
-clean:  ## remove what was built; .venv, .rivals, data and work_dirs stay
-	rm -rf build *.egg-info mxd_mmplugin/*.so $(STAMP)package .pytest_cache .hypothesis .ruff_cache
+softnpu: .softnpu/.stamp  ## build the software NPU, on which the NPU path runs with no NPU (mxd softnpu)
+
+clean:  ## remove what was built; .venv, .rivals, .softnpu/site, data and work_dirs stay
+	rm -rf build $(filter-out .softnpu/site,$(wildcard .softnpu/*)) .softnpu/.stamp .softnpu/.ninja* *.egg-info mxd_mmplugin/*.so $(STAMP)package .pytest_cache .hypothesis .ruff_cache
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and \
@@ -74,13 +78,28 @@ $(STAMP)test: requirements/test.txt | $(BIN)/python
 	$(PIP) install --quiet --no-deps -r $<
 	@touch $@
 
-$(STAMP)package: setup.py pyproject.toml $(NATIVE) $(STAMP)build
+$(STAMP)package: setup.py pyproject.toml $(CPU_NATIVE) $(STAMP)build
 	$(PIP) install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
 .rivals/.stamp: requirements/bench.txt | $(BIN)/python
 	rm -rf .rivals
 	$(PIP) install --quiet --no-deps --target .rivals -r $<
+	@touch $@
+
+.softnpu/site/.stamp: requirements/softnpu.txt | $(BIN)/python
+	rm -rf .softnpu/site
+	$(PIP) install --quiet --no-deps --target .softnpu/site -r $<
+	@touch $@
+
+# mmcv's and torch_npu's headers are compiled against: their packages come first.
+.softnpu/.stamp: $(NATIVE) $(shell find csrc -name "CMakeLists.txt" -o -name "*.cmake" -o -name "*.py") \
+    .softnpu/site/.stamp $(STAMP)runtime
+	PYTHONPATH=.softnpu/site .softnpu/site/bin/cmake -S csrc -B .softnpu -G Ninja \
+	    -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -DPython3_EXECUTABLE=$(abspath $(BIN)/python) \
+	    -DTORCH_DIR=$(PACKAGES)/torch -DMMCV_DIR=$(PACKAGES)/mmcv \
+	    -DTORCH_NPU_DIR=$(abspath .softnpu/site/torch_npu) > /dev/null
+	$(BIN)/ninja -C .softnpu
 	@touch $@
 
 $(DATA)/.stamp-scenes: $(wildcard mxd_mmplugin/datasets/synth/*.py) | $(STAMP)package $(STAMP)runtime

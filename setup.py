@@ -42,6 +42,8 @@ class Build(BuildExtension):
             'MMCV_DIR': package_folder('mmcv'),
         }
         settings = [f'-D{name}={path}' for name, path in packages.items()]
+        if 'SOC_VERSION' in os.environ:
+            settings.append(f'-DSOC_VERSION={os.environ["SOC_VERSION"]}')
         subprocess.run(['cmake', '-S', 'csrc', '-B', str(folder), *settings], check=True)
         subprocess.run(['cmake', '--build', str(folder), '--parallel'], check=True)
         target.mkdir(parents=True, exist_ok=True)

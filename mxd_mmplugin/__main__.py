@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import sys
 
 COMMANDS = {
     'bench': ('mxd_mmplugin.benchmarks', 'time the operators beside their rivals'),
@@ -9,6 +10,7 @@ COMMANDS = {
         'mxd_mmplugin.engine.doctor',
         'report versions, devices, backends and swapped names',
     ),
+    'softnpu': ('mxd_mmplugin.softnpu', 'run a command on the software NPU'),
     'synth': ('mxd_mmplugin.datasets.synth', 'generate a nuScenes-format data set'),
 }
 
@@ -20,7 +22,8 @@ def main(argv=None) -> int:
     for name, (module, summary) in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=summary, add_help=False)
         command.set_defaults(module=module)
-    args, rest = parser.parse_known_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    args, rest = parser.parse_args(argv[:1]), argv[1:]
     module = importlib.import_module(args.module)
     command = argparse.ArgumentParser(prog=f'mxd {args.command}', description=module.__doc__)
     module.add_arguments(command)

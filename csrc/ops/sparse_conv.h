@@ -90,6 +90,37 @@ inline Geometry make_geometry(int64_t batch_size, at::IntArrayRef spatial_shape,
   return g;
 }
 
+// Steps of a linear key over (batch, coordinates), row-major.
+struct KeySteps {
+  std::array<uint64_t, kMaxDims> step{};
+  uint64_t batch_step = 1, limit = 0;
+
+  KeySteps(const std::array<int64_t, kMaxDims>& extent, int ndim, int64_t batch_size) {
+    bool overflow = false;
+    for (int d = ndim - 1; d >= 0; d--) {
+      step[d] = batch_step;
+      overflow |= __builtin_mul_overflow(batch_step, static_cast<uint64_t>(extent[d]), &batch_step);
+    }
+    overflow |= __builtin_mul_overflow(batch_step, static_cast<uint64_t>(batch_size), &limit);
+    TORCH_CHECK_VALUE(
+        !overflow && limit < uint64_t{1} << 63,
+        "spatial_shape times batch_size must stay below 2**63 cells, padding included; "
+        "in this dimension order the extents were ",
+        at::IntArrayRef(extent.data(), ndim), " and batch_size ", batch_size);
+  }
+};
+
+// Steps of a key space that holds the cells of `shape` and the windows of `windows` places into
+// them.
+inline KeySteps window_steps(const std::array<int64_t, kMaxDims>& shape,
+                             const std::array<int64_t, kMaxDims>& windows, const Geometry& g) {
+  std::array<int64_t, kMaxDims> extent{};
+  for (int d = 0; d < g.ndim; d++)
+    extent[d] = std::max(shape[d] + g.padding[d],
+                         (windows[d] - 1) * g.stride[d] + (g.kernel[d] - 1) * g.dilation[d] + 1);
+  return {extent, g.ndim, g.batch_size};
+}
+
 inline void check_indices(const at::Tensor& indices, int ndim) {
   TORCH_CHECK_VALUE(indices.dim() == 2 && indices.size(1) == ndim + 1,
                     "indices must have shape [voxels, ", ndim + 1, "] (batch and ", ndim,

@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from .. import softnpu
+
 
 @dataclass(frozen=True)
 class Package:
@@ -65,7 +67,7 @@ def run(args) -> int:
     """
     console = Console(width=None if sys.stdout.isatty() else 120)
     remedies = []
-    for section in (_packages, _device, _ops, _registry):
+    for section in (_packages, _device, _ops, _mmcv_ops, _registry):
         try:
             table, missing = section()
         except Exception as error:
@@ -113,6 +115,7 @@ def _device():
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if npus:
         names = ', '.join(sorted({torch.npu.get_device_name(i) for i in range(npus)}))
+        names += ', in software' if softnpu.active() else ''
         table.add_row('NPU', str(npus), names)
     elif nodes:
         table.add_row('NPU', f'[red]{len(nodes)}, unusable[/]', escape(npu_error or 'no driver'))
@@ -142,6 +145,28 @@ def _ops():
     table = _table('Ops', 'op', *devices)
     for op, served in backends.items():
         table.add_row(op, *(escape(str(served.get(device, ''))) for device in devices))
+    if 'Ascend kernel' not in {served['npu'] for served in backends.values()}:
+        table.caption = 'Ascend kernels are in the NPU build only: see docs/npu.md.'
+    return table, []
+
+
+def _mmcv_ops():
+    """Ops of mmcv: how each is served on an NPU; no table where there is none."""
+    import torch
+
+    if _import_error('torch_npu') or not torch.npu.device_count():
+        return None, []
+    import_module('mxd_mmplugin.ops')
+    if not hasattr(torch.ops.mxd, 'mmcv_registry'):
+        return None, [
+            "mmcv's ops for npu tensors: build mxd-mmplugin with CANN's set_env.sh sourced, "
+            'see docs/npu.md'
+        ]
+    table = _table('Ops of mmcv on an NPU', 'served by', 'ops')
+    ops = torch.ops.mxd.mmcv_registry()
+    for server in dict.fromkeys(ops.values()):
+        names = (name.removesuffix('_impl') for name in ops if ops[name] == server)
+        table.add_row(server, ', '.join(names))
     return table, []
 
 

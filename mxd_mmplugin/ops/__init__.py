@@ -95,15 +95,16 @@ def backends() -> dict:
     """How each operator is served on each device.
 
     Returns:
-        dict[str, dict[str, str]]: operator name -> device type -> 'kernel' (of this package) or
-        'pure PyTorch'.
+        dict[str, dict[str, str]]: operator name -> device type -> 'kernel' (of this package; on an
+        NPU 'Ascend kernel') or 'plain PyTorch'.
     """
+
+    def server(name, device, key):
+        if not torch._C._dispatch_has_kernel_for_dispatch_key(f'mxd::{name}', key):
+            return 'plain PyTorch'
+        return 'Ascend kernel' if device == 'npu' else 'kernel'
+
     return {
-        name: {
-            device: 'kernel'
-            if torch._C._dispatch_has_kernel_for_dispatch_key(f'mxd::{name}', key)
-            else 'pure PyTorch'
-            for device, key in DEVICES.items()
-        }
+        name: {device: server(name, device, key) for device, key in DEVICES.items()}
         for name in OPERATORS
     }

@@ -19,26 +19,6 @@
 namespace mxd::sparse_conv {
 namespace {
 
-// Steps of a linear key over (batch, coordinates), row-major.
-struct KeySteps {
-  std::array<uint64_t, kMaxDims> step{};
-  uint64_t batch_step = 1, limit = 0;
-
-  KeySteps(const std::array<int64_t, kMaxDims>& extent, int ndim, int64_t batch_size) {
-    bool overflow = false;
-    for (int d = ndim - 1; d >= 0; d--) {
-      step[d] = batch_step;
-      overflow |= __builtin_mul_overflow(batch_step, static_cast<uint64_t>(extent[d]), &batch_step);
-    }
-    overflow |= __builtin_mul_overflow(batch_step, static_cast<uint64_t>(batch_size), &limit);
-    TORCH_CHECK_VALUE(
-        !overflow && limit < uint64_t{1} << 63,
-        "spatial_shape times batch_size must stay below 2**63 cells, padding included; "
-        "in this dimension order the extents were ",
-        at::IntArrayRef(extent.data(), ndim), " and batch_size ", batch_size);
-  }
-};
-
 // Input voxels in the order of their keys.
 struct SortedVoxels {
   std::vector<uint64_t> keys;
@@ -48,17 +28,6 @@ struct SortedVoxels {
     return rows.empty() ? static_cast<int32_t>(position) : rows[position];
   }
 };
-
-// Steps of a key space that holds the cells of `shape` and the windows of `windows` places into
-// them.
-KeySteps window_steps(const std::array<int64_t, kMaxDims>& shape,
-                      const std::array<int64_t, kMaxDims>& windows, const Geometry& g) {
-  std::array<int64_t, kMaxDims> extent{};
-  for (int d = 0; d < g.ndim; d++)
-    extent[d] = std::max(shape[d] + g.padding[d],
-                         (windows[d] - 1) * g.stride[d] + (g.kernel[d] - 1) * g.dilation[d] + 1);
-  return {extent, g.ndim, g.batch_size};
-}
 
 SortedVoxels sort_voxels(const int32_t* indices, int64_t count, const Geometry& g,
                          const KeySteps& steps) {
@@ -86,8 +55,8 @@ SortedVoxels sort_voxels(const int32_t* indices, int64_t count, const Geometry& 
   });
   const int64_t bad = *std::min_element(first_bad.begin(), first_bad.end());
   if (bad < count)
-    cpu::fail_out_of_range(indices + bad * width, bad, g.batch_size,
-                           at::IntArrayRef(g.in_shape.data(), g.ndim));
+    fail_out_of_range(indices + bad * width, bad, g.batch_size,
+                      at::IntArrayRef(g.in_shape.data(), g.ndim));
 
   bool sorted = std::all_of(ascending.begin(), ascending.end(), [](char part) { return part; });
   for (int64_t part = 1; part < parts; part++) {

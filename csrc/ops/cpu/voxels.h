@@ -8,20 +8,10 @@
 #include <limits>
 #include <vector>
 
+#include "../out_of_range.h"
 #include "parallel.h"
 
 namespace mxd::cpu {
-
-// Says which of the batch index and the coordinates of a row is not allowed.
-[[noreturn]] inline void fail_out_of_range(const int32_t* row, int64_t position, int64_t batch_size,
-                                           at::IntArrayRef shape) {
-  TORCH_CHECK_VALUE(row[0] >= 0 && row[0] < batch_size, "indices[", position,
-                    "] has the batch index ", row[0], "; allowed are 0 to ", batch_size - 1,
-                    " (batch_size ", batch_size, ")");
-  TORCH_CHECK_VALUE(false, "indices[", position, "] is ",
-                    at::ArrayRef<int32_t>(row, shape.size() + 1),
-                    " (batch, then coordinates), outside of spatial_shape ", shape);
-}
 
 // Cells of the whole grid, which must be countable in an int64.
 inline int64_t cell_count(int64_t batch_size, at::IntArrayRef shape) {

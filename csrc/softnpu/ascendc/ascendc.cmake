@@ -7,6 +7,8 @@ file(GLOB SOFTNPU_ASCENDC_SOURCES CONFIGURE_DEPENDS "${SOFTNPU_ASCENDC_DIR}/*.cp
 add_library(softnpu_ascendc SHARED ${SOFTNPU_ASCENDC_SOURCES})
 target_include_directories(softnpu_ascendc PUBLIC "${SOFTNPU_ASCENDC_DIR}")
 target_link_libraries(softnpu_ascendc PUBLIC ascendcl)
+# The same bytes are read as several types, as on the machine; products are rounded before they are added.
+target_compile_options(softnpu_ascendc PUBLIC -O3 -march=native -fno-strict-aliasing -fwrapv -ffp-contract=off)
 
 function(ascendc_library target type)
   set(include "${CMAKE_BINARY_DIR}/include/${target}")

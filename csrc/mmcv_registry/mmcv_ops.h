@@ -1,0 +1,96 @@
+// The functions that are the keys of mmcv's C++ op registry, as mmcv 2.1 declares them: what the
+// registry holds for a device is a function of the same signature.
+#pragma once
+
+#include <torch/types.h>
+
+#include <vector>
+
+#include "pytorch_device_registry.hpp"  // of the installed mmcv
+
+using at::Tensor;
+
+int hard_voxelize_forward_impl(const Tensor& points, Tensor& voxels, Tensor& coors,
+                               Tensor& num_points_per_voxel, std::vector<float> voxel_size,
+                               std::vector<float> coors_range, int max_points, int max_voxels,
+                               int ndim);
+int nondeterministic_hard_voxelize_forward_impl(const Tensor& points, Tensor& voxels, Tensor& coors,
+                                                Tensor& num_points_per_voxel,
+                                                std::vector<float> voxel_size,
+                                                std::vector<float> coors_range, int max_points,
+                                                int max_voxels, int ndim);
+void dynamic_voxelize_forward_impl(const Tensor& points, Tensor& coors,
+                                   std::vector<float> voxel_size, std::vector<float> coors_range,
+                                   int ndim);
+
+enum reduce_t { SUM, MEAN, MAX };
+std::vector<Tensor> dynamic_point_to_voxel_forward_impl(const Tensor& feats, const Tensor& coors,
+                                                        reduce_t reduce_type);
+void dynamic_point_to_voxel_backward_impl(Tensor& grad_feats, const Tensor& grad_reduced_feats,
+                                          const Tensor& feats, const Tensor& reduced_feats,
+                                          const Tensor& coors_map, const Tensor& reduce_count,
+                                          reduce_t reduce_type);
+
+void sigmoid_focal_loss_forward_impl(Tensor input, Tensor target, Tensor weight, Tensor output,
+                                     float gamma, float alpha);
+void sigmoid_focal_loss_backward_impl(Tensor input, Tensor target, Tensor weight, Tensor grad_input,
+                                      float gamma, float alpha);
+void softmax_focal_loss_forward_impl(Tensor softmax, Tensor target, Tensor weight, Tensor output,
+                                     float gamma, float alpha);
+void softmax_focal_loss_backward_impl(Tensor softmax, Tensor target, Tensor weight, Tensor buff,
+                                      Tensor grad_input, float gamma, float alpha);
+
+Tensor ms_deform_attn_impl_forward(const Tensor& value, const Tensor& spatial_shapes,
+                                   const Tensor& level_start_index, const Tensor& sampling_loc,
+                                   const Tensor& attn_weight, int im2col_step);
+void ms_deform_attn_impl_backward(const Tensor& value, const Tensor& spatial_shapes,
+                                  const Tensor& level_start_index, const Tensor& sampling_loc,
+                                  const Tensor& attn_weight, const Tensor& grad_output,
+                                  Tensor& grad_value, Tensor& grad_sampling_loc,
+                                  Tensor& grad_attn_weight, int im2col_step);
+
+void points_in_boxes_part_forward_impl(int batch_size, int boxes_num, int pts_num, Tensor boxes,
+                                       Tensor pts, Tensor box_idx_of_points);
+void points_in_boxes_all_forward_impl(int batch_size, int boxes_num, int pts_num, Tensor boxes,
+                                      Tensor pts, Tensor box_idx_of_points);
+
+Tensor nms_impl(Tensor boxes, Tensor scores, float iou_threshold, int offset);
+Tensor nms_rotated_cpu(Tensor dets, Tensor scores, float iou_threshold);  // no key: a function
+void bbox_overlaps_impl(Tensor bboxes1, Tensor bboxes2, Tensor ious, int mode, bool aligned,
+                        int offset);
+void box_iou_rotated_impl(Tensor boxes1, Tensor boxes2, Tensor ious, int mode_flag, bool aligned);
+void box_iou_quadri_impl(Tensor boxes1, Tensor boxes2, Tensor ious, int mode_flag, bool aligned);
+void iou3d_boxes_overlap_bev_forward_impl(int num_a, Tensor boxes_a, int num_b, Tensor boxes_b,
+                                          Tensor ans_overlap);
+void iou3d_nms3d_forward_impl(Tensor boxes, Tensor& keep, Tensor& keep_num, float threshold);
+void iou3d_nms3d_normal_forward_impl(Tensor boxes, Tensor& keep, Tensor& keep_num, float threshold);
+
+void roi_align_forward_impl(Tensor input, Tensor rois, Tensor output, Tensor argmax_y,
+                            Tensor argmax_x, int aligned_height, int aligned_width,
+                            float spatial_scale, int sampling_ratio, int pool_mode, bool aligned);
+void roi_align_backward_impl(Tensor grad_output, Tensor rois, Tensor argmax_y, Tensor argmax_x,
+                             Tensor grad_input, int aligned_height, int aligned_width,
+                             float spatial_scale, int sampling_ratio, int pool_mode, bool aligned);
+void roi_align_rotated_forward_impl(Tensor input, Tensor rois, Tensor output, int aligned_height,
+                                    int aligned_width, float spatial_scale, int sampling_ratio,
+                                    bool aligned, bool clockwise);
+void roi_align_rotated_backward_impl(Tensor grad_output, Tensor rois, Tensor grad_input,
+                                     int aligned_height, int aligned_width, float spatial_scale,
+                                     int sampling_ratio, bool aligned, bool clockwise);
+
+void three_nn_forward_impl(int b, int n, int m, Tensor unknown, Tensor known, Tensor dist2,
+                           Tensor idx);
+void three_interpolate_forward_impl(int b, int c, int m, int n, Tensor points, Tensor idx,
+                                    Tensor weight, Tensor out);
+void three_interpolate_backward_impl(int b, int c, int n, int m, Tensor grad_out, Tensor idx,
+                                     Tensor weight, Tensor grad_points);
+void ball_query_forward_impl(int b, int n, int m, float min_radius, float max_radius, int nsample,
+                             Tensor new_xyz, Tensor xyz, Tensor idx);
+void group_points_forward_impl(int b, int c, int n, int npoints, int nsample, Tensor points,
+                               Tensor idx, Tensor out);
+void group_points_backward_impl(int b, int c, int n, int npoints, int nsample, Tensor grad_out,
+                                Tensor idx, Tensor grad_points);
+void gather_points_forward_impl(int b, int c, int n, int npoints, Tensor points, Tensor idx,
+                                Tensor out);
+void gather_points_backward_impl(int b, int c, int n, int npoints, Tensor grad_out, Tensor idx,
+                                 Tensor grad_points);

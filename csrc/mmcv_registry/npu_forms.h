@@ -1,0 +1,58 @@
+// The forms of mmcv's ops that run on the device: over this package's own operators, which have
+// Ascend kernels or a plain PyTorch form, or in ATen ops. Arguments are as in mmcv_ops.h.
+#pragma once
+
+#include "mmcv_ops.h"
+
+namespace mxd::mmcv_registry {
+
+// Over torch.ops.mxd.
+int hard_voxelize(const Tensor& points, Tensor& voxels, Tensor& coors, Tensor& num_points_per_voxel,
+                  std::vector<float> voxel_size, std::vector<float> coors_range, int max_points,
+                  int max_voxels, int ndim);
+void dynamic_voxelize(const Tensor& points, Tensor& coors, std::vector<float> voxel_size,
+                      std::vector<float> coors_range, int ndim);
+std::vector<Tensor> dynamic_point_to_voxel_forward(const Tensor& feats, const Tensor& coors,
+                                                   reduce_t reduce_type);
+void dynamic_point_to_voxel_backward(Tensor& grad_feats, const Tensor& grad_reduced_feats,
+                                     const Tensor& feats, const Tensor& reduced_feats,
+                                     const Tensor& coors_map, const Tensor& reduce_count,
+                                     reduce_t reduce_type);
+
+// In ATen ops.
+void sigmoid_focal_loss_forward(Tensor input, Tensor target, Tensor weight, Tensor output,
+                                float gamma, float alpha);
+void sigmoid_focal_loss_backward(Tensor input, Tensor target, Tensor weight, Tensor grad_input,
+                                 float gamma, float alpha);
+void softmax_focal_loss_forward(Tensor softmax, Tensor target, Tensor weight, Tensor output,
+                                float gamma, float alpha);
+void softmax_focal_loss_backward(Tensor softmax, Tensor target, Tensor weight, Tensor buff,
+                                 Tensor grad_input, float gamma, float alpha);
+Tensor ms_deform_attn_forward(const Tensor& value, const Tensor& spatial_shapes,
+                              const Tensor& level_start_index, const Tensor& sampling_loc,
+                              const Tensor& attn_weight, int im2col_step);
+void ms_deform_attn_backward(const Tensor& value, const Tensor& spatial_shapes,
+                             const Tensor& level_start_index, const Tensor& sampling_loc,
+                             const Tensor& attn_weight, const Tensor& grad_output,
+                             Tensor& grad_value, Tensor& grad_sampling_loc,
+                             Tensor& grad_attn_weight, int im2col_step);
+void points_in_boxes_part(int batch_size, int boxes_num, int pts_num, Tensor boxes, Tensor pts,
+                          Tensor box_idx_of_points);
+void points_in_boxes_all(int batch_size, int boxes_num, int pts_num, Tensor boxes, Tensor pts,
+                         Tensor box_idx_of_points);
+void three_nn(int b, int n, int m, Tensor unknown, Tensor known, Tensor dist2, Tensor idx);
+void three_interpolate_forward(int b, int c, int m, int n, Tensor points, Tensor idx, Tensor weight,
+                               Tensor out);
+void three_interpolate_backward(int b, int c, int n, int m, Tensor grad_out, Tensor idx,
+                                Tensor weight, Tensor grad_points);
+void ball_query(int b, int n, int m, float min_radius, float max_radius, int nsample,
+                Tensor new_xyz, Tensor xyz, Tensor idx);
+void group_points_forward(int b, int c, int n, int npoints, int nsample, Tensor points, Tensor idx,
+                          Tensor out);
+void group_points_backward(int b, int c, int n, int npoints, int nsample, Tensor grad_out,
+                           Tensor idx, Tensor grad_points);
+void gather_points_forward(int b, int c, int n, int npoints, Tensor points, Tensor idx, Tensor out);
+void gather_points_backward(int b, int c, int n, int npoints, Tensor grad_out, Tensor idx,
+                            Tensor grad_points);
+
+}  // namespace mxd::mmcv_registry

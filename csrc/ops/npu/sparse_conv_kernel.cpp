@@ -1,0 +1,189 @@
+// Sparse convolution on the NPU: lays out the weight and launches csrc/kernels/sparse_conv.cpp,
+// and sparse_conv_weight_grad.cpp for its gradient.
+#include <ATen/ops/constant_pad_nd.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+#include <torch/library.h>
+
+#include "launch.h"
+#include "sparse_conv.h"
+#include "sparse_conv_tiling.h"
+// After their tiling.
+#include "aclrtlaunch_sparse_conv_bfloat16.h"
+#include "aclrtlaunch_sparse_conv_float.h"
+#include "aclrtlaunch_sparse_conv_half.h"
+#include "aclrtlaunch_sparse_conv_weight_grad_bfloat16.h"
+#include "aclrtlaunch_sparse_conv_weight_grad_float.h"
+#include "aclrtlaunch_sparse_conv_weight_grad_half.h"
+
+namespace mxd::sparse_conv {
+namespace {
+
+constexpr int64_t kFractal = 16;        // rows or columns
+constexpr int64_t kContraction = 256;   // bytes of a row that one matrix instruction multiplies
+constexpr int64_t kColumns = 128;       // output columns of one matrix instruction
+constexpr int64_t kStepBytes = 65536;   // of a step's input rows
+constexpr int64_t kSteps = 4;            // that the workspaces hold, as in the kernel
+constexpr int64_t kOrderBytes = 192;     // of an order, as in the kernel
+
+constexpr int64_t kMaxSlabs = 20;       // parts of a weight's gradient that are summed apart
+constexpr int64_t kMaxPartBytes = 64 << 20;
+constexpr int64_t kGradSteps = 3, kGradOrderBytes = 64;  // as kSteps, kOrderBytes in its kernel
+
+int64_t divide_up(int64_t value, int64_t by) { return (value + by - 1) / by; }
+int64_t round_up(int64_t value, int64_t to) { return divide_up(value, to) * to; }
+
+// [..., channels] -> [..., padded], a copy only where that differs.
+at::Tensor pad(const at::Tensor& tensor, int64_t padded) {
+  const int64_t channels = tensor.size(-1);
+  return channels == padded ? tensor : at::constant_pad_nd(tensor, {0, padded - channels});
+}
+
+void check_backend(const char* name, const at::Tensor& tensor, const at::Tensor& features) {
+  TORCH_CHECK_VALUE(tensor.device() == features.device(), name, " must be on the device of features, ",
+                    features.device(), ", was on ", tensor.device());
+}
+
+void check_tiles(const at::Tensor& bounds, int64_t num_out) {
+  TORCH_CHECK_VALUE(bounds.size(0) == tile_count(num_out), "bounds must have ", tile_count(num_out),
+                    " tiles for ", num_out, " output rows, had ", bounds.size(0));
+}
+
+void check_dtype(const at::Tensor& features) {
+  TORCH_CHECK_TYPE(features.scalar_type() != at::kDouble,
+                   "features must be float32, float16 or bfloat16 on an NPU, was ",
+                   features.scalar_type());
+}
+
+at::Tensor forward_npu(const at::Tensor& features, const at::Tensor& weight,
+                       const c10::optional<at::Tensor>& bias, const at::Tensor& pairs,
+                       const at::Tensor& bounds, int64_t num_out, int64_t groups) {
+  check_forward(features, weight, bias, pairs, bounds, num_out, groups);
+  check_dtype(features);
+  check_tiles(bounds, num_out);
+  check_backend("weight", weight, features);
+  check_backend("pairs", pairs, features);
+  check_backend("bounds", bounds, features);
+  if (bias) check_backend("bias", *bias, features);
+  const int64_t volume = weight.size(0), in = weight.size(1), out = weight.size(2) / groups;
+  if (num_out == 0 || out == 0 || in == 0 || pairs.size(0) == 0) {
+    auto empty = at::zeros({num_out, groups * out}, features.options());
+    return bias ? empty.add_(*bias) : empty;
+  }
+
+  const int64_t size = features.element_size(), depth = 32 / size;
+  SparseConvTiling tiling{};
+  tiling.num_out = num_out;
+  tiling.tiles = bounds.size(0);
+  tiling.volume = volume;
+  tiling.groups = groups;
+  const int64_t in_blocks = divide_up(in * size, kContraction);
+  tiling.in_step = round_up(divide_up(in, in_blocks), kFractal);
+  tiling.in_channels = in_blocks * tiling.in_step;
+  tiling.panels = divide_up(out, kColumns);
+  tiling.panel = round_up(divide_up(out, tiling.panels), kFractal);
+  tiling.step_rows = std::clamp<int64_t>(
+      kStepBytes / (tiling.in_channels * size) / kFractal * kFractal, kFractal,
+      tiling.panel > 64 ? 128 : 256);
+  tiling.has_bias = bias.has_value();
+  const int64_t padded_out = tiling.panels * tiling.panel;
+
+  const auto rows = pad(features.reshape({-1, groups, in}), tiling.in_channels).contiguous();
+  // Fractals of the weight's transpose, as L0B holds them: [groups, panels, K, in_blocks, in_step /
+  // depth, panel / 16, 16, depth].
+  const auto fractals = pad(pad(weight.reshape({volume, in, groups, out}), padded_out).permute({0, 2, 3, 1}),
+                            tiling.in_channels)
+                            .reshape({volume, groups, tiling.panels, tiling.panel / kFractal, kFractal,
+                                      in_blocks, tiling.in_step / depth, depth})
+                            .permute({1, 2, 0, 5, 6, 3, 4, 7})
+                            .contiguous();
+  const auto shift = bias ? pad(bias->to(at::kFloat).reshape({groups, out}), padded_out).contiguous()
+                          : at::Tensor();
+  const int64_t units = tiling.tiles * groups * tiling.panels;
+  const int64_t blocks = std::min(npu::cube_cores(), units);
+  const auto gathered = at::empty({blocks, kSteps, tiling.step_rows, tiling.in_channels}, features.options());
+  const auto products =
+      at::empty({blocks, kSteps, tiling.step_rows, tiling.panel}, features.options().dtype(at::kFloat));
+  const auto orders = at::empty({blocks, kSteps, kOrderBytes}, features.options().dtype(at::kByte));
+  const auto result = at::empty({num_out, groups, padded_out}, features.options());
+  const auto launch = [&](auto kernel, const char* name) {
+    npu::launch(kernel, name, blocks, rows, fractals, shift, pairs.contiguous(), bounds.contiguous(),
+                gathered, products, orders, result, tiling);
+  };
+  if (features.scalar_type() == at::kFloat)
+    launch(aclrtlaunch_sparse_conv_float, "sparse_conv_float");
+  else if (features.scalar_type() == at::kHalf)
+    launch(aclrtlaunch_sparse_conv_half, "sparse_conv_half");
+  else
+    launch(aclrtlaunch_sparse_conv_bfloat16, "sparse_conv_bfloat16");
+  return result.narrow(2, 0, out).reshape({num_out, groups * out});
+}
+
+at::Tensor weight_grad_npu(const at::Tensor& features, const at::Tensor& grad,
+                           const at::Tensor& pairs, const at::Tensor& bounds, int64_t groups) {
+  check_weight_grad(features, grad, pairs, bounds, groups);
+  check_dtype(features);
+  check_tiles(bounds, grad.size(0));
+  check_backend("grad", grad, features);
+  check_backend("pairs", pairs, features);
+  check_backend("bounds", bounds, features);
+  const int64_t volume = bounds.size(1) - 1, channels[2] = {features.size(1) / groups,
+                                                            grad.size(1) / groups};
+  if (pairs.size(0) == 0 || channels[0] == 0 || channels[1] == 0)
+    return at::zeros({volume, channels[0], groups * channels[1]}, features.options());
+
+  SparseConvWeightGradTiling tiling{};
+  tiling.tiles = bounds.size(0);
+  tiling.volume = volume;
+  tiling.groups = groups;
+  at::Tensor rows[2] = {features, grad};
+  for (int side = 0; side < 2; side++) {
+    tiling.panels[side] = divide_up(channels[side], kColumns);
+    tiling.panel[side] = round_up(divide_up(channels[side], tiling.panels[side]), kFractal);
+    rows[side] = pad(rows[side].reshape({-1, groups, channels[side]}),
+                     tiling.panels[side] * tiling.panel[side])
+                     .contiguous();
+  }
+  tiling.step_rows = features.element_size() == 4 ? 128 : 256;
+  const int64_t sums = groups * tiling.panels[0] * tiling.panels[1] * volume,
+                elements = static_cast<int64_t>(tiling.panel[0]) * tiling.panel[1];
+  // Independent of the number of blocks, and so is the order of every sum.
+  tiling.slabs = std::clamp<int64_t>(kMaxPartBytes / (sums * elements * 4), 1,
+                                     std::min<int64_t>(kMaxSlabs, tiling.tiles));
+  const int64_t blocks = std::min(npu::cube_cores(), sums * tiling.slabs);
+  const auto gathered =
+      at::empty({blocks, kGradSteps, tiling.step_rows, tiling.panel[0] + tiling.panel[1]},
+                features.options());
+  const auto orders =
+      at::empty({blocks, kGradSteps, kGradOrderBytes}, features.options().dtype(at::kByte));
+  const auto parts = at::zeros({groups, tiling.panels[0], tiling.panels[1], volume, tiling.slabs,
+                                tiling.panel[0], tiling.panel[1]},
+                               features.options().dtype(at::kFloat));
+  const auto launch = [&](auto kernel, const char* name) {
+    npu::launch(kernel, name, blocks, rows[0], rows[1], pairs.contiguous(), bounds.contiguous(),
+                gathered, orders, parts, tiling);
+  };
+  if (features.scalar_type() == at::kFloat)
+    launch(aclrtlaunch_sparse_conv_weight_grad_float, "sparse_conv_weight_grad_float");
+  else if (features.scalar_type() == at::kHalf)
+    launch(aclrtlaunch_sparse_conv_weight_grad_half, "sparse_conv_weight_grad_half");
+  else
+    launch(aclrtlaunch_sparse_conv_weight_grad_bfloat16, "sparse_conv_weight_grad_bfloat16");
+  // [groups, in panels, out panels, K, in, out] -> [K, in, groups * out]
+  return parts.sum(4)
+      .permute({3, 1, 4, 0, 2, 5})
+      .reshape({volume, tiling.panels[0] * tiling.panel[0], groups, tiling.panels[1] * tiling.panel[1]})
+      .narrow(1, 0, channels[0])
+      .narrow(3, 0, channels[1])
+      .reshape({volume, channels[0], groups * channels[1]})
+      .to(features.scalar_type());
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(mxd, PrivateUse1, m) {
+  m.impl("sparse_conv", TORCH_FN(forward_npu));
+  m.impl("sparse_conv_weight_grad", TORCH_FN(weight_grad_npu));
+}
+
+}  // namespace mxd::sparse_conv

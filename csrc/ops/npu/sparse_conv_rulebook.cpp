@@ -1,0 +1,290 @@
+// Rulebook of a sparse convolution on the NPU, element for element the CPU's. Voxels are numbered
+// and sorted, the sorted lists are joined (csrc/kernels/sparse_conv_rulebook.cpp); nothing but a
+// few counts goes to the host, and memory grows with the voxels, never with the grid.
+#include "sparse_conv_rulebook.h"
+
+#include <torch/library.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "../out_of_range.h"
+#include "launch.h"
+#include "sparse_conv_rulebook_tiling.h"
+// The launches, which name the tilings.
+#include "aclrtlaunch_sparse_conv_rulebook_cells.h"
+#include "aclrtlaunch_sparse_conv_rulebook_count.h"
+#include "aclrtlaunch_sparse_conv_rulebook_decode.h"
+#include "aclrtlaunch_sparse_conv_rulebook_fill.h"
+#include "aclrtlaunch_sparse_conv_rulebook_reach.h"
+
+namespace mxd::sparse_conv::npu {
+namespace {
+
+using mxd::npu::launch;
+using mxd::npu::vector_cores;
+using Result = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
+
+static_assert(kRulebookTile == kTileRows && kRulebookDims == kMaxDims);
+
+float a_little_less_than_inverse(int64_t divisor) {
+  return static_cast<float>((1 - 0x1p-21) / static_cast<double>(divisor));
+}
+
+// Blocks for elementwise work on `count` voxels: at least 64 a block.
+int64_t blocks_for(int64_t count) {
+  return std::clamp<int64_t>((count + 63) / 64, 1, vector_cores());
+}
+
+Numbering number_cells(const KeySteps& steps, const Geometry& g,
+                       const std::array<int64_t, kMaxDims>& scale,
+                       const std::array<int64_t, kMaxDims>& offset) {
+  Numbering numbering;
+  numbering.step[0] = static_cast<int64_t>(steps.batch_step);
+  for (int d = 0; d < g.ndim; d++) {
+    numbering.step[1 + d] = scale[d] * static_cast<int64_t>(steps.step[d]);
+    numbering.shift += offset[d] * static_cast<int64_t>(steps.step[d]);
+  }
+  return numbering;
+}
+
+KernelRows kernel_rows(const KeySteps& steps, const Geometry& g, int64_t shift) {
+  KernelRows rows;
+  const int last = g.ndim - 1;
+  rows.shift = shift;
+  rows.dims = g.ndim;
+  for (int d = 0; d < g.ndim; d++) {
+    rows.kernel[d] = g.kernel[d];
+    rows.step[d] = g.dilation[d] * static_cast<int64_t>(steps.step[d]);
+  }
+  if (g.dilation[last] == 1 && g.kernel[last] <= kRulebookRun) {
+    rows.run = g.kernel[last];
+    rows.dims = last;
+  }
+  rows.rows = g.kernel_volume / rows.run;
+  return rows;
+}
+
+// What the CPU says of the first voxel that is outside of the grid, else of the first in the order
+// of the cells that is there twice. Only now all voxels go to the host.
+[[noreturn]] void fail(const at::Tensor& indices, const Voxels& voxels, const Geometry& g) {
+  const at::Tensor rows = indices.cpu();
+  const int32_t* row = rows.const_data_ptr<int32_t>();
+  const int width = g.ndim + 1;
+  for (int64_t i = 0; i < rows.size(0); i++, row += width) {
+    bool inside = row[0] >= 0 && row[0] < g.batch_size;
+    for (int d = 0; d < g.ndim; d++) inside &= row[1 + d] >= 0 && row[1 + d] < g.in_shape[d];
+    if (!inside)
+      fail_out_of_range(row, i, g.batch_size, at::IntArrayRef(g.in_shape.data(), g.ndim));
+  }
+  const at::Tensor cells = voxels.cells.cpu().to(at::kLong), order = voxels.rows.cpu();
+  const int64_t* cell = cells.const_data_ptr<int64_t>();
+  const int64_t at = std::adjacent_find(cell, cell + cells.size(0)) - cell;
+  const int32_t* twins = order.const_data_ptr<int32_t>() + at;
+  TORCH_CHECK_VALUE(
+      false, "indices must name each voxel once, but rows ", twins[0], " and ", twins[1],
+      " are both ",
+      at::ArrayRef<int32_t>(rows.const_data_ptr<int32_t>() + int64_t{twins[0]} * width, width));
+}
+
+// Voxels in the order of their cells, which must all be different and none of them -1.
+Voxels sort_voxels(const at::Tensor& cells, const at::Tensor& indices, const Geometry& g) {
+  const auto [sorted, order] = at::sort(cells, /*stable=*/true, /*dim=*/0, /*descending=*/false);
+  const Voxels voxels{sorted, order.to(at::kInt)};
+  const at::Tensor twins = sorted.slice(0, 1).eq(sorted.slice(0, 0, -1)).any();
+  if (twins.logical_or(sorted.select(0, 0).lt(0)).item<bool>()) fail(indices, voxels, g);
+  return voxels;
+}
+
+Voxels in_order(const at::Tensor& cells) {
+  return {cells, at::arange(cells.size(0), cells.options().dtype(at::kInt))};
+}
+
+std::tuple<at::Tensor, at::Tensor> transpose(const at::Tensor& pairs, const at::Tensor& bounds,
+                                             int64_t num_in) {
+  check_rulebook(pairs, bounds);
+  TORCH_CHECK_VALUE(num_in >= 0, "num_in must be at least 0, was ", num_in);
+  const at::Tensor in = pairs.select(1, 0), out = pairs.select(1, 1);
+  const at::Tensor outside = in.lt(0).logical_or(in.ge(num_in));
+  if (outside.any().item<bool>())
+    TORCH_CHECK_VALUE(false, "pairs must name input rows below num_in ", num_in, ", named ",
+                      in.masked_select(outside).select(0, 0).item<int32_t>());
+  const int64_t volume = bounds.size(1) - 1;
+  const at::Tensor sizes = (bounds.slice(1, 1) - bounds.slice(1, 0, -1)).flatten();
+  const at::Tensor points = at::arange(volume, bounds.options()).repeat({bounds.size(0)});
+  const at::Tensor point = at::repeat_interleave(points, sizes, /*dim=*/0, pairs.size(0));
+  return group(out, in, in.to(at::kLong).div(kTileRows, "floor") * volume + point,
+               tile_count(num_in), volume);
+}
+
+// The rulebook of no outputs.
+Result nothing(const at::Tensor& indices, const Geometry& g) {
+  return {at::empty({0, g.ndim + 1}, indices.options()), at::empty({0, 2}, indices.options()),
+          at::empty({0, g.kernel_volume + 1}, indices.options().dtype(at::kLong))};
+}
+
+template <typename Path>
+Result build(const at::Tensor& indices, const Geometry& g, const KeySteps& steps) {
+  std::array<int64_t, kMaxDims> one, zero{};
+  one.fill(1);
+  const Numbering voxel_cells = number_cells(steps, g, one, g.padding);
+  const Numbering window_cells = number_cells(steps, g, g.stride, zero);
+  // Transposed, the inputs are the windows, over the outputs.
+  const Voxels inputs =
+      sort_voxels(Path::cells(indices, g, g.transposed ? window_cells : voxel_cells), indices, g);
+  if (g.subm) {
+    const auto [pairs, bounds] =
+        Path::join(inputs, inputs, kernel_rows(steps, g, -voxel_cells.shift));
+    return {indices.clone(), pairs, bounds};
+  }
+
+  const KeySteps out_steps(g.out_shape, g.ndim, g.batch_size);
+  const at::Tensor reached = Path::reached(indices, g, out_steps);
+  const int64_t count = reached.size(0);
+  if (count == 0) return nothing(indices, g);
+  TORCH_CHECK_VALUE(count < std::numeric_limits<int32_t>::max(),
+                    "the convolution must have fewer than 2**31 - 1 output voxels, had ", count);
+  const auto [out_indices, cells] =
+      Path::decode(reached, g, out_steps, g.transposed ? voxel_cells : window_cells);
+  const KernelRows kernel = kernel_rows(steps, g, 0);
+  if (g.transposed) {
+    const auto [exchanged, tiles] = Path::join(inputs, in_order(cells), kernel);
+    const auto [pairs, bounds] = transpose(exchanged, tiles, count);
+    return {out_indices, pairs, bounds};
+  }
+  const auto [pairs, bounds] = Path::join(in_order(cells), inputs, kernel);
+  return {out_indices, pairs, bounds};
+}
+
+Result rulebook(const at::Tensor& indices, int64_t batch_size, at::IntArrayRef spatial_shape,
+                at::IntArrayRef kernel_size, at::IntArrayRef stride, at::IntArrayRef padding,
+                at::IntArrayRef dilation, at::IntArrayRef output_padding, bool subm,
+                bool transposed) {
+  const Geometry g = make_geometry(batch_size, spatial_shape, kernel_size, stride, padding,
+                                   dilation, output_padding, subm, transposed);
+  check_indices(indices, g.ndim);
+  const KeySteps steps = transposed ? window_steps(g.out_shape, g.in_shape, g)
+                                    : window_steps(g.in_shape, g.out_shape, g);
+  if (indices.size(0) == 0) return nothing(indices, g);
+  const at::Tensor rows = indices.contiguous();
+  uint64_t cells = steps.limit;
+  if (!subm) cells = std::max(cells, KeySteps(g.out_shape, g.ndim, batch_size).limit);
+  return cells <= uint64_t{kRulebookMaxCell} ? build<Narrow>(rows, g, steps)
+                                             : build<Wide>(rows, g, steps);
+}
+
+}  // namespace
+
+at::Tensor Narrow::cells(const at::Tensor& indices, const Geometry& g, const Numbering& numbering) {
+  SparseConvCellsTiling tiling{};
+  tiling.voxels = indices.size(0);
+  tiling.columns = g.ndim + 1;
+  tiling.shift = numbering.shift;
+  for (int column = 0; column <= g.ndim; column++) {
+    tiling.limit[column] = column == 0 ? g.batch_size : g.in_shape[column - 1];
+    tiling.step[column] = numbering.step[column];
+  }
+  at::Tensor cells = at::empty({indices.size(0)}, indices.options());
+  launch(aclrtlaunch_sparse_conv_rulebook_cells, "sparse_conv_rulebook_cells",
+         blocks_for(tiling.voxels), indices, cells, tiling);
+  return cells;
+}
+
+at::Tensor Narrow::reached(const at::Tensor& indices, const Geometry& g, const KeySteps& steps) {
+  SparseConvReachTiling tiling{};
+  tiling.voxels = indices.size(0);
+  tiling.pitch = (indices.size(0) + 7) / 8 * 8;
+  tiling.columns = g.ndim + 1;
+  tiling.transposed = g.transposed;
+  tiling.limit[0] = g.batch_size;
+  tiling.step[0] = steps.batch_step;
+  int64_t slots = 1;
+  for (int d = 0; d < g.ndim; d++) {
+    tiling.limit[1 + d] = g.in_shape[d];
+    tiling.step[1 + d] = steps.step[d];
+    tiling.out_shape[d] = g.out_shape[d];
+    tiling.kernel[d] = g.kernel[d];
+    tiling.stride[d] = g.stride[d];
+    tiling.padding[d] = g.padding[d];
+    tiling.dilation[d] = g.dilation[d];
+    tiling.inverse[d] = a_little_less_than_inverse(g.stride[d]);
+    tiling.slots[d] = g.transposed || g.dilation[d] > 1
+                          ? g.kernel[d]
+                          : (g.kernel[d] + g.stride[d] - 1) / g.stride[d];
+    slots *= tiling.slots[d];
+  }
+  at::Tensor cells = at::empty({slots * tiling.pitch + 1}, indices.options());
+  cells.slice(0, -1).fill_(kRulebookNone);
+  launch(aclrtlaunch_sparse_conv_rulebook_reach, "sparse_conv_rulebook_reach",
+         blocks_for(tiling.voxels), indices, cells, tiling);
+  // The last one is none; it is there at least once.
+  return std::get<0>(at::_unique2(cells, /*sorted=*/true)).slice(0, 0, -1).contiguous();
+}
+
+std::tuple<at::Tensor, at::Tensor> Narrow::decode(const at::Tensor& cells, const Geometry& g,
+                                                  const KeySteps& steps,
+                                                  const Numbering& numbering) {
+  SparseConvDecodeTiling tiling{};
+  tiling.cells = cells.size(0);
+  tiling.columns = g.ndim + 1;
+  tiling.inverse_columns = a_little_less_than_inverse(tiling.columns);
+  tiling.shift = numbering.shift;
+  for (int column = 0; column <= g.ndim; column++) {
+    tiling.divisor[column] = column == 0 ? steps.batch_step : steps.step[column - 1];
+    tiling.inverse[column] = a_little_less_than_inverse(tiling.divisor[column]);
+    tiling.step[column] = numbering.step[column];
+  }
+  at::Tensor indices = at::empty({cells.size(0), g.ndim + 1}, cells.options());
+  at::Tensor others = at::empty_like(cells);
+  launch(aclrtlaunch_sparse_conv_rulebook_decode, "sparse_conv_rulebook_decode",
+         blocks_for(tiling.cells), cells, indices, others, tiling);
+  return {indices, others};
+}
+
+std::tuple<at::Tensor, at::Tensor> Narrow::join(const Voxels& windows, const Voxels& voxels,
+                                                const KernelRows& kernel) {
+  const int64_t tiles = tile_count(windows.cells.size(0)), volume = kernel.rows * kernel.run;
+  SparseConvJoinTiling tiling{};
+  tiling.windows = windows.cells.size(0);
+  tiling.voxels = voxels.cells.size(0);
+  tiling.head_distance =
+      std::max<int64_t>(64, (voxels.cells.size(0) + kRulebookHeads - 1) / kRulebookHeads);
+  const at::Tensor heads = voxels.cells.slice(0, 0, {}, tiling.head_distance).contiguous();
+  tiling.heads = heads.size(0);
+  tiling.rows = kernel.rows;
+  tiling.run = kernel.run;
+  tiling.dims = kernel.dims;
+  tiling.shift = kernel.shift;
+  std::copy(kernel.kernel.begin(), kernel.kernel.end(), tiling.kernel);
+  std::copy(kernel.step.begin(), kernel.step.end(), tiling.step);
+
+  const int64_t blocks = std::min(tiles, vector_cores());
+  const at::Tensor counts = at::zeros({tiles, kernel.run, kernel.rows}, voxels.rows.options());
+  launch(aclrtlaunch_sparse_conv_rulebook_count, "sparse_conv_rulebook_count", blocks,
+         windows.cells, voxels.cells, heads, counts, tiling);
+  const at::Tensor sizes = counts.transpose(1, 2).reshape({tiles, volume});
+  const at::Tensor bounds =
+      at::constant_pad_nd(sizes, {1, 0}).flatten().cumsum(0, at::kLong).view({tiles, volume + 1});
+  const at::Tensor pairs =
+      at::zeros({bounds.view(-1).select(0, -1).item<int64_t>(), 2}, voxels.rows.options());
+  if (pairs.size(0) > 0)
+    launch(aclrtlaunch_sparse_conv_rulebook_fill, "sparse_conv_rulebook_fill", blocks,
+           windows.cells, windows.rows, voxels.cells, voxels.rows, heads, bounds, pairs, tiling);
+  return {pairs, bounds};
+}
+
+std::tuple<at::Tensor, at::Tensor> group(const at::Tensor& in, const at::Tensor& out,
+                                         const at::Tensor& bins, int64_t tiles, int64_t volume) {
+  const auto [sorted, order] = at::sort(bins, /*stable=*/true, /*dim=*/0, /*descending=*/false);
+  const at::Tensor pairs = at::stack({in, out}, 1).index_select(0, order);
+  if (tiles == 0) return {pairs, at::empty({0, volume + 1}, bins.options())};
+  const at::Tensor edges = at::searchsorted(sorted, at::arange(tiles * volume + 1, bins.options()));
+  return {pairs, edges.unfold(0, volume + 1, volume).contiguous()};
+}
+
+TORCH_LIBRARY_IMPL(mxd, PrivateUse1, m) {
+  m.impl("sparse_conv_rulebook", TORCH_FN(rulebook));
+  m.impl("sparse_conv_rulebook_transpose", TORCH_FN(transpose));
+}
+
+}  // namespace mxd::sparse_conv::npu

@@ -1,0 +1,65 @@
+// What the two ways to a rulebook on the NPU share: the kernels' (sparse_conv_rulebook.cpp), and
+// for grids whose cells int32 cannot number PyTorch's operators (sparse_conv_rulebook_wide.cpp).
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <array>
+#include <cstdint>
+#include <tuple>
+
+#include "../sparse_conv.h"
+
+namespace mxd::sparse_conv::npu {
+
+// How a grid's cells are numbered: shift plus the sum of step times batch index and coordinates.
+struct Numbering {
+  int64_t shift = 0;
+  std::array<int64_t, kMaxDims + 1> step{};
+};
+
+// The kernel's points as cells: row r begins at shift + sum of digit d of r times step[d], in the
+// mixed radix of kernel[], and has `run` points at consecutive cells.
+struct KernelRows {
+  int64_t rows = 1, run = 1, shift = 0;
+  int dims = 0;
+  std::array<int64_t, kMaxDims> kernel{}, step{};
+};
+
+// Cells in ascending order, and the rows of the voxels that they belong to (int32).
+struct Voxels {
+  at::Tensor cells, rows;
+};
+
+// Cells as int32.
+struct Narrow {
+  // Cells [N] of the rows of indices, -1 for those outside of the input's grid.
+  static at::Tensor cells(const at::Tensor& indices, const Geometry& g, const Numbering& numbering);
+  // Cells of all outputs that the voxels reach, in ascending order.
+  static at::Tensor reached(const at::Tensor& indices, const Geometry& g, const KeySteps& steps);
+  // Rows of indices for cells numbered by `steps`, and their cells by `numbering`.
+  static std::tuple<at::Tensor, at::Tensor> decode(const at::Tensor& cells, const Geometry& g,
+                                                   const KeySteps& steps,
+                                                   const Numbering& numbering);
+  // (pairs, bounds) of windows and the voxels in them; the pairs are (voxel's row, window's row).
+  static std::tuple<at::Tensor, at::Tensor> join(const Voxels& windows, const Voxels& voxels,
+                                                 const KernelRows& kernel);
+};
+
+// The same with cells as int64.
+struct Wide {
+  static at::Tensor cells(const at::Tensor& indices, const Geometry& g, const Numbering& numbering);
+  static at::Tensor reached(const at::Tensor& indices, const Geometry& g, const KeySteps& steps);
+  static std::tuple<at::Tensor, at::Tensor> decode(const at::Tensor& cells, const Geometry& g,
+                                                   const KeySteps& steps,
+                                                   const Numbering& numbering);
+  static std::tuple<at::Tensor, at::Tensor> join(const Voxels& windows, const Voxels& voxels,
+                                                 const KernelRows& kernel);
+};
+
+// (pairs, bounds) of pairs (in, out) in the order of their bins, tile * volume + kernel point, and
+// within a bin in the order they have.
+std::tuple<at::Tensor, at::Tensor> group(const at::Tensor& in, const at::Tensor& out,
+                                         const at::Tensor& bins, int64_t tiles, int64_t volume);
+
+}  // namespace mxd::sparse_conv::npu

@@ -1,0 +1,224 @@
+// The ATen ops of the software NPU: one boxed kernel runs an op's CPU kernel over the npu tensors'
+// own memory. Memory, views, and copies between host and device stay torch_npu's.
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/ops/_to_copy_native.h>
+#include <ATen/ops/clone_native.h>
+#include <c10/util/Exception.h>
+#include <torch/library.h>
+
+#include <set>
+
+#include "alias.h"
+
+namespace softnpu {
+namespace {
+
+using torch::jit::Stack;
+using Key = c10::DispatchKey;
+
+struct Silence : c10::WarningHandler {
+  void process(const c10::Warning&) override {}
+} silence;
+
+// What an op was called with: the arguments as given, and the CPU tensors in their place.
+struct Call {
+  std::vector<at::Tensor> given, lowered;
+  std::vector<bool> writes;
+  std::optional<at::Device> device;
+
+  at::Tensor lower(const at::Tensor& tensor, bool write) {
+    if (!tensor.defined() || !tensor.is_privateuseone()) return tensor;
+    if (!device) device = tensor.device();
+    given.push_back(tensor);
+    lowered.push_back(as_cpu(tensor));
+    writes.push_back(write);
+    return lowered.back();
+  }
+
+  // The npu tensor for a result: the argument itself, a view of an argument, or a new tensor.
+  at::Tensor raise(const at::Tensor& result) const {
+    if (!result.defined() || !device->is_privateuseone()) return result;
+    for (size_t i = 0; i < given.size(); i++)
+      if (result.is_same(lowered[i])) return given[i];
+    for (size_t i = 0; i < given.size(); i++)
+      if (result.storage().is_alias_of(lowered[i].storage())) return view_as(given[i], result);
+    return to_npu(result, *device);
+  }
+
+  // Gives back to the arguments that were resized (out=) their new size and values.
+  void write_back() const {
+    for (size_t i = 0; i < given.size(); i++) {
+      if (!writes[i] || (lowered[i].sizes() == given[i].sizes() &&
+                         lowered[i].storage().data() == given[i].storage().data()))
+        continue;
+      given[i].resize_(lowered[i].sizes());
+      if (lowered[i].numel()) as_cpu(given[i]).copy_(lowered[i]);
+    }
+  }
+};
+
+void run_on_cpu(const c10::OperatorHandle& op, c10::DispatchKeySet, Stack* stack) {
+  const auto& schema = op.schema();
+  const size_t count = schema.arguments().size(), first = stack->size() - count;
+  Call call;
+  std::vector<size_t> generators;
+  for (size_t i = 0; i < count; i++) {
+    auto& value = (*stack)[first + i];
+    const auto& argument = schema.arguments()[i];
+    const bool write = argument.alias_info() && argument.alias_info()->isWrite();
+    if (value.isTensor()) {
+      value = call.lower(value.toTensor(), write);
+    } else if (value.isTensorList()) {
+      c10::List<at::Tensor> list;
+      for (const at::Tensor& tensor : value.toTensorVector())
+        list.push_back(call.lower(tensor, write));
+      value = list;
+    } else if (value.isOptionalTensorList()) {
+      c10::List<std::optional<at::Tensor>> list;
+      for (const std::optional<at::Tensor>& tensor : value.toOptionalTensorVector())
+        list.push_back(tensor ? std::optional(call.lower(*tensor, write)) : std::nullopt);
+      value = list;
+    } else if (value.isDevice()) {
+      call.device = value.toDevice();
+      value = c10::Device(at::kCPU);
+    } else if (argument.name() == "generator") {
+      generators.push_back(first + i);
+    } else if (argument.name() == "pin_memory") {
+      value = false;
+    }
+  }
+  if (!call.device) call.device = at::Device(at::kPrivateUse1, 0);
+  for (size_t i : generators) {
+    auto& value = (*stack)[i];
+    const auto given = value.isNone() ? std::nullopt : std::optional(value.toGenerator());
+    value = as_cpu(given, *call.device);
+  }
+
+  op.redispatchBoxed(c10::DispatchKeySet(Key::CPU), stack);
+
+  call.write_back();
+  for (size_t i = stack->size() - schema.returns().size(); i < stack->size(); i++) {
+    auto& value = (*stack)[i];
+    if (value.isTensorList()) {
+      c10::List<at::Tensor> list;
+      for (const at::Tensor& tensor : value.toTensorVector()) list.push_back(call.raise(tensor));
+      value = list;
+    } else if (value.isTensor()) {
+      value = call.raise(value.toTensor());
+    }
+  }
+}
+
+// torch_npu's own copy, kept for what needs it: host to device, device to host, device to device.
+std::optional<c10::SafeKernelFunction> transfer_kernel;
+
+void transfer(const at::Tensor& to, const at::Tensor& from, bool non_blocking) {
+  Stack stack{to, from, non_blocking};
+  transfer_kernel->callBoxed(transfer_kernel->opHandle(), c10::DispatchKeySet(Key::PrivateUse1),
+                             &stack);
+}
+
+at::Tensor& copy_(at::Tensor& self, const at::Tensor& source, bool non_blocking) {
+  if (self.numel() == 0 && source.numel() == 0) return self;
+  if (self.device() == source.device()) {
+    as_cpu(self).copy_(as_cpu(source));
+  } else if (self.dtype() == source.dtype() && self.sizes() == source.sizes() &&
+             self.is_contiguous() && source.is_contiguous()) {
+    transfer(self, source, non_blocking);
+  } else {  // only dense tensors of one dtype cross over; the rest is done on either side
+    auto dense = source.to(self.dtype()).contiguous();
+    auto arrived = at::empty_like(dense, dense.options().device(self.device()));
+    transfer(arrived, dense, /*non_blocking=*/false);
+    self.copy_(arrived);
+  }
+  return self;
+}
+
+// The second result, the sizes of the batches, stays on the host.
+std::tuple<at::Tensor, at::Tensor> pack_padded_sequence(const at::Tensor& input,
+                                                        const at::Tensor& lengths,
+                                                        bool batch_first) {
+  auto [data, sizes] = at::_pack_padded_sequence(as_cpu(input), lengths, batch_first);
+  return {to_npu(data, input.device()), sizes};
+}
+
+// PyTorch's own gradient in place of torch_npu's, whose formulas end in operators of CANN: the
+// kernel that serves CPU tensors records its formula and goes on to the device of its arguments.
+void differentiate_as_on_cpu(const c10::OperatorHandle& op, c10::DispatchKeySet keys,
+                             Stack* stack) {
+  op.getComputedKernelForDispatchKey(Key::AutogradCPU).callBoxed(op, keys, stack);
+}
+
+// What torch_npu does itself: memory, views of it, and reading one number.
+const std::set<std::string> kTorchNpu = {
+    "empty.memory_format",
+    "empty_strided",
+    "empty_like",
+    "new_empty_strided",
+    "_copy_from",
+    "_copy_from_and_resize",
+    "_local_scalar_dense",
+    "set_.source_Storage",
+    "set_.source_Storage_storage_offset",
+    "set_.source_Tensor",
+    "set_",
+    "resize_",
+    "resize_as_",
+    "as_strided",
+    "as_strided_",
+    "view",
+    "_reshape_alias",
+    "unfold",
+    "record_stream",
+    "is_pinned",
+    "_pin_memory",
+};
+
+// All ops of PyTorch itself, by what they are registered as: "add.Tensor".
+std::vector<std::pair<std::string, c10::OperatorHandle>> aten_ops() {
+  std::vector<std::pair<std::string, c10::OperatorHandle>> ops;
+  for (const auto& name : c10::Dispatcher::singleton().getAllOpNames())
+    if (name.name.rfind("aten::", 0) == 0)
+      if (auto op = c10::Dispatcher::singleton().findSchema(name))
+        ops.emplace_back(
+            name.name.substr(6) + (name.overload_name.empty() ? "" : "." + name.overload_name),
+            *op);
+  return ops;
+}
+
+// Registered with a function of their own, below or in formulas.cpp.
+const std::set<std::string> kWritten = {"copy_", "_to_copy", "clone", "_pack_padded_sequence",
+                                        "native_dropout"};
+
+TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
+  auto& dispatcher = c10::Dispatcher::singleton();
+  transfer_kernel = dispatcher.findSchemaOrThrow("aten::copy_", "")
+                        .getComputedKernelForDispatchKey(Key::PrivateUse1);
+  // torch_npu has these ops too: that they are replaced is the purpose, not worth a warning.
+  c10::WarningUtils::WarningHandlerGuard quiet(&silence);
+  library.impl("copy_", copy_);
+  library.impl("_to_copy", at::native::_to_copy);
+  library.impl("clone", at::native::clone);
+  library.impl("_pack_padded_sequence", pack_padded_sequence);
+  for (const auto& [name, op] : aten_ops()) {
+    if (kTorchNpu.count(name) || kWritten.count(name)) continue;
+    // With no CPU kernel, an op that torch_npu leaves alone is made of others that are here.
+    bool runs = op.hasKernelForDispatchKey(Key::CPU);
+    if (op.hasKernelForDispatchKey(Key::PrivateUse1))
+      for (auto key : {Key::CompositeExplicitAutograd, Key::CompositeExplicitAutogradNonFunctional,
+                       Key::CompositeImplicitAutograd})
+        runs |= op.hasKernelForDispatchKey(key);
+    if (runs) library.impl(name.c_str(), torch::CppFunction::makeFromBoxedFunction<&run_on_cpu>());
+  }
+}
+
+TORCH_LIBRARY_IMPL(aten, AutogradPrivateUse1, library) {
+  c10::WarningUtils::WarningHandlerGuard quiet(&silence);
+  for (const auto& [name, op] : aten_ops())
+    if (op.hasKernelForDispatchKey(Key::AutogradPrivateUse1))
+      library.impl(name.c_str(),
+                   torch::CppFunction::makeFromBoxedFunction<&differentiate_as_on_cpu>());
+}
+
+}  // namespace
+}  // namespace softnpu

@@ -1,0 +1,51 @@
+"""One call of each operator at the size of a model on an NPU, for the profile of the software NPU.
+
+mxd softnpu profile -m mxd_mmplugin.benchmarks.npu [OP...]
+"""
+
+import argparse
+
+import torch
+
+from ..ops import deformable_aggregation as aggregate
+from ..ops.sparse_conv import build_rulebook
+from .deformable_aggregation import make_inputs
+from .inputs import GRID, voxels
+
+
+def deformable_aggregation() -> None:
+    """Sparse4D's, forward and backward: an anchor is in the view of one camera, half of its points in the image."""
+    inputs = make_inputs(900, everywhere=False)
+    maps, spatial_shape, start, locations, weight = inputs
+    _, anchors, points, cams, _ = locations.shape
+    generator = torch.Generator().manual_seed(0)
+    seen = torch.arange(anchors).view(-1, 1, 1) % cams == torch.arange(cams)
+    inside = torch.rand(anchors, points, 1, 2, generator=generator) * 1.408 - 0.204
+    locations = torch.where(seen[..., None], inside, -1.0)[None].requires_grad_()
+    inputs = maps, spatial_shape, start, locations, weight
+    out = aggregate(*(tensor.to('npu') for tensor in inputs))
+    out.backward(torch.randn(out.shape, generator=generator).to(out.device))
+
+
+def sparse_conv_rulebook() -> None:
+    """Of a submanifold convolution and of one with stride 2, kernel 3, on about 80,000 voxels of a sweep."""
+    indices, batch_size = voxels(80000)
+    for stride, subm in ((1, True), (2, False)):
+        sizes = ([size] * 3 for size in (3, stride, 1, 1))
+        build_rulebook(indices.to('npu'), batch_size, GRID, *sizes, subm=subm)
+
+
+OPS = {function.__name__: function for function in (deformable_aggregation, sparse_conv_rulebook)}
+
+
+def main() -> None:
+    """Run the operators that the command line names, or all."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('op', nargs='*', help=f'which of {", ".join(OPS)}; all without')
+    for op in parser.parse_args().op or OPS:
+        OPS[op]()
+    torch.npu.synchronize()
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,110 @@
+"""What the kernels of a run cost on an Atlas A2, by the software NPU's model of it."""
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+PIPES = ('S', 'V', 'M', 'MTE1', 'MTE2', 'MTE3', 'FIX')
+WIDTH = 160  # of the table, also where the output is no terminal
+
+
+def load(path) -> list[dict]:
+    """The launches of a profile, summed up by kernel, the longest first.
+
+    Args:
+        path (str | Path): the file that MXD_SOFTNPU_PROFILE named; a line of JSON for each launch.
+
+    Returns:
+        list[dict]: for each kernel its name, launches, blocks (the most), modelled_us, bound_us (the larger of
+        moving the bytes and doing the arithmetic, spread evenly), bound (what its slowest core does most), busy
+        (share of the time by pipe), bytes_in, bytes_out, scalar_local and scalar_global.
+    """
+    rows, bounds = {}, {}
+    path = Path(path)
+    for line in path.read_text().splitlines() if path.exists() else ():
+        launch = json.loads(line)
+        name = launch['kernel']
+        row = rows.setdefault(
+            name,
+            dict.fromkeys(
+                (
+                    'launches',
+                    'blocks',
+                    'modelled_us',
+                    'bound_us',
+                    'cycles',
+                    'bytes_in',
+                    'bytes_out',
+                ),
+                0,
+            )
+            | {'kernel': name, 'scalar_local': 0, 'scalar_global': 0}
+            | {'busy': dict.fromkeys(PIPES, 0.0)},
+        )
+        row['launches'] += 1
+        row['blocks'] = max(row['blocks'], launch['blocks'])
+        row['bound_us'] += max(launch['traffic_us'], launch['vector_us'], launch['cube_us'])
+        for key in (
+            'modelled_us',
+            'cycles',
+            'bytes_in',
+            'bytes_out',
+            'scalar_local',
+            'scalar_global',
+        ):
+            row[key] += launch[key]
+        for pipe in PIPES:
+            row['busy'][pipe] += launch['pipes'][pipe]['busy_max']
+        of_kernel = bounds.setdefault(name, {})
+        of_kernel[launch['bound']] = of_kernel.get(launch['bound'], 0) + launch['modelled_us']
+    for name, row in rows.items():
+        cycles = row.pop('cycles')
+        row['busy'] = {pipe: busy / cycles if cycles else 0 for pipe, busy in row['busy'].items()}
+        row['bound'] = max(bounds[name], key=bounds[name].get)
+    return sorted(rows.values(), key=lambda row: -row['modelled_us'])
+
+
+def _bytes(count: int) -> str:
+    return f'{count / 2**20:.1f} MiB' if count >= 2**20 else f'{count / 2**10:.1f} KiB'
+
+
+def report(path) -> list[dict]:
+    """Print the profile of a run as a table.
+
+    Args:
+        path (str | Path): as for `load`.
+
+    Returns:
+        list[dict]: what `load` returns.
+    """
+    rows = load(path)
+    total = sum(row['modelled_us'] for row in rows)
+    table = Table(
+        title=f'Kernels on an Atlas A2, modelled: {total / 1e3:.3f} ms in all', title_justify='left'
+    )
+    table.add_column('kernel', no_wrap=True)
+    table.add_column('bound by')
+    heads = ('launches', 'time', 'each', 'of its bound', 'in', 'out', 'scalar', *PIPES)
+    for head in heads:
+        table.add_column(head, justify='right')
+    for row in rows:
+        ratio = row['modelled_us'] / row['bound_us'] if row['bound_us'] else float('inf')
+        table.add_row(
+            row['kernel'],
+            row['bound'],
+            str(row['launches']),
+            f'{row["modelled_us"] / 1e3:.3f} ms',
+            f'{row["modelled_us"] / row["launches"]:.1f} us',
+            f'{ratio:.1f}x',
+            _bytes(row['bytes_in']),
+            _bytes(row['bytes_out']),
+            str(row['scalar_local'] + row['scalar_global']),
+            *(f'{row["busy"][pipe]:.0%}' if row['busy'][pipe] else '' for pipe in PIPES),
+        )
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDTH)
+    console.print(table if rows else 'No kernel was launched.')
+    return rows

@@ -1,0 +1,169 @@
+"""The operators that have no Ascend kernel yet: on npu tensors their plain PyTorch form serves them."""
+
+import pytest
+import torch
+
+from mxd_mmplugin import (
+    SparseConvTensor,
+    bev_pool,
+    deform_conv2d,
+    deformable_aggregation,
+    dynamic_scatter,
+    dynamic_voxelize,
+    gather_features_by_pc_voxel_id,
+    hard_voxelize,
+    modulated_deform_conv2d,
+    ops,
+    sparse_add,
+)
+from mxd_mmplugin.ops import build_rulebook, sparse_conv, sparse_max_pool
+from tests.npu.compare import assert_same, npu, with_grads
+
+pytestmark = pytest.mark.npu
+SIZE, AREA = [0.5, 0.5, 1.0], [-4, -4, -1, 4, 4, 1]
+SHAPE = [6, 9, 8]
+STRIDED = 2, SHAPE, [3] * 3, [2] * 3, [1] * 3, [1] * 3  # batch, grid and geometry of a convolution
+
+
+def sites(count=150):
+    cells = torch.randperm(2 * 6 * 9 * 8)[:count]
+    return torch.stack(torch.unravel_index(cells, (2, *SHAPE)), 1).int()
+
+
+def pooled(kind, count):
+    def function(feats, coords):
+        return kind(feats, coords, 2, 3, 10, 12)
+
+    coords = torch.stack([torch.randint(size, (count,)) for size in (12, 10, 3, 2)], 1)
+    return function, [torch.rand(count, 5)], [coords]
+
+
+CASES = {
+    'modulated_deform_conv2d': lambda: (
+        lambda x, offset, mask, weight, bias: modulated_deform_conv2d(
+            x, offset, mask, weight, bias, 1, 1, 1, 2, 2
+        ),
+        [
+            torch.rand(2, 4, 7, 6),
+            torch.randn(2, 36, 7, 6),
+            torch.rand(2, 18, 7, 6),
+            torch.randn(6, 2, 3, 3),
+            torch.randn(6),
+        ],
+        [],
+    ),
+    'deform_conv2d': lambda: (
+        lambda x, offset, weight: deform_conv2d(x, offset, weight, 2, 1),
+        [torch.rand(2, 4, 7, 6), torch.randn(2, 18, 4, 3), torch.randn(6, 4, 3, 3)],
+        [],
+    ),
+    'deformable_aggregation': lambda: (
+        lambda maps, locations, weight, shape, start: deformable_aggregation(
+            maps, shape, start, locations, weight
+        ),
+        [
+            torch.rand(1, 2 * 42, 8),
+            torch.rand(1, 5, 3, 2, 2) * 1.2 - 0.1,
+            torch.rand(1, 5, 3, 2, 2, 4),
+        ],
+        [
+            torch.tensor([[[6, 5], [3, 4]]] * 2).int(),
+            torch.tensor([[0, 30], [42, 72]]).int(),
+        ],
+    ),
+    'hard_voxelize': lambda: (
+        lambda points: hard_voxelize(points, SIZE, AREA, 3, 40).voxels,
+        [torch.randn(300, 5) * 3],
+        [],
+    ),
+    'gather_features_by_pc_voxel_id': lambda: (
+        gather_features_by_pc_voxel_id,
+        [torch.rand(9, 4)],
+        [torch.randint(-1, 9, (30,))],
+    ),
+    'dynamic_scatter max': lambda: (
+        lambda feats, coors: dynamic_scatter(feats, coors, 'max')[0],
+        [torch.randint(4, (90, 6)).float()],
+        [torch.randint(-1, 3, (90, 3))],
+    ),
+    'dynamic_scatter mean': lambda: (
+        lambda feats, coors: dynamic_scatter(feats, coors, 'mean')[0],
+        [torch.rand(90, 6)],
+        [torch.randint(-1, 3, (90, 3)).int()],
+    ),
+    'bev_pool': lambda: pooled(bev_pool, 200),
+    'npu_bev_pool': lambda: pooled(ops.npu_bev_pool, 200),
+    'sparse_conv': lambda: (
+        lambda x, weight, bias, indices: sparse_conv(
+            x, weight, bias, build_rulebook(indices, *STRIDED, subm=True)
+        ),
+        [torch.rand(150, 4), torch.randn(3, 3, 3, 4, 6), torch.randn(6)],
+        [sites()],
+    ),
+    'sparse_conv strided': lambda: (
+        lambda x, weight, bias, indices: sparse_conv(
+            x, weight, bias, build_rulebook(indices, *STRIDED)
+        ),
+        [torch.rand(150, 4), torch.randn(3, 3, 3, 4, 6), torch.randn(6)],
+        [sites()],
+    ),
+    'sparse_conv transposed': lambda: (
+        lambda x, weight, bias, indices: sparse_conv(
+            x, weight, bias, build_rulebook(indices, *STRIDED, transposed=True)
+        ),
+        [torch.rand(150, 4), torch.randn(3, 3, 3, 4, 6), torch.randn(6)],
+        [sites()],
+    ),
+    'sparse_max_pool': lambda: (
+        lambda x, indices: sparse_max_pool(x, build_rulebook(indices, *STRIDED)),
+        [torch.rand(150, 4)],
+        [sites()],
+    ),
+    'sparse_add': lambda: (
+        lambda a, b, at_a, at_b: (
+            sparse_add(
+                SparseConvTensor(a, at_a, SHAPE, 2), SparseConvTensor(b, at_b, SHAPE, 2)
+            ).features
+        ),
+        [torch.rand(150, 4), torch.rand(90, 4)],
+        [sites(), sites(90)],
+    ),
+    'dense': lambda: (
+        lambda x, indices: SparseConvTensor(x, indices, SHAPE, 2).dense(),
+        [torch.rand(150, 4)],
+        [sites()],
+    ),
+    'from_dense': lambda: (
+        lambda x: SparseConvTensor.from_dense(x).features,
+        [torch.rand(2, *SHAPE, 3) * (torch.rand(2, *SHAPE, 1) > 0.7)],
+        [],
+    ),
+}
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_forward_and_backward(case):
+    function, inputs, rest = CASES[case]()
+    assert_same(
+        with_grads(lambda *leaves: function(*leaves, *npu(rest)), *npu(inputs)),
+        with_grads(lambda *leaves: function(*leaves, *rest), *inputs),
+        1e-4,
+    )
+
+
+def test_integers():
+    points, indices = torch.randn(300, 5) * 3, sites()
+    assert_same(dynamic_voxelize(points.npu(), SIZE, AREA), dynamic_voxelize(points, SIZE, AREA))
+    assert_same(
+        hard_voxelize(points.npu(), SIZE, AREA, 3, 40)[1:],
+        hard_voxelize(points, SIZE, AREA, 3, 40)[1:],
+    )
+    assert_same(
+        build_rulebook(indices.npu(), *STRIDED).out_indices,
+        build_rulebook(indices, *STRIDED).out_indices,
+    )
+
+
+def test_every_operator_is_served():
+    served = {op: devices['npu'] for op, devices in ops.backends().items()}
+    assert {*served.values()} <= {'Ascend kernel', 'plain PyTorch'}

@@ -1,0 +1,199 @@
+"""Training on the software NPU is training on the CPU: losses, checkpoints, autocast, two devices."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from mxd_mmplugin import softnpu
+
+from ..conftest import ROOT
+
+pytestmark = pytest.mark.skipif(not softnpu.active(), reason='compares two settings of one machine')
+
+CONFIG = next((ROOT / 'configs' / 'centerpoint').glob('*generated*.py'))
+TRAIN = ROOT / 'tools' / 'train.py'
+# Plain gradient descent: Adam divides a gradient by its size, so that one that is nothing but rounding
+# moves its weight as far as any other, and twenty steps from random weights part ways on any two
+# orders of summation.
+SHORT = f"""
+_base_ = '{CONFIG}'
+param_scheduler = []
+optim_wrapper = dict(optimizer=dict(_delete_=True, type='SGD', lr=1e-3, momentum=0.9))
+train_dataloader = dict(batch_size=1, num_workers=1)
+train_cfg = dict(max_epochs=5, val_interval=99)
+default_hooks = dict(logger=dict(interval=1))
+log_processor = dict(window_size=1)
+custom_hooks = []
+"""
+
+
+def on_cpu() -> dict:
+    """An environment without the software NPU."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith('MXD_')}
+    env.update(PYTHONPATH=str(ROOT), LD_LIBRARY_PATH='', TORCH_DEVICE_BACKEND_AUTOLOAD='0')
+    return env
+
+
+def on_npu(**settings) -> dict:
+    """The environment of this process, with its Python path for other folders."""
+    return {**os.environ, **settings}
+
+
+def run(folder, *command, env) -> str:
+    result = subprocess.run(
+        [sys.executable, *map(str, command)], cwd=folder, capture_output=True, text=True, env=env
+    )
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    return result.stdout
+
+
+def losses(folder, work) -> list[float]:
+    """The loss of each step of all runs in a work folder, in their order."""
+    logs = sorted((folder / work).glob('2*/vis_data/scalars.json'))
+    steps = [json.loads(line) for log in logs for line in log.read_text().splitlines()]
+    return [step['loss'] for step in steps if 'loss' in step]
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """A working folder with a data set of two scenes and a short configuration."""
+    folder, data = tmp_path_factory.mktemp('train'), 'data/nuscenes-generated'
+    env = on_cpu()
+    synth = 'synth', '--out', data, '--scenes', 2, '--keyframes', 4
+    run(folder, '-m', 'mxd_mmplugin', *synth, env=env)
+    run(
+        *(folder, ROOT / 'tools' / 'create_data.py', 'nuscenes', '--version', 'v1.0-mini'),
+        *('--root-path', data, '--out-dir', data, '--extra-tag', 'nuscenes'),
+        env=env,
+    )
+    (folder / 'short.py').write_text(SHORT)
+    return folder
+
+
+@pytest.fixture(scope='module')
+def trained(folder):
+    """Twenty steps on either; the names of the work folders."""
+    run(folder, TRAIN, 'short.py', '--work-dir', 'cpu', env=on_cpu())
+    run(folder, TRAIN, 'short.py', '--work-dir', 'npu', env=on_npu())
+    return 'cpu', 'npu'
+
+
+def test_losses_are_those_of_the_cpu(folder, trained):
+    cpu, npu = (losses(folder, work) for work in trained)
+    assert len(cpu) == len(npu) == 20
+    assert npu == pytest.approx(cpu, rel=1e-3)
+
+
+@pytest.mark.parametrize('first', ['cpu', 'npu'])
+def test_a_run_is_resumed_on_the_other(folder, trained, first):
+    """One more epoch from the other's checkpoint, and from its own: the same losses."""
+    ends = []
+    for env in (on_cpu(), on_npu()):
+        work = f'resume-{first}-{len(ends)}'
+        options = 'train_cfg.max_epochs=6', f'load_from={first}/epoch_5.pth'
+        command = TRAIN, 'short.py', '--work-dir', work, '--resume', '--cfg-options', *options
+        log = run(folder, *command, env=env)
+        assert 'resumed epoch: 5' in log
+        ends.append(losses(folder, work))
+    assert len(ends[0]) == 4 and ends[1] == pytest.approx(ends[0], rel=1e-3)
+
+
+def test_stock_configuration_with_autocast_trains_and_evaluates(folder):
+    options = 'train_cfg.max_epochs=1', 'train_cfg.val_interval=1', 'train_dataloader.batch_size=2'
+    command = TRAIN, CONFIG, '--work-dir', 'amp', '--amp', '--cfg-options', *options
+    log = run(folder, *command, 'default_hooks.logger.interval=1', env=on_npu())
+    assert 'NuScenes/mAP' in log
+    state = torch.load(folder / 'amp' / 'epoch_1.pth', weights_only=True)
+    assert all(x.isfinite().all() for x in state['state_dict'].values() if x.is_floating_point())
+    assert 'loss_scaler' in state['optimizer']
+
+
+DISTRIBUTED = """
+import os, sys
+import torch, torch_npu
+import torch.distributed as dist
+
+rank, ranks = int(os.environ['RANK']), int(os.environ['WORLD_SIZE'])
+torch.manual_seed(0)
+model = torch.nn.Sequential(
+    torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(288, 4))
+data, target = torch.randn(6, 4, 3, 8, 8), torch.randn(6, 4, 4)
+torch.npu.set_device(rank)
+model = model.npu()
+if ranks > 1:
+    dist.init_process_group('hccl')
+    model = torch.nn.parallel.DistributedDataParallel(model, device_ids=[rank])
+optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+for x, y in zip(data, target):
+    x, y = x.chunk(ranks)[rank].npu(), y.chunk(ranks)[rank].npu()
+    loss = (model(x) - y).square().mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    mean = loss.detach() / ranks
+    if ranks > 1:
+        dist.all_reduce(mean)
+    if rank == 0:
+        print('loss', mean.item(), flush=True)
+if ranks > 1:
+    gathered = [None] * ranks
+    dist.all_gather_object(gathered, rank)
+    assert gathered == list(range(ranks))
+    small = torch.tensor([rank + 1.0, -rank], dtype=torch.float16).npu()
+    dist.all_reduce(small)
+    assert small.tolist() == [sum(range(1, ranks + 1)), -sum(range(ranks))]
+    part = torch.empty(3).npu()
+    dist.reduce_scatter_tensor(part, torch.arange(3.0 * ranks).npu())
+    assert part.tolist() == [ranks * (3 * rank + i) for i in range(3)]
+    shared = torch.full((5,), float(rank)).npu()
+    dist.broadcast(shared, ranks - 1)
+    assert shared.tolist() == [ranks - 1] * 5
+    dist.barrier()
+    dist.destroy_process_group()
+"""
+
+
+def test_two_devices_have_the_loss_of_twice_the_batch(tmp_path):
+    (tmp_path / 'script.py').write_text(DISTRIBUTED)
+    results = []
+    for ranks in (1, 2):
+        launch = '-m', 'torch.distributed.run', '--standalone', f'--nproc-per-node={ranks}'
+        log = run(tmp_path, *launch, 'script.py', env=on_npu(OMP_NUM_THREADS='1'))
+        results.append([float(x.split()[1]) for x in log.splitlines() if x.startswith('loss')])
+    assert len(results[0]) == 6 and results[1] == pytest.approx(results[0], rel=1e-4)
+
+
+DISAGREE = """
+import os, torch, torch_npu
+import torch.distributed as dist
+rank = int(os.environ['RANK'])
+torch.npu.set_device(rank)
+dist.init_process_group('hccl')
+x = torch.ones(4 + rank).npu()
+dist.all_reduce(x)
+print(x.cpu())
+"""
+
+
+def test_ranks_that_disagree_are_an_error(tmp_path):
+    (tmp_path / 'script.py').write_text(DISAGREE)
+    launch = '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2', 'script.py'
+    result = subprocess.run(
+        [sys.executable, *launch], cwd=tmp_path, capture_output=True, text=True, env=on_npu()
+    )
+    assert result.returncode != 0
+    assert 'rank 0 HcclAllReduce of 16 B; rank 1 HcclAllReduce of 20 B' in result.stderr
+
+
+def test_tools_train_with_two_devices(folder):
+    """The launcher of mmengine, with the process group that it chooses for an NPU."""
+    options = 'train_cfg.max_epochs=1', 'default_hooks.logger.interval=1'
+    launch = '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2'
+    command = TRAIN, 'short.py', '--work-dir', 'two', '--launcher', 'pytorch', '--cfg-options'
+    run(folder, *launch, *command, *options, env=on_npu(OMP_NUM_THREADS='1'))
+    assert len(losses(folder, 'two')) == 2
+    assert (folder / 'two' / 'epoch_1.pth').exists()
