@@ -4,7 +4,7 @@
 PYTHON ?= python3
 MODEL ?= centerpoint
 CONFIG_centerpoint := configs/centerpoint/centerpoint_voxel02_second_secfpn_1xb4-onecycle-7e_nus-generated-3d.py
-CONFIG_bevfusion := configs/bevfusion/bevfusion_lidar-cam_voxel02_second_secfpn_1xb2-onecycle-6e_nus-generated-3d.py
+CONFIG_bevfusion := configs/bevfusion/bevfusion_lidar-cam_voxel02_second_secfpn_1xb2-onecycle-4e_nus-generated-3d.py
 CONFIG ?= $(CONFIG_$(MODEL))
 DATA ?= data/nuscenes-generated
 WORK_DIR ?= work_dirs/$(basename $(notdir $(CONFIG)))

@@ -89,7 +89,7 @@ test_dataloader = val_dataloader
 val_evaluator = dict(data_root=data_root, ann_file=data_root + 'nuscenes_infos_val.pkl')
 test_evaluator = val_evaluator
 
-max_epochs = 6
+max_epochs = 4
 lr = 2e-3
 optim_wrapper = dict(optimizer=dict(lr=lr))
 param_scheduler = [

@@ -1,6 +1,6 @@
 # BEVFusion on LiDAR and six cameras for the generated scenes and two CPU cores: the small LiDAR detector, and images of
 # 128 x 352 pixels seen by a narrow ResNet-18 that starts from nothing.
-_base_ = './bevfusion_lidar_voxel02_second_secfpn_1xb2-onecycle-6e_nus-generated-3d.py'
+_base_ = './bevfusion_lidar_voxel02_second_secfpn_1xb2-onecycle-4e_nus-generated-3d.py'
 
 image_size = [128, 352]
 input_modality = dict(use_lidar=True, use_camera=True)
