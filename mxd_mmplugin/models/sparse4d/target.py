@@ -179,8 +179,8 @@ class SparseBox3DTarget:
         scale = boxes.new_tensor(self.dn_noise_scale)
         anchor, slot = boxes + (torch.rand_like(boxes) * 2 - 1) * scale, labels
         if self.add_neg_dn:
-            sign = torch.where(torch.rand_like(boxes) > 0.5, 1.0, -1.0)
-            away = boxes + (torch.rand_like(boxes) + 1) * sign * scale
+            distance = torch.rand_like(boxes) + 1
+            away = boxes + torch.where(torch.rand_like(boxes) > 0.5, distance, -distance) * scale
             anchor, slot = torch.cat([anchor, away], 2), torch.cat([labels, labels], 2)
 
         # Noise may have carried a box to another object: the nearest ones are meant.
