@@ -87,7 +87,7 @@ val_evaluator = dict(data_root=data_root, ann_file=data_root + 'nuscenes_infos_v
 test_evaluator = val_evaluator
 
 lr = 2e-3
-max_iters = 600
+max_iters = 400
 optim_wrapper = dict(
     _delete_=True,
     type='OptimWrapper',
@@ -100,7 +100,7 @@ param_scheduler = [
         eta_max=lr,
         pct_start=0.2,
         div_factor=10,
-        total_steps=max_iters,
+        total_steps=max_iters + 1,
         by_epoch=False,
     )
 ]
