@@ -12,7 +12,10 @@ COMMANDS = {
     ),
     'softnpu': ('mxd_mmplugin.softnpu', 'run a command on the software NPU'),
     'sparse4d-anchors': ('mxd_mmplugin.models.sparse4d.anchors', "choose Sparse4D's anchors"),
-    'sparse4d-infos': ('mxd_mmplugin.models.sparse4d.infos', 'add sequences to nuScenes info files'),
+    'sparse4d-infos': (
+        'mxd_mmplugin.models.sparse4d.infos',
+        'add sequences to nuScenes info files',
+    ),
     'synth': ('mxd_mmplugin.datasets.synth', 'generate a nuScenes-format data set'),
 }
 

@@ -55,7 +55,9 @@ def some_anchors(count):
 def small(version=3, head=None, **changes):
     """The small config with 40 instances; version 2 and 1 leave out what these do not have."""
     model = config_of(SMALL, some_anchors(40)).model
-    part = dict(instance_bank=dict(num_anchor=40, num_temp_instances=25), decoder=dict(num_output=20))
+    part = dict(
+        instance_bank=dict(num_anchor=40, num_temp_instances=25), decoder=dict(num_output=20)
+    )
     if version < 3:
         part.update(with_instance_id=False, sampler=dict(num_dn_groups=0, num_temp_dn_groups=0))
         part.update(refine_layer=dict(with_quality_estimation=False))

@@ -71,7 +71,9 @@ def test_key_points_are_in_their_boxes():
     # The learned ones, in units of the sides.
     local = points[0, :, 8:] - boxes[:, None, :3]
     cos, sin = boxes[:, None, 6].cos(), boxes[:, None, 6].sin()
-    along = torch.stack([cos * local[..., 0] + sin * local[..., 1], cos * local[..., 1] - sin * local[..., 0]], -1)
+    along = torch.stack(
+        [cos * local[..., 0] + sin * local[..., 1], cos * local[..., 1] - sin * local[..., 0]], -1
+    )
     assert (along.abs() <= boxes[:, None, 3:5] / 2 + 1e-4).all()
 
 
@@ -80,7 +82,9 @@ def test_boxes_stay_where_they_are_in_the_world():
     boxes, seconds = some_boxes(30), torch.tensor([0.5])
     transform = torch.eye(4)[None]
     angle = torch.tensor(0.7)
-    transform[0, :2, :2] = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()]).view(2, 2)
+    transform[0, :2, :2] = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()]).view(
+        2, 2
+    )
     transform[0, :3, 3] = torch.tensor([3.0, -2.0, 0.5])
     moved = generator.anchor_projection(states(boxes)[None], transform, seconds)[0]
     expected = boxes.clone()
@@ -122,7 +126,9 @@ def test_refinement_changes_the_anchor():
 
 def test_matching_finds_the_nearest_box_of_the_class():
     truth = some_truth(4, 0, 7)
-    sampler = SparseBox3DTarget(reg_weights=[2.0] * 3 + [0.5] * 3 + [0.0] * 4, cls_wise_reg_weights={'2': [3.0] * 10})
+    sampler = SparseBox3DTarget(
+        reg_weights=[2.0] * 3 + [0.5] * 3 + [0.0] * 4, cls_wise_reg_weights={'2': [3.0] * 10}
+    )
     boxes = torch.randn(3, 20, 10) * 50
     logits = torch.full((3, 20, CLASSES), -4.0)
     places = {0: torch.tensor([3, 8, 1, 15]), 2: torch.tensor([0, 2, 4, 6, 8, 10, 12])}

@@ -30,9 +30,7 @@ model = dict(
         norm_cfg=dict(type='BN', requires_grad=False),
         dcn=dict(type='DCNv2', deform_groups=1, fallback_on_stride=False),
         stage_with_dcn=(False, False, True, True),
-        init_cfg=dict(
-            type='Pretrained', checkpoint='open-mmlab://detectron2/resnet101_caffe'
-        ),
+        init_cfg=dict(type='Pretrained', checkpoint='open-mmlab://detectron2/resnet101_caffe'),
     ),
     img_neck=dict(
         type='mmdet.FPN',
@@ -100,9 +98,7 @@ model = dict(
         loss_cls=dict(
             type='mmdet.FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=2.0
         ),
-        loss_reg=dict(
-            type='SparseBox3DLoss', loss_box=dict(type='mmdet.L1Loss', loss_weight=0.25)
-        ),
+        loss_reg=dict(type='SparseBox3DLoss', loss_box=dict(type='mmdet.L1Loss', loss_weight=0.25)),
         decoder=dict(type='SparseBox3DDecoder'),
         reg_weights=[2.0] * 3 + [1.0] * 7,
         kps_generator=dict(
@@ -169,8 +165,6 @@ param_scheduler = [
     ),
 ]
 train_cfg = dict(_delete_=True, by_epoch=True, max_epochs=24, val_interval=24)
-default_hooks = dict(
-    logger=dict(interval=50), checkpoint=dict(interval=6, by_epoch=True)
-)
+default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=6, by_epoch=True))
 log_processor = dict(by_epoch=True)
 auto_scale_lr = dict(base_batch_size=8)

@@ -69,14 +69,19 @@ class GridSampleAggregation(nn.Module):
         weight: Tensor,
     ) -> Tensor:
         """See `DeformableAggregation.forward`; all cameras have the same sizes of maps."""
-        (batch, _, channels), (_, anchors, points, cameras, _) = feature_maps.shape, sample_locations.shape
+        (batch, _, channels), (_, anchors, points, cameras, _) = (
+            feature_maps.shape,
+            sample_locations.shape,
+        )
         groups = weight.shape[-1]
         # Samples outside of their image count nothing; grid_sample lets them fade beyond the border.
         inside = ((sample_locations > 0) & (sample_locations < 1)).all(-1)
         weight = weight * inside[..., None, None]
         grid = (sample_locations * 2 - 1).permute(0, 3, 1, 2, 4).flatten(0, 1)
         out, shapes = 0.0, spatial_shape[0].tolist()
-        for scale, ((height, width), starts) in enumerate(zip(shapes, scale_start_index.T.tolist())):
+        for scale, ((height, width), starts) in enumerate(
+            zip(shapes, scale_start_index.T.tolist())
+        ):
             maps = [feature_maps[:, start : start + height * width] for start in starts]
             maps = torch.stack(maps, 1).flatten(0, 1).transpose(1, 2)
             read = F.grid_sample(maps.unflatten(2, (height, width)), grid, align_corners=False)
@@ -191,14 +196,25 @@ class DeformableFeatureAggregation(BaseModule):
             return out + instance_feature
         return torch.cat([out, instance_feature], -1)
 
-    def sample(self, points: Tensor, feature_maps: Sequence[Tensor], frame: Frame, weight: Tensor) -> Tensor:
+    def sample(
+        self, points: Tensor, feature_maps: Sequence[Tensor], frame: Frame, weight: Tensor
+    ) -> Tensor:
         """What each point sees by itself, [B, A, P, C]: an anchor of one point each."""
         locations = project_points(points, frame).flatten(1, 2)[:, :, None]
         fused = self.aggregation(*feature_maps, locations, weight.flatten(1, 2)[:, :, None])
         return fused.unflatten(1, points.shape[1:3])
 
     def _over_time(
-        self, instance_feature, anchor, anchor_embed, points, feature_maps, frame, queue, depth_module, anchor_encoder
+        self,
+        instance_feature,
+        anchor,
+        anchor_embed,
+        points,
+        feature_maps,
+        frame,
+        queue,
+        depth_module,
+        anchor_encoder,
     ):
         """Point by point through the frames, the oldest first; [B, A, C]."""
         features = points.new_zeros(*points.shape[:3], self.embed_dims)

@@ -46,7 +46,9 @@ def make_anchors(boxes: np.ndarray, number: int, reach: float, seed: int = 0) ->
 
     near = boxes[np.linalg.norm(boxes[:, :3], axis=1) <= reach]
     if len(near) < number:
-        raise ValueError(f'{number} anchors need as many boxes within {reach} m, there are {len(near)}')
+        raise ValueError(
+            f'{number} anchors need as many boxes within {reach} m, there are {len(near)}'
+        )
     anchors = np.zeros((number, 11))
     fit = KMeans(number, n_init=1, random_state=seed).fit(near[:, :3])
     anchors[:, CENTER] = fit.cluster_centers_

@@ -64,7 +64,9 @@ class NuScenes3DDetTrackDataset(NuScenesDataset):
             frame['sequence'] = scene
             scenes.append(scene)
             first[scene] = min(first.get(scene, np.inf), frame['timestamp'])
-        frames.sort(key=lambda frame: (first[frame['sequence']], frame['sequence'], frame['timestamp']))
+        frames.sort(
+            key=lambda frame: (first[frame['sequence']], frame['sequence'], frame['timestamp'])
+        )
         return frames
 
     def full_init(self) -> None:
@@ -216,9 +218,7 @@ class GroupInBatchSampler(Sampler):
                     frames.pop(0)
                 if not self.dataset.keep_consistent_seq_aug:
                     augmentation = self.dataset.get_augmentation()
-                yield dict(
-                    idx=frames.pop(0), aug_config=augmentation, sequence=f'{slot}: {number}'
-                )
+                yield dict(idx=frames.pop(0), aug_config=augmentation, sequence=f'{slot}: {number}')
 
     def __iter__(self) -> Iterator[list]:
         """Batches of what `NuScenes3DDetTrackDataset` takes as a number."""

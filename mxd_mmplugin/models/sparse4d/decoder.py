@@ -2,7 +2,6 @@
 
 from typing import Optional
 
-import torch
 from mmdet3d.structures import LiDARInstance3DBoxes
 from mmengine.structures import InstanceData
 from torch import Tensor

@@ -90,7 +90,12 @@ class Sparse4D(Base3DDetector):
             return [Frame(matrices, sizes, times, places, sequence, focal)]
         valid = stacked('queue', bool)
         return [
-            Frame(*(x[:, t] for x in (matrices, sizes, times, places)), sequence, focal[:, t], valid[:, t])
+            Frame(
+                *(x[:, t] for x in (matrices, sizes, times, places)),
+                sequence,
+                focal[:, t],
+                valid[:, t],
+            )
             for t in range(valid.shape[1])
         ]
 
@@ -130,7 +135,9 @@ class Sparse4D(Base3DDetector):
             if self.depth_branch is not None and 'gt_depth' in batch_data_samples[0]:
                 measured = torch.stack([sample.gt_depth for sample in batch_data_samples])
                 depths = self.depth_branch(maps, frame.focal)
-                losses['loss_dense_depth'] = self.depth_branch.loss(depths, measured.to(images.device))
+                losses['loss_dense_depth'] = self.depth_branch.loss(
+                    depths, measured.to(images.device)
+                )
         return losses
 
     def predict(self, batch_inputs_dict: dict, batch_data_samples: list, **kwargs) -> list:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Optional
 
 import torch
-from mmdet3d.registry import MODELS, TASK_UTILS
 from mmdet.utils import reduce_mean
+from mmdet3d.registry import MODELS, TASK_UTILS
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
@@ -116,7 +116,9 @@ class Sparse4DHead(BaseModule):
             if module is not self and 'init_weights' in vars(type(module)):
                 module.init_weights()
 
-    def _attend(self, layer, query, query_pos, value, key=None, key_pos=None, attn_mask=None) -> Tensor:
+    def _attend(
+        self, layer, query, query_pos, value, key=None, key_pos=None, attn_mask=None
+    ) -> Tensor:
         """Attention of instances, features and embeddings added or side by side."""
         if self.decouple_attn:
             query, query_pos = torch.cat([query, query_pos], -1), None
@@ -138,7 +140,12 @@ class Sparse4DHead(BaseModule):
         old, new = (rows.nonzero()[:, 0].to(device) for rows in (known, ~known))
         parts = [
             self._attend(
-                layer, feature[old], embed[old], temp_feature[old], temp_feature[old], temp_embed[old]
+                layer,
+                feature[old],
+                embed[old],
+                temp_feature[old],
+                temp_feature[old],
+                temp_embed[old],
             ),
             self._attend(layer, feature[new], embed[new], None, attn_mask=attn_mask),
         ]
@@ -178,7 +185,9 @@ class Sparse4DHead(BaseModule):
             zeros = feature.new_zeros(*added.shape[:2], feature.shape[-1])
             feature = torch.cat([feature, zeros], 1)
             # Instances do not see the noise, which would tell them the truth; each group sees itself.
-            attn_mask = torch.ones(anchor.shape[1], anchor.shape[1], dtype=torch.bool, device=anchor.device)
+            attn_mask = torch.ones(
+                anchor.shape[1], anchor.shape[1], dtype=torch.bool, device=anchor.device
+            )
             attn_mask[:free, :free] = False
             attn_mask[free:, free:] = noisy.attention_mask()
 
@@ -189,12 +198,21 @@ class Sparse4DHead(BaseModule):
             if layer is None:
                 continue
             if name == 'temp_gnn':
-                feature = self._attend_before(layer, feature, embed, temp_feature, temp_embed, attn_mask)
+                feature = self._attend_before(
+                    layer, feature, embed, temp_feature, temp_embed, attn_mask
+                )
             elif name == 'gnn':
                 feature = self._attend(layer, feature, embed, feature, attn_mask=attn_mask)
             elif name == 'deformable':
                 feature = layer(
-                    feature, anchor, embed, feature_maps, frame, queue, self.depth_module, self.anchor_encoder
+                    feature,
+                    anchor,
+                    embed,
+                    feature_maps,
+                    frame,
+                    queue,
+                    self.depth_module,
+                    self.anchor_encoder,
                 )
             elif name != 'refine':
                 feature = layer(feature)

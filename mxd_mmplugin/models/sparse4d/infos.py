@@ -14,7 +14,9 @@ from tqdm import tqdm
 def add_arguments(parser) -> None:
     """Options of the subcommand."""
     parser.add_argument('infos', type=Path, nargs='+', help="mmdet3d's info files")
-    parser.add_argument('--root', type=Path, default=Path('data/nuscenes'), help='folder of nuScenes')
+    parser.add_argument(
+        '--root', type=Path, default=Path('data/nuscenes'), help='folder of nuScenes'
+    )
     parser.add_argument('--version', default='v1.0-trainval', help='folder of the tables in it')
 
 

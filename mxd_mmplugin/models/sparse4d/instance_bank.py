@@ -218,7 +218,13 @@ class InstanceBank(BaseModule):
 
     @torch.no_grad()
     def cache(
-        self, feature: Tensor, anchor: Tensor, logits: Tensor, frame: Frame, feature_maps=None, threshold=None
+        self,
+        feature: Tensor,
+        anchor: Tensor,
+        logits: Tensor,
+        frame: Frame,
+        feature_maps=None,
+        threshold=None,
     ) -> Tensor:
         """Keep the most confident instances for the next frame, and name them.
 
@@ -249,7 +255,9 @@ class InstanceBank(BaseModule):
         next_id = next_id + new.sum(1)
         if kept > 0:
             if before is not None:
-                faded = torch.where(self.mask[:, None], before.confidence * self.confidence_decay, 0)
+                faded = torch.where(
+                    self.mask[:, None], before.confidence * self.confidence_decay, 0
+                )
                 confidence = torch.cat(
                     [torch.maximum(confidence[:, :kept], faded), confidence[:, kept:]], 1
                 )

@@ -213,9 +213,7 @@ class SparseBox3DRefinementModule(BaseModule):
         )
 
         def branch(outputs):
-            return nn.Sequential(
-                *linear_relu_ln(embed_dims, 1, 2), nn.Linear(embed_dims, outputs)
-            )
+            return nn.Sequential(*linear_relu_ln(embed_dims, 1, 2), nn.Linear(embed_dims, outputs))
 
         if with_cls_branch:
             self.cls_layers = branch(num_cls)
@@ -314,7 +312,11 @@ class AsymmetricFFN(BaseModule):
         if self.pre_norm is not None:
             x = self.pre_norm(x)
         out = self.layers(x)
-        return out + self.identity_fc(x if identity is None else identity) if self.add_identity else out
+        return (
+            out + self.identity_fc(x if identity is None else identity)
+            if self.add_identity
+            else out
+        )
 
 
 class DenseDepthNet(BaseModule):
@@ -445,7 +447,9 @@ class DepthReweightModule(BaseModule):
     def confidence(self, features: Tensor, points: Tensor) -> Tensor:
         """Probability of the points' depth, [..., 1], from features [..., C] and places [..., 3 or more]."""
         depth = points[..., :2].norm(dim=-1, keepdim=True).clamp(*self.limits)
-        shares = (1 - (depth - self.depths).abs() / self.depth_interval).clamp(min=0)  # of two depths
+        shares = (1 - (depth - self.depths).abs() / self.depth_interval).clamp(
+            min=0
+        )  # of two depths
         probability = (shares * self.depth_fc(features).softmax(-1)).sum(-1, keepdim=True)
         return probability / shares.square().sum(-1, keepdim=True)
 

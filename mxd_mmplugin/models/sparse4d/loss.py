@@ -62,7 +62,9 @@ class SparseBox3DLoss(nn.Module):
             yaw = target[:, YAW] * sign[:, None]
             target = torch.cat([target[:, : YAW.start], yaw, target[:, YAW.stop :]], -1)
             agree = agree | either
-        losses = {f'loss_box{suffix}': self.loss_box(box, target, weight=weight, avg_factor=avg_factor)}
+        losses = {
+            f'loss_box{suffix}': self.loss_box(box, target, weight=weight, avg_factor=avg_factor)
+        }
         if quality is not None:
             distance = (target[:, CENTER] - box[:, CENTER]).detach().norm(dim=-1)
             centerness, yawness = quality.unbind(-1)

@@ -42,7 +42,7 @@ class Noisy:
         return Noisy(**{k: None if v is None else function(v) for k, v in values.items()})
 
     def attention_mask(self) -> Tensor:
-        """bool [G * n, G * n]: what must not see each other, other groups."""
+        """Bool [G * n, G * n]: what must not see each other, other groups."""
         groups, size = self.labels.shape[1:]
         group = torch.arange(groups * size, device=self.labels.device) // size
         return group[:, None] != group
@@ -186,12 +186,16 @@ class SparseBox3DTarget:
         # Noise may have carried a box to another object: the nearest ones are meant.
         costs = self._box_cost(anchor, boxes, torch.ones_like(boxes)).flatten(0, 1)
         pairs = [[torch.from_numpy(x) for x in _assign(cost)] for cost in costs]
-        found, meant = (torch.stack(x).to(labels.device).unflatten(0, (-1, groups)) for x in zip(*pairs))
+        found, meant = (
+            torch.stack(x).to(labels.device).unflatten(0, (-1, groups)) for x in zip(*pairs)
+        )
         full = anchor.shape[:3]
         targets = Noisy(
             anchor=F.pad(anchor, (0, state_dims - anchor.shape[-1])),
             boxes=torch.zeros_like(anchor).scatter_(
-                2, found[..., None].expand_as(boxes), boxes.gather(2, meant[..., None].expand_as(boxes))
+                2,
+                found[..., None].expand_as(boxes),
+                boxes.gather(2, meant[..., None].expand_as(boxes)),
             ),
             labels=labels.new_full(full, NEGATIVE).scatter_(2, found, labels.gather(2, meant)),
             valid=torch.zeros(full, dtype=torch.bool, device=labels.device),
@@ -216,7 +220,12 @@ class SparseBox3DTarget:
             return feature, anchor, None
         shape = now.labels.shape[1:]
         now = Noisy(
-            anchor.unflatten(1, shape), now.boxes, now.labels, now.valid, now.ids, feature.unflatten(1, shape)
+            anchor.unflatten(1, shape),
+            now.boxes,
+            now.labels,
+            now.valid,
+            now.ids,
+            feature.unflatten(1, shape),
         )
         rows = bank.rows.to(anchor.device)
         past = self.history.apply(lambda x: x[rows])
@@ -241,7 +250,9 @@ class SparseBox3DTarget:
         return merged.feature.flatten(1, 2), merged.anchor.flatten(1, 2), merged
 
     @torch.no_grad()
-    def cache(self, noisy: Optional[Noisy], feature: Optional[Tensor], anchor: Optional[Tensor]) -> None:
+    def cache(
+        self, noisy: Optional[Noisy], feature: Optional[Tensor], anchor: Optional[Tensor]
+    ) -> None:
         """Keep some groups for the next frame.
 
         Args:

@@ -1,7 +1,7 @@
 """Transforms of six images and the boxes in them; all keep `lidar2img`, the matrices of the cameras, right.
 
-The first loads the images: `BEVLoadMultiViewImageFromFiles`, channels in the order R, G, B. The normalisation is the data
-preprocessor's.
+The first loads the images: `BEVLoadMultiViewImageFromFiles`, channels in the order R, G, B. The normalisation is that of the
+data preprocessor.
 """
 
 from collections.abc import Sequence
@@ -83,7 +83,9 @@ class ResizeCropFlipImage(BaseTransform):
         matrix = np.eye(3)
         matrix[:2, :2], matrix[:2, 2] = move[:2, :2], move[:2, 3]
         _change_pixels(results, matrix)
-        results['cam2img'] = np.asarray(results['cam2img']) * np.array([resize, resize, 1, 1])[:, None]
+        results['cam2img'] = (
+            np.asarray(results['cam2img']) * np.array([resize, resize, 1, 1])[:, None]
+        )
         results['img_shape'] = results['img'][0].shape[:2]
         return results
 
