@@ -11,7 +11,6 @@ import torch
 from mmdet3d.structures import LiDARInstance3DBoxes, LiDARPoints, points_cam2img
 from mmengine.dataset import DefaultSampler
 from mmengine.registry import init_default_scope
-from mmengine.structures import InstanceData
 
 from mxd_mmplugin.models.sparse4d import (
     BBoxRotation,
@@ -393,7 +392,7 @@ def test_tracks_in_the_devkits_form(tmp_path):
     metric.data_infos = [place]
     boxes = torch.tensor([[5.0, 1, 0, 4, 2, 1.5, 0.1, 1, 2]]).repeat(4, 1)
     boxes[3, 0] = 80.0
-    found = InstanceData(
+    found = dict(
         bboxes_3d=LiDARInstance3DBoxes(boxes, box_dim=9, origin=(0.5, 0.5, 0.5)),
         scores_3d=torch.tensor([0.1, 0.3, 0.2, 0.4]),
         cls_scores=torch.tensor([0.5, 0.1, 0.5, 0.5]),
@@ -408,6 +407,6 @@ def test_tracks_in_the_devkits_form(tmp_path):
     assert row['tracking_score'] == pytest.approx(0.1)
     np.testing.assert_allclose(row['translation'], [105, 201, 0], atol=1e-5)
     np.testing.assert_allclose(row['size'], [2, 4, 1.5])
-    del found.instances_id
+    del found['instances_id']
     with pytest.raises(ValueError, match='with_instance_id'):
         metric.write_tracks([result], tmp_path / 'tracks.json')

@@ -73,7 +73,8 @@ class NuScenesTrackingMetric(NuScenesMetric):
                     'the boxes have no instances_id: with_instance_id of the head must be True, or '
                     'tracking of the metric False'
                 )
-            found = found[found['cls_scores'] >= self.tracking_threshold]
+            keep = found['cls_scores'] >= self.tracking_threshold
+            found = {name: values[keep] for name, values in found.items()}
             boxes = output_to_nusc_box(found)[0]
             for box, track in zip(boxes, found['instances_id'].tolist()):
                 box.token = str(track)

@@ -1,7 +1,7 @@
 """Transforms of six images and the boxes in them; all keep `lidar2img`, the matrices of the cameras, right.
 
-The first loads the images: `BEVLoadMultiViewImageFromFiles`, channels in the order R, G, B. The normalisation is that of the
-data preprocessor.
+The first loads the images: `BEVLoadMultiViewImageFromFiles`, channels in the order R, G, B. The data preprocessor
+normalises them.
 """
 
 from collections.abc import Sequence
