@@ -383,6 +383,13 @@ def test_info_files_learn_scenes_and_objects(tmp_path):
         run(SimpleNamespace(root=tmp_path, version='v1.0-trainval', infos=[path]))
 
 
+def test_tracking_needs_a_package(monkeypatch):
+    monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
+    with pytest.raises(ImportError, match='needs the package motmetrics'):
+        NuScenesTrackingMetric(data_root='', ann_file='')
+    assert not NuScenesTrackingMetric(data_root='', ann_file='', tracking=False).tracking
+
+
 def test_tracks_in_the_devkits_form(tmp_path):
     metric = NuScenesTrackingMetric(data_root=str(tmp_path), ann_file='', tracking_threshold=0.2)
     metric.dataset_meta = dict(classes=['car', 'barrier'])

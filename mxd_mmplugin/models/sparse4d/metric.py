@@ -1,5 +1,6 @@
 """Detection and tracking measured by the nuScenes devkit."""
 
+import importlib.util
 import json
 import tempfile
 from collections.abc import Sequence
@@ -36,6 +37,10 @@ class NuScenesTrackingMetric(NuScenesMetric):
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
+        if tracking and importlib.util.find_spec('motmetrics') is None:
+            raise ImportError(
+                'tracking needs the package motmetrics: install it, or set tracking=False'
+            )
         self.tracking = tracking
         self.tracking_threshold = tracking_threshold
         self.tracking_version = tracking_version
@@ -100,6 +105,9 @@ class NuScenesTrackingMetric(NuScenesMetric):
 
     def _measure(self, path: Path, folder: Path, logger: Optional[MMLogger] = None) -> dict:
         """Run the devkit on a file of tracks; it prints its table."""
+        if not any(json.loads(path.read_text())['results'].values()):
+            print_log('no box is confident enough for a track: AMOTA 0', logger='current')
+            return {'tracking/amota': 0.0}
         from nuscenes.eval.common.config import config_factory
         from nuscenes.eval.tracking.evaluate import TrackingEval
 

@@ -67,7 +67,7 @@ data_aug_conf = dict(
 train_pipeline = _base_.train_pipeline
 train_pipeline[4].downsample = strides
 del train_pipeline[6]  # the images of all scenes look alike already
-batch_size = 4
+batch_size = 2
 train_dataloader = dict(
     batch_size=batch_size,
     num_workers=2,
@@ -86,12 +86,12 @@ test_dataloader = val_dataloader
 val_evaluator = dict(data_root=data_root, ann_file=data_root + 'nuscenes_infos_val.pkl')
 test_evaluator = val_evaluator
 
-lr = 2e-3
-max_iters = 400
+lr = 1.5e-3
+max_iters = 900
 optim_wrapper = dict(
     _delete_=True,
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=lr, weight_decay=0.001),
+    optimizer=dict(type='AdamW', lr=lr, weight_decay=0.01),
     clip_grad=dict(max_norm=25, norm_type=2),
 )
 param_scheduler = [
@@ -106,11 +106,11 @@ param_scheduler = [
 ]
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
 default_hooks = dict(
-    logger=dict(interval=20),
+    logger=dict(interval=25),
     checkpoint=dict(interval=max_iters, max_keep_ckpts=1, save_last=True),
 )
 custom_hooks = [
-    dict(type='BEVPictureHook', frames=6),
-    dict(type='CameraPictureHook', frames=6),
+    dict(type='BEVPictureHook', frames=6, score_thr=0.15),
+    dict(type='CameraPictureHook', frames=6, score_thr=0.15),
 ]
 randomness = dict(seed=0, deterministic=True)
