@@ -97,7 +97,7 @@ def draw_bev(
         )
     _draw_ego(axes)
     _draw_scale(axes, view_range)
-    _draw_legend(axes, class_names, gt_labels, labels)
+    _draw_legend(axes, class_names, gt_labels, labels, PALETTE if len(tracks) == 0 else [INK])
     _label(axes, 0.015, 0.985, title, va='top', fontsize=11, weight='bold')
 
     path = Path(path)
@@ -166,12 +166,12 @@ def _draw_scale(axes, view_range):
     )
 
 
-def _draw_legend(axes, class_names, gt_labels, labels):
+def _draw_legend(axes, class_names, gt_labels, labels, palette):
     """Name the colours, and count what was predicted and what is there."""
     handles = [Line2D([], [], color=TRUTH, lw=2.2, label='ground truth')]
     for label in np.union1d(gt_labels, labels).astype(int):
         text = f'{class_names[label]} {(labels == label).sum()} / {(gt_labels == label).sum()}'
-        handles.append(Line2D([], [], color=PALETTE[label % len(PALETTE)], lw=1.3, label=text))
+        handles.append(Line2D([], [], color=palette[label % len(palette)], lw=1.3, label=text))
     legend = axes.legend(
         handles=handles,
         loc='lower right',
