@@ -4,11 +4,16 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 import torch
+from mmdet3d.registry import MODELS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
 
 from mxd_mmplugin import softnpu
+from mxd_mmplugin.modules.sparse_conv import SparseConvolution
 
 from ..conftest import ROOT
 
@@ -78,7 +83,8 @@ def folder(tmp_path_factory):
 def trained(folder):
     """Twenty steps on either; the names of the work folders."""
     run(folder, TRAIN, 'short.py', '--work-dir', 'cpu', env=on_cpu())
-    run(folder, TRAIN, 'short.py', '--work-dir', 'npu', env=on_npu())
+    env = on_npu(MXD_SOFTNPU_PROFILE=str(folder / 'profile.jsonl'))
+    run(folder, TRAIN, 'short.py', '--work-dir', 'npu', env=env)
     return 'cpu', 'npu'
 
 
@@ -86,6 +92,18 @@ def test_losses_are_those_of_the_cpu(folder, trained):
     cpu, npu = (losses(folder, work) for work in trained)
     assert len(cpu) == len(npu) == 20
     assert npu == pytest.approx(cpu, rel=1e-3)
+
+
+def test_every_sparse_convolution_was_an_ascend_kernel(folder, trained):
+    """Each step launched two kernels a layer, but for the input of the first, and a weight gradient."""
+    init_default_scope('mmdet3d')
+    model = MODELS.build(Config.fromfile(CONFIG).model.pts_middle_encoder)
+    layers = sum(isinstance(layer, SparseConvolution) for layer in model.modules())
+    profile = (folder / 'profile.jsonl').read_text().splitlines()
+    launches = Counter(json.loads(line)['kernel'] for line in profile)
+    assert launches['sparse_conv_float'] == 20 * (2 * layers - 1)
+    assert launches['sparse_conv_weight_grad_float'] == 20 * layers
+    assert launches['sparse_conv_rulebook_fill'] > 0
 
 
 @pytest.mark.parametrize('first', ['cpu', 'npu'])
