@@ -8,26 +8,28 @@
 //   2. the cube core multiplies every offset's rows by its weight, which stays in L1 where it fits,
 //      and writes the products, fp32, to a second workspace, each vector core's columns apart;
 //   3. the vector cores add the products to the tile's rows, which lie in their UB in fp32.
-// Step s is gathered while the products of step s - 3 are added; both workspaces hold four steps.
+// Step s is gathered while the products of step s - 6 are added; both workspaces hold seven steps.
 //
 // An output row takes its products in the order of the rulebook, whatever the number of blocks:
 // results are the same from run to run. Rows are moved and added in runs of equal distance, one
-// instruction for each: the 190,000 pairs of a LiDAR sweep's sorted voxels, their centres aside, are
-// 72,000 runs, and an instruction costs 14 to 32 cycles but a further row of it 1 to 4.
+// instruction for each: the 190,000 pairs of a LiDAR sweep's sorted voxels, their centres aside,
+// are 72,000 runs, and an instruction costs 14 to 32 cycles but a further row of it 1 to 4.
 #include "sparse_conv.h"
 
 #include "sparse_conv_tiling.h"
 
 namespace {
 
-constexpr int32_t kBoundsWindow = 256;
-constexpr int32_t kOrderBytes = 192;     // of the workspace for an order
-constexpr int32_t kMaxPieces = 32;       // of a step
-constexpr int32_t kLead = 3;             // steps from a step's gathering to its products' addition
-constexpr int32_t kSteps = kLead + 1;    // that the workspaces hold
-constexpr int32_t kLists = kLead + 2;    // between their preparation and their end
+constexpr int32_t kBoundsWindow = 128;
+constexpr int32_t kWindowElements = kBoundsWindow + 4;
+constexpr int32_t kOrderBytes = 192;   // of the workspace for an order
+constexpr int32_t kMaxPieces = 32;     // of a step
+constexpr int32_t kLead = 6;           // steps from a step's gathering to its products' addition
+constexpr int32_t kSteps = kLead + 1;  // that the workspaces hold
+constexpr int32_t kLists = kLead + 3;  // between their preparation and their end
 constexpr int32_t kMaxRunRows = 255;
 constexpr int32_t kSortable = 1 << 23;  // rows plus this, read as floats, sort as they do
+constexpr int32_t kParts = 4;           // in which a tile's rows are written
 constexpr uint16_t kGathered = 0, kMultiplied = 1;  // cross-core flags
 
 // An order tells the cube core what a step holds: the number of pieces and, from bit 8 on, the
@@ -62,16 +64,18 @@ class VectorCore {
     bias_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(bias));
     pairs_.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t*>(pairs));
     bounds_.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t*>(bounds));
-    gathered_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(gathered) + block_ * kSteps * layout_.gathered);
+    gathered_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(gathered) +
+                              block_ * kSteps * layout_.gathered);
     products_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(products) +
                               block_ * kSteps * layout_.products +
                               side_ * tiling_.step_rows * layout_.width[0]);
-    orders_.SetGlobalBuffer(reinterpret_cast<__gm__ uint32_t*>(orders + block_ * kSteps * kOrderBytes));
+    orders_.SetGlobalBuffer(
+        reinterpret_cast<__gm__ uint32_t*>(orders + block_ * kSteps * kOrderBytes));
     out_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(out));
 
     const int32_t rows = RoundUp(tiling_.step_rows, kLanes);
     const int32_t columns = layout_.width[0];
-    const int32_t stage_bytes = columns > 32 ? 4096 : 16384;
+    const int32_t stage_bytes = columns > 32 ? 4096 : 12288;
     const int32_t product_bytes = columns > 32 ? 4096 : 8192;
     row_blocks_ = tiling_.in_channels * sizeof(T) / kBlockBytes;
     stage_rows_ = stage_bytes / (row_blocks_ * kBlockBytes);
@@ -80,21 +84,22 @@ class VectorCore {
     product_elements_ = product_bytes / sizeof(float);
     Take(sums_, kTileRows * columns);
     Take(gather_stage_, 2 * stage_elements_);
-    Take(fractal_stage_, stage_elements_);
+    Take(fractal_stage_, 2 * stage_elements_);
     Take(to_fractals_, stage_bytes / kBlockBytes);
     Take(product_stage_, product_stages_ * product_elements_);
     Take(product_rows_, product_elements_);
     Take(to_rows_, product_bytes / kBlockBytes);
     Take(bias_row_, kLanes);
     Take(head_, kLanes);
-    Take(bounds_window_, kBoundsWindow + 8);
+    Take(bounds_windows_, 3 * kWindowElements);
     Take(step_pairs_, 2 * rows * 2);
     Take(in_, kLists * rows);
     Take(outs_, rows);
     Take(place_, kLists * rows);
     Take(order_words_, kSteps * kOrderBytes / sizeof(uint32_t));
     Take(tile_pairs_, kTileRows * 2);
-    Take(tile_rows_, kLists * kTileRows);
+    Take(tile_rows_, kTileRows);
+    Take(distance_, kBlockBytes / sizeof(float));
     Take(keys_, kTileRows);
     Take(places_, kTileRows);
     Take(work_, 4 * kTileRows);
@@ -103,41 +108,45 @@ class VectorCore {
 
     gather_free_.Init(pipe_, 2);
     gather_full_.Init(pipe_, 2);
-    fractal_free_.Init(pipe_, 1);
+    fractal_free_.Init(pipe_, 2);
     product_free_.Init(pipe_, product_stages_);
     product_full_.Init(pipe_, product_stages_);
     pairs_free_.Init(pipe_, 2);
-    list_full_.Init(pipe_, 2);
-    list_free_.Init(pipe_, kLists);
+    list_full_.Init(pipe_, 3);
     order_free_.Init(pipe_, kSteps);
-    sums_free_.Init(pipe_, 1);
+    sums_free_.Init(pipe_, kParts);
+    bounds_full_.Init(pipe_, 3);
     mte2_to_s_.Init(pipe_, 1);
     mte2_to_v_.Init(pipe_, 1);
     mte2_to_mte3_.Init(pipe_, 1);
     s_to_mte2_.Init(pipe_, 1);
     s_to_mte3_.Init(pipe_, 1);
     s_to_v_.Init(pipe_, 1);
-    v_to_mte2_.Init(pipe_, 1);
+    tile_pairs_free_.Init(pipe_, 1);
+    order_known_.Init(pipe_, 1);
     v_to_mte3_.Init(pipe_, 1);
     v_to_s_.Init(pipe_, 1);
   }
 
   __aicore__ inline void Run() {
     product_free_.RaiseAll();
-    list_free_.RaiseAll();
     order_free_.RaiseAll();
     sums_free_.RaiseAll();
     fractal_free_.RaiseAll();
     SetUp();
+    Share();
     pairs_free_.RaiseAll();
     gather_free_.RaiseAll();
 
-    unit_ = block_;
+    tile_pairs_free_.Raise();
+    if (unit_ < unit_end_) LoadBounds(unit_ % tiling_.tiles, 0, unit_ % 3);
+    Look(unit_);
     offset_ = tiling_.volume;
     int32_t step = 0;
-    Prepare(0);
-    for (; steps_[step % kLists].pieces >= 0; ++step) {
-      Prepare(step + 1);
+    int32_t prepared = 0;
+    for (bool more = true; more || step < prepared; ++step) {
+      for (; more && prepared < step + 3; prepared += more) more = Prepare(prepared);
+      if (step == prepared) break;
       if (step >= kLead) AddProducts(step - kLead);
       Gather(step);
       SendOrder(step);
@@ -148,24 +157,30 @@ class VectorCore {
     gather_free_.AwaitAll();
     fractal_free_.AwaitAll();
     product_free_.AwaitAll();
-    list_free_.AwaitAll();
     order_free_.AwaitAll();
     sums_free_.AwaitAll();
     pairs_free_.AwaitAll();
+    tile_pairs_free_.Await();
   }
 
  private:
   struct Piece {
-    int32_t offset, slot, rows;
+    int32_t offset, slot, rows, first;  // first: of the pairs of the offset and the tile
+  };
+  struct Tile {
+    int64_t index,
+        order;  // order: the first of the pairs that name its rows, -1 where they are in order
+    int32_t rows;
+    int32_t
+        whole;  // the offset that pairs every row, -1 where there is none or rows are not in order
+    int32_t window, first;  // the window that holds its bounds, and from which offset on
   };
   // A part of a tile's pairs: at most step_rows rows, every piece's rounded up to 16.
   struct Step {
-    int64_t tile;
+    Tile tile;
     int32_t panel;
-    int32_t tile_rows;
     int32_t pieces;  // -1 after the last step
     int32_t rows;
-    int32_t order;  // which of tile_rows_ lists the tile's rows, -1 where they are in order
     bool first, last;
     Piece piece[kMaxPieces];
   };
@@ -177,6 +192,39 @@ class VectorCore {
     tensor = buffer.Get<U>();
   }
 
+  // offsets[i] = i / side * outer + i % side * inner, every i standing for `parts` blocks.
+  __aicore__ inline void Arrange(const LocalTensor<uint32_t>& offsets, int32_t side, int32_t outer,
+                                 int32_t inner, int32_t parts = 1) {
+    const int32_t count = offsets.GetSize(), half = parts / 2;
+    const LocalTensor<int32_t> to = offsets.ReinterpretCast<int32_t>();
+    const LocalTensor<int32_t> index = work_.ReinterpretCast<int32_t>();
+    const LocalTensor<int32_t> quotient = work_[kTileRows].ReinterpretCast<int32_t>();
+    const LocalTensor<float> ratio = work_[2 * kTileRows];
+    CreateVecIndex(index, 0, count);
+    PipeBarrier<PIPE_V>();
+    ShiftRight(quotient, index, half, count);
+    PipeBarrier<PIPE_V>();
+    // Which of the parts, in `to`; then the number of the whole, its quotient and its remainder.
+    Muls(to, quotient, -parts, count);
+    PipeBarrier<PIPE_V>();
+    Add(to, to, index, count);
+    Cast(ratio, quotient, RoundMode::CAST_RINT, count);
+    PipeBarrier<PIPE_V>();
+    Muls(to, to, kBlockBytes, count);
+    Adds(ratio, ratio, 0.5f, count);
+    Muls(index, quotient, inner, count);
+    PipeBarrier<PIPE_V>();
+    Muls(ratio, ratio, 1.0f / side, count);
+    Add(to, to, index, count);
+    PipeBarrier<PIPE_V>();
+    Cast(quotient, ratio, RoundMode::CAST_FLOOR, count);
+    PipeBarrier<PIPE_V>();
+    Muls(quotient, quotient, outer - side * inner, count);
+    PipeBarrier<PIPE_V>();
+    Add(to, to, quotient, count);
+    PipeBarrier<PIPE_V>();
+  }
+
   // The order of blocks that turns rows into fractals' columns, and the products' back into rows;
   // and data wherever an instruction may read beyond what was loaded.
   __aicore__ inline void SetUp() {
@@ -186,87 +234,139 @@ class VectorCore {
     Duplicate(gather_stage_.template ReinterpretCast<int32_t>(), 0,
               2 * stage_elements_ * sizeof(T) / sizeof(int32_t));
     Duplicate(product_stage_, 0.0f, product_stages_ * product_elements_);
-    Duplicate(to_fractals_.ReinterpretCast<int32_t>(), 0, to_fractals_.GetSize());
-    Duplicate(to_rows_.ReinterpretCast<int32_t>(), 0, to_rows_.GetSize());
+    Arrange(to_fractals_, stage_rows_, kBlockBytes, row_blocks_ * kBlockBytes);
+    const int32_t strips = width_ / kFractalRows;
+    if (strips > 0) {
+      product_slots_ = product_elements_ / width_ / kFractalRows * kFractalRows;
+      Arrange(to_rows_, strips, 2 * kBlockBytes, product_slots_ * 2 * kBlockBytes, 2);
+    }
     v_to_s_.Pass();
-    for (int32_t row = 0; row < stage_rows_; ++row)
-      for (int32_t block = 0; block < row_blocks_; ++block)
-        to_fractals_.SetValue(block * stage_rows_ + row, (row * row_blocks_ + block) * kBlockBytes);
-    const int32_t blocks = width_ * static_cast<int32_t>(sizeof(float)) / kBlockBytes;
-    if (blocks > 0) product_slots_ = product_elements_ / width_;
-    for (int32_t row = 0; row < product_slots_; ++row)
-      for (int32_t block = 0; block < blocks; ++block)
-        to_rows_.SetValue(row * blocks + block,
-                          ((block / 2 * product_slots_ + row) * 2 + block % 2) * kBlockBytes);
+  }
+
+  // Loads the bounds of a tile from offset `first` on into a window.
+  __aicore__ inline void LoadBounds(int64_t tile, int32_t first, int32_t window) {
+    s_to_mte2_.Pass();
+    DataCopyPad(
+        bounds_windows_[window * kWindowElements].ReinterpretCast<int32_t>(),
+        bounds_[(tile * (tiling_.volume + 1) + first) * 2],
+        DataCopyExtParams(1, (Least(kBoundsWindow, tiling_.volume - first) + 1) * 8, 0, 0, 0),
+        DataCopyPadExtParams<int32_t>());
+    bounds_full_.Raise(window);
+  }
+  // Where the pairs of the tile for an offset begin and, after Begin, end.
+  __aicore__ inline int64_t Begin(Tile& tile, int32_t offset) {
+    if (offset < tile.first || offset >= tile.first + kBoundsWindow) {
+      tile.first = offset / kBoundsWindow * kBoundsWindow;
+      LoadBounds(tile.index, tile.first, tile.window);
+      bounds_full_.Await(tile.window);
+    }
+    return bounds_windows_.GetValue(tile.window * kWindowElements + offset - tile.first);
+  }
+  __aicore__ inline int64_t End(const Tile& tile, int32_t offset) {
+    return bounds_windows_.GetValue(tile.window * kWindowElements + offset - tile.first + 1);
+  }
+
+  // The units of this block: from one to another between which as much work lies as in every block,
+  // a pair and an output row being a unit of it.
+  __aicore__ inline void Share() {
+    const LocalTensor<int64_t> before = sums_.ReinterpretCast<int64_t>();
+    constexpr int32_t kEntry = kBlockBytes / sizeof(int64_t);
+    const int32_t most = Least(4095, sums_.GetSize() * sizeof(float) / kBlockBytes);
+    const int32_t tiles = (tiling_.tiles + most - 1) / most;  // of an entry
+    const int32_t entries = (tiling_.tiles + tiles - 1) / tiles;
+    const int64_t stride = (tiling_.volume + 1) * static_cast<int64_t>(sizeof(int64_t)) * tiles;
+    DataCopyPad(before.ReinterpretCast<int32_t>(), bounds_,
+                DataCopyExtParams(entries, 8, stride - 8, 0, 0), DataCopyPadExtParams<int32_t>());
+    mte2_to_s_.Pass();
+    const int64_t panel = tiling_.pairs + static_cast<int64_t>(tiling_.tiles) * kTileRows;
+    const int64_t all = panel * tiling_.groups * tiling_.panels;
+    for (int32_t end = 0; end < 2; ++end) {
+      const int64_t wanted = all * (block_ + end) / GetBlockNum();
+      const int64_t rest = wanted % panel;
+      int32_t low = 0, high = entries;
+      while (low < high) {
+        const int32_t middle = (low + high) / 2;
+        const int64_t work =
+            before.GetValue(middle * kEntry) + static_cast<int64_t>(middle) * tiles * kTileRows;
+        if (work < rest)
+          low = middle + 1;
+        else
+          high = middle;
+      }
+      (end == 0 ? unit_ : unit_end_) =
+          wanted / panel * tiling_.tiles + Least(low * tiles, tiling_.tiles);
+    }
     s_to_v_.Pass();
   }
 
-  // Loads the bounds of the tile from offset `first` on.
-  __aicore__ inline void LoadBounds(int32_t first) {
-    const int32_t count = Least(kBoundsWindow, tiling_.volume - first) + 1;
-    s_to_mte2_.Pass();
-    DataCopyPad(bounds_window_.ReinterpretCast<int32_t>(),
-                bounds_[(tile_ * (tiling_.volume + 1) + first) * 2],
-                DataCopyExtParams(1, count * 8, 0, 0, 0), DataCopyPadExtParams<int32_t>());
-    mte2_to_s_.Pass();
-    window_ = first;
-  }
-  __aicore__ inline int64_t Begin(int32_t offset) {
-    if (offset < window_ || offset >= window_ + kBoundsWindow) LoadBounds(offset / kBoundsWindow * kBoundsWindow);
-    return bounds_window_.GetValue(offset - window_);
-  }
-  __aicore__ inline int64_t End(int32_t offset) { return bounds_window_.GetValue(offset - window_ + 1); }
-
-  // Begins a unit: finds the tile's rows.
+  // Begins the next unit, and looks ahead.
   __aicore__ inline void Open() {
-    tile_ = unit_ % tiling_.tiles;
+    tile_ = next_;
     panel_ = static_cast<int32_t>(unit_ / tiling_.tiles);
-    const int64_t left = tiling_.num_out - tile_ * kTileRows;
-    rows_ = left < kTileRows ? static_cast<int32_t>(left) : kTileRows;
     offset_ = row_ = 0;
-    window_ = -kBoundsWindow;
-    order_ = -1;
-    for (int32_t k = 0; k < tiling_.volume; ++k) {
-      const int64_t begin = Begin(k);
-      if (End(k) - begin == rows_) {
-        FindOrder(begin);
-        break;
+    if (tile_.order >= 0) {
+      order_known_.Await();
+      if (distance_.GetValue(0) == 0) {
+        tile_.order = -1;
+      } else {
+        tile_.whole = -1;
+        SortRows();
       }
     }
+    Look(unit_ + 1);
   }
 
-  // The rows that the pairs from `begin` on name: in order, or listed and sorted for Place.
-  __aicore__ inline void FindOrder(int64_t begin) {
-    const int32_t next = (last_order_ + 1) % kLists;
-    const LocalTensor<int32_t> rows = tile_rows_[next * kTileRows];
+  // Looks at a unit's tile: are its rows in order?
+  __aicore__ inline void Look(int64_t unit) {
+    if (unit >= unit_end_) return;
+    next_.index = unit % tiling_.tiles;
+    const int64_t left = tiling_.num_out - next_.index * kTileRows;
+    next_.rows = left < kTileRows ? static_cast<int32_t>(left) : kTileRows;
+    next_.window = unit % 3;
+    next_.first = 0;
+    next_.order = next_.whole = -1;
+    bounds_full_.Await(next_.window);
+    for (int32_t k = 0; k < tiling_.volume && next_.order < 0; ++k) {
+      const int64_t begin = Begin(next_, k);
+      if (End(next_, k) - begin == next_.rows) {
+        next_.order = begin;
+        next_.whole = k;
+      }
+    }
+    if (unit + 1 < unit_end_) LoadBounds((unit + 1) % tiling_.tiles, 0, (unit + 1) % 3);
+    if (next_.order < 0) return;
     const LocalTensor<int32_t> numbers = work_.ReinterpretCast<int32_t>();
     const LocalTensor<float> distance = work_[kTileRows];
-    s_to_v_.Pass();
-    v_to_mte2_.Pass();
-    PipeBarrier<PIPE_V>();
-    LoadPairs(tile_pairs_, pairs_, begin, rows_);
-    CreateVecIndex(numbers, static_cast<int32_t>(tile_ * kTileRows), kTileRows);
+    s_to_mte2_.Pass();
+    tile_pairs_free_.Await();
+    LoadPairs(tile_pairs_, pairs_, next_.order, next_.rows);
     mte2_to_v_.Pass();
-    Split(tile_pairs_, 1, rows, kTileRows);
-    PipeBarrier<PIPE_V>();
-    Sub(numbers, rows, numbers, rows_);
-    PipeBarrier<PIPE_V>();
-    Cast(distance, numbers, RoundMode::CAST_RINT, rows_);
-    PipeBarrier<PIPE_V>();
-    Abs(distance, distance, rows_);
-    PipeBarrier<PIPE_V>();
-    ReduceMax(distance, distance, work_[2 * kTileRows], rows_);
-    v_to_s_.Pass();
-    const bool in_order = distance.GetValue(0) == 0;
     s_to_v_.Pass();
-    if (in_order) return;
-    order_ = last_order_ = next;
-    // Sort32 and MrgSort put the largest first.
+    PipeBarrier<PIPE_V>();
+    CreateVecIndex(numbers, static_cast<int32_t>(next_.index * kTileRows), kTileRows);
+    Split(tile_pairs_, 1, tile_rows_, kTileRows);
+    tile_pairs_free_.Raise();
+    PipeBarrier<PIPE_V>();
+    Sub(numbers, tile_rows_, numbers, next_.rows);
+    PipeBarrier<PIPE_V>();
+    Cast(distance, numbers, RoundMode::CAST_RINT, next_.rows);
+    PipeBarrier<PIPE_V>();
+    Abs(distance, distance, next_.rows);
+    PipeBarrier<PIPE_V>();
+    ReduceMax(distance_, distance, work_[2 * kTileRows], next_.rows);
+    order_known_.Raise();
+  }
+
+  // Sorts the rows of the tile, for Place.
+  __aicore__ inline void SortRows() {
+    const LocalTensor<int32_t> rows = tile_rows_;
     const LocalTensor<float> from = work_, to = work_[2 * kTileRows];
+    PipeBarrier<PIPE_V>();
+    // Sort32 and MrgSort put the largest first.
     Duplicate(keys_, 0.0f, kTileRows);
     CreateVecIndex(places_.ReinterpretCast<int32_t>(), 0, kTileRows);
     PipeBarrier<PIPE_V>();
-    Adds(keys_.ReinterpretCast<int32_t>(), rows, kSortable, rows_);
+    Adds(keys_.ReinterpretCast<int32_t>(), rows, kSortable, tile_.rows);
     PipeBarrier<PIPE_V>();
     Sort32(from, keys_, places_.ReinterpretCast<uint32_t>(), kTileRows / 32);
     PipeBarrier<PIPE_V>();
@@ -301,8 +401,8 @@ class VectorCore {
   // Where in the tile output rows are: their distance from its first, or by binary search.
   __aicore__ inline void Place(const LocalTensor<int32_t>& rows, const LocalTensor<int16_t>& to,
                                int32_t count) {
-    if (order_ < 0) {
-      Adds(rows, rows, static_cast<int32_t>(-tile_ * kTileRows), count);
+    if (tile_.order < 0) {
+      Adds(rows, rows, static_cast<int32_t>(-tile_.index * kTileRows), count);
       PipeBarrier<PIPE_V>();
       Cast(to, rows, RoundMode::CAST_NONE, count);
       return;
@@ -329,32 +429,35 @@ class VectorCore {
 
   // Fills step `index` with the next pairs and loads them: rows to gather to in_, places in the
   // tile to place_.
-  __aicore__ inline void Prepare(int32_t index) {
+  __aicore__ inline bool Prepare(int32_t index) {
     Step& step = steps_[index % kLists];
     step.pieces = 0;
     step.rows = 0;
     step.first = offset_ == tiling_.volume;
     if (step.first) {
-      if (unit_ >= static_cast<int64_t>(tiling_.panels) * tiling_.groups * tiling_.tiles) {
+      if (unit_ >= unit_end_) {
         step.pieces = -1;
-        return;
+        return false;
       }
       Open();
     }
     step.panel = panel_;
     step.tile = tile_;
-    step.tile_rows = rows_;
-    step.order = order_;
-    list_free_.Await(index % kLists);
+    s_to_v_.Pass();  // the lists of step index - kLists are read
     pairs_free_.Await(index % 2);
     const LocalTensor<int32_t> pairs = step_pairs_[index % 2 * 2 * list_rows_];
     while (offset_ < tiling_.volume) {
-      const int64_t begin = Begin(offset_) + row_;
-      const int32_t left = static_cast<int32_t>(End(offset_) - begin);
+      // The offset that pairs every row comes first: its products begin the sums.
+      const int32_t offset = offset_ > tile_.whole ? offset_
+                             : offset_ == 0        ? tile_.whole
+                                                   : offset_ - 1;
+      const int64_t begin = Begin(tile_, offset) + row_;
+      const int32_t left = static_cast<int32_t>(End(tile_, offset) - begin);
       if (left > 0) {
         if (step.rows == tiling_.step_rows) break;
         Piece& piece = step.piece[step.pieces++];
-        piece.offset = offset_;
+        piece.offset = offset;
+        piece.first = row_;
         piece.slot = step.rows;
         piece.rows = Least(left, tiling_.step_rows - step.rows);
         LoadPairs(pairs[step.rows * 2], pairs_, begin, piece.rows);
@@ -366,7 +469,7 @@ class VectorCore {
       row_ = 0;
     }
     step.last = offset_ == tiling_.volume;
-    if (step.last) unit_ += GetBlockNum();
+    if (step.last) ++unit_;
     mte2_to_v_.Pass();
     if (step.pieces > 0) {
       const LocalTensor<int32_t> outs = outs_;
@@ -377,7 +480,8 @@ class VectorCore {
       Place(outs, place_[index % kLists * list_rows_], list_rows_);
     }
     pairs_free_.Raise(index % 2);
-    list_full_.Raise(index % 2);
+    list_full_.Raise(index % 3);
+    return true;
   }
 
   // Copies this core's half of every piece's input rows to the workspace.
@@ -386,7 +490,7 @@ class VectorCore {
     const int32_t columns = tiling_.in_channels, stride = tiling_.groups * columns;
     const int32_t stride_blocks = tiling_.groups * row_blocks_, farthest = 0xffff / stride_blocks;
     const int64_t first_column = static_cast<int64_t>(step.panel / tiling_.panels) * columns;
-    list_full_.Await(index % 2);
+    list_full_.Await(index % 3);
     Reader<int32_t> in(in_[index % kLists * list_rows_]);
     int32_t staged = 0;
     for (int32_t p = 0; p < step.pieces; ++p) {
@@ -409,7 +513,9 @@ class VectorCore {
         row = next;
         DataCopy(gather_stage_[stage_ * stage_elements_ + staged * columns],
                  features_[static_cast<int64_t>(from) * stride + first_column],
-                 DataCopyParams(run, row_blocks_, gap * stride_blocks - row_blocks_, 0));
+                 gap * stride_blocks == row_blocks_
+                     ? DataCopyParams(1, run * row_blocks_, 0, 0)
+                     : DataCopyParams(run, row_blocks_, gap * stride_blocks - row_blocks_, 0));
         Stage(slot, staged, run);
         slot += run;
         staged += run;
@@ -433,9 +539,9 @@ class VectorCore {
   // Copies the stage to the workspace, as fractals' columns: [row_blocks, step_rows, 32 B].
   __aicore__ inline int32_t Flush(int32_t index) {
     constexpr int32_t kDepth = kBlockBytes / sizeof(T);
-    const LocalTensor<T> fractals = fractal_stage_;
+    const LocalTensor<T> fractals = fractal_stage_[stage_ * stage_elements_];
     gather_full_.Pass(stage_);
-    fractal_free_.Await();
+    fractal_free_.Await(stage_);
     Gatherb(fractals.template ReinterpretCast<uint32_t>(),
             gather_stage_[stage_ * stage_elements_].template ReinterpretCast<uint32_t>(),
             to_fractals_, (stage_rows_ * row_blocks_ + 7) / 8, GatherRepeatParams(1, 8));
@@ -448,7 +554,7 @@ class VectorCore {
                DataCopyParams(row_blocks_, part.rows, stage_rows_ - part.rows,
                               tiling_.step_rows - part.rows));
     }
-    fractal_free_.Raise();
+    fractal_free_.Raise(stage_);
     stage_ = 1 - stage_;
     parts_ = 0;
     return 0;
@@ -458,11 +564,14 @@ class VectorCore {
   __aicore__ inline void SendOrder(int32_t index) {
     const Step& step = steps_[index % kLists];
     if (side_ == 0) {
-      const LocalTensor<uint32_t> order = order_words_[index % kSteps * kOrderBytes / sizeof(uint32_t)];
+      const LocalTensor<uint32_t> order =
+          order_words_[index % kSteps * kOrderBytes / sizeof(uint32_t)];
       order_free_.Await(index % kSteps);
-      order.SetValue(0, step.pieces < 0 ? kEnd : static_cast<uint32_t>(step.panel << 8 | step.pieces));
+      order.SetValue(0,
+                     step.pieces < 0 ? kEnd : static_cast<uint32_t>(step.panel << 8 | step.pieces));
       for (int32_t p = 0; p < step.pieces; ++p)
-        order.SetValue(1 + p, static_cast<uint32_t>(step.piece[p].offset << 16 | step.piece[p].rows));
+        order.SetValue(1 + p,
+                       static_cast<uint32_t>(step.piece[p].offset << 16 | step.piece[p].rows));
       s_to_mte3_.Pass();
       DataCopy(orders_[index % kSteps * kOrderBytes / sizeof(uint32_t)], order,
                RoundUp(1 + Least(kMaxPieces, step.pieces < 0 ? 0 : step.pieces), 8));
@@ -476,34 +585,66 @@ class VectorCore {
   __aicore__ inline void AddProducts(int32_t index) {
     const Step& step = steps_[index % kLists];
     CrossCoreWaitFlag(kMultiplied);
-    if (width_ > 0) {
-      if (step.first) Clear(step);
-      Reader<int16_t> place(place_[index % kLists * list_rows_]);
-      int32_t piece = 0;
-      for (int32_t first = 0; first < step.rows; first += product_slots_) {
-        const int32_t rows = Least(product_slots_, step.rows - first);
-        const LocalTensor<float> stage = product_stage_[product_ * product_elements_];
-        product_free_.Await(product_);
-        DataCopy(stage, products_[index % kSteps * layout_.products + first * kFractalRows],
-                 DataCopyParams(width_ / kFractalRows, rows * 2, (tiling_.step_rows - rows) * 2,
-                                (product_slots_ - rows) * 2));
-        product_full_.Pass(product_);
-        PipeBarrier<PIPE_V>();
-        Gatherb(product_rows_.ReinterpretCast<uint32_t>(), stage.ReinterpretCast<uint32_t>(), to_rows_,
-                (product_slots_ * width_ * static_cast<int32_t>(sizeof(float)) / kBlockBytes + 7) / 8,
-                GatherRepeatParams(1, 8));
-        product_free_.Raise(product_);
-        product_ = product_ + 1 == product_stages_ ? 0 : product_ + 1;
-        for (; piece < step.pieces && step.piece[piece].slot < first + rows; ++piece) {
-          const int32_t slot = step.piece[piece].slot, end = slot + step.piece[piece].rows;
+    if (width_ == 0) return;
+    if (step.first) Begin(step);
+    Reader<int16_t> place(place_[index % kLists * list_rows_]);
+    int32_t piece = 0;
+    for (int32_t first = 0; first < step.rows; first += product_slots_) {
+      const int32_t rows = Least(product_slots_, step.rows - first);
+      const LocalTensor<float> stage = product_stage_[product_ * product_elements_];
+      product_free_.Await(product_);
+      DataCopy(stage, products_[index % kSteps * layout_.products + first * kFractalRows],
+               DataCopyParams(width_ / kFractalRows, rows * 2, (tiling_.step_rows - rows) * 2,
+                              (product_slots_ - rows) * 2));
+      product_full_.Pass(product_);
+      bool turned = false;
+      for (; piece < step.pieces && step.piece[piece].slot < first + rows; ++piece) {
+        const Piece& at = step.piece[piece];
+        const int32_t slot = at.slot < first ? first : at.slot, end = at.slot + at.rows;
+        const int32_t last = Least(end, first + rows);
+        if (at.offset == step.tile.whole) {
+          SetRows(step, stage, slot - first, at.first + slot - at.slot, last - slot);
+        } else {
           PipeBarrier<PIPE_V>();  // an offset's places are all different, another's are not
-          AddRuns(place, slot < first ? first : slot, Least(end, first + rows), first);
-          if (end > first + rows) break;
+          if (!turned) Turn(product_rows_, stage, 0, rows);
+          turned = true;
+          AddRuns(place, slot, last, first);
         }
+        if (end > first + rows) break;
       }
-      if (step.last) Write(step);
+      product_free_.Raise(product_);
+      product_ = product_ + 1 == product_stages_ ? 0 : product_ + 1;
     }
-    list_free_.Raise(index % kLists);
+    if (step.last) Write(step);
+  }
+
+  // The rows of a stage of products from `slot` on.
+  __aicore__ inline void Turn(const LocalTensor<float>& to, const LocalTensor<float>& stage,
+                              int32_t slot, int32_t rows) {
+    const int32_t blocks = width_ * static_cast<int32_t>(sizeof(float)) / kBlockBytes;
+    Gatherb(to.ReinterpretCast<uint32_t>(), stage.ReinterpretCast<uint32_t>(),
+            to_rows_[slot * blocks], (rows * blocks + 7) / 8, GatherRepeatParams(1, 8));
+    PipeBarrier<PIPE_V>();
+  }
+
+  // Begins the sums of `rows` rows with products.
+  __aicore__ inline void SetRows(const Step& step, const LocalTensor<float>& stage, int32_t slot,
+                                 int32_t row, int32_t rows) {
+    const LocalTensor<float> sums = sums_[row * width_];
+    const int32_t blocks = width_ * static_cast<int32_t>(sizeof(float)) / kBlockBytes;
+    Claim(row + rows);
+    Turn(sums, stage, slot, rows);
+    if (tiling_.has_bias)
+      for (int32_t i = 0; i < rows; i += kMaxRunRows)
+        Add(sums[i * width_], sums[i * width_], bias_row_, width_, Least(kMaxRunRows, rows - i),
+            BinaryRepeatParams(1, 1, 1, blocks, blocks, 0));
+  }
+
+  // Waits until what lies where the first `rows` rows of sums will lie is written.
+  __aicore__ inline void Claim(int32_t rows) {
+    const int32_t written =
+        Least(kTileRows, rows * static_cast<int32_t>(sizeof(float) / sizeof(T)));
+    for (; claimed_ * kTileRows / kParts < written; ++claimed_) sums_free_.Await(claimed_);
   }
 
   // Adds the rows of the slots [slot, end); product_rows_ holds those from `first` on.
@@ -523,8 +664,12 @@ class VectorCore {
       }
       row = next;
       const LocalTensor<float> sum = sums_[to * width_];
-      Add(sum, sum, product_rows_[(slot - first) * width_], width_, run,
-                   BinaryRepeatParams(1, 1, 1, gap * blocks, gap * blocks, blocks));
+      const LocalTensor<float> product = product_rows_[(slot - first) * width_];
+      if (gap == 1 && run * width_ % kLanes == 0)
+        Add(sum, sum, product, kLanes, run * width_ / kLanes, BinaryRepeatParams(1, 1, 1, 8, 8, 8));
+      else
+        Add(sum, sum, product, width_, run,
+            BinaryRepeatParams(1, 1, 1, gap * blocks, gap * blocks, blocks));
       slot += run;
     }
   }
@@ -533,28 +678,34 @@ class VectorCore {
     return static_cast<int64_t>(step.panel) * tiling_.panel + side_ * layout_.width[0];
   }
 
-  // Begins the sums: with the bias, or with zeros.
-  __aicore__ inline void Clear(const Step& step) {
-    sums_free_.Await();
+  // Begins a tile's sums: with the bias, or with zeros, where no offset begins them.
+  __aicore__ inline void Begin(const Step& step) {
+    claimed_ = 0;
+    if (tiling_.has_bias && step.panel != bias_panel_) {
+      bias_panel_ = step.panel;
+      PipeBarrier<PIPE_ALL>();
+      DataCopy(bias_row_, bias_[FirstColumn(step)], width_);
+      mte2_to_v_.Pass();
+    }
+    if (step.tile.whole >= 0) return;
+    Claim(kTileRows);
     if (!tiling_.has_bias) {
-      Duplicate(sums_, 0.0f, step.tile_rows * width_);
+      Duplicate(sums_, 0.0f, step.tile.rows * width_);
       return;
     }
-    v_to_mte2_.Pass();
-    DataCopy(bias_row_, bias_[FirstColumn(step)], width_);
-    mte2_to_v_.Pass();
     const int32_t blocks = width_ * static_cast<int32_t>(sizeof(float)) / kBlockBytes;
-    for (int32_t row = 0; row < step.tile_rows; row += kMaxRunRows)
-      Adds(sums_[row * width_], bias_row_, 0.0f, width_, Least(kMaxRunRows, step.tile_rows - row),
+    for (int32_t row = 0; row < step.tile.rows; row += kMaxRunRows)
+      Adds(sums_[row * width_], bias_row_, 0.0f, width_, Least(kMaxRunRows, step.tile.rows - row),
            UnaryRepeatParams(1, 1, blocks, 0));
   }
 
   // Writes the tile's rows.
   __aicore__ inline void Write(const Step& step) {
+    Claim(kTileRows);
     const LocalTensor<T> rows = sums_.template ReinterpretCast<T>();
     if constexpr (sizeof(T) < sizeof(float)) {
       // In place, the first elements aside: every cast's target is what the casts before it read.
-      const int32_t count = step.tile_rows * width_;
+      const int32_t count = step.tile.rows * width_;
       PipeBarrier<PIPE_V>();
       Cast(head_, sums_, RoundMode::CAST_RINT, Least(kLanes, count));
       for (int32_t begin = kLanes; begin < count; begin *= 2) {
@@ -569,15 +720,25 @@ class VectorCore {
     const int32_t blocks = width_ * sizeof(T) / kBlockBytes;
     const int32_t stride_blocks = stride * sizeof(T) / kBlockBytes;
     const int64_t column = FirstColumn(step);
-    if (step.order < 0) {
-      DataCopy(out_[step.tile * kTileRows * stride + column], rows,
-               DataCopyParams(step.tile_rows, blocks, 0, stride_blocks - blocks));
+    if (step.tile.order < 0) {
+      for (int32_t part = 0; part < kParts; ++part) {
+        const int32_t row = part * kTileRows / kParts;
+        const int32_t count = Least(kTileRows / kParts, step.tile.rows - row);
+        if (count > 0)
+          DataCopy(out_[(step.tile.index * kTileRows + row) * stride + column], rows[row * width_],
+                   DataCopyParams(count, blocks, 0, stride_blocks - blocks));
+        sums_free_.Raise(part);
+      }
     } else {
-      Reader<int32_t> to(tile_rows_[step.order * kTileRows]);
-      for (int32_t row = 0; row < step.tile_rows; ++row)
-        DataCopy(out_[static_cast<int64_t>(to.Get(row)) * stride + column], rows[row * width_], width_);
+      PipeBarrier<PIPE_ALL>();
+      LoadPairs(tile_pairs_, pairs_, step.tile.order, step.tile.rows);
+      mte2_to_s_.Pass();
+      Reader<int32_t> pairs(tile_pairs_);
+      for (int32_t row = 0; row < step.tile.rows; ++row)
+        DataCopy(out_[static_cast<int64_t>(pairs.Get(2 * row + 1)) * stride + column],
+                 rows[row * width_], width_);
+      sums_free_.RaiseAll();
     }
-    sums_free_.Raise();
   }
 
   const SparseConvTiling tiling_;
@@ -592,19 +753,20 @@ class VectorCore {
 
   LocalTensor<float> sums_;           // [rows of the tile, width]
   LocalTensor<T> gather_stage_;       // [2, rows, in_channels]
-  LocalTensor<T> fractal_stage_;      // [row_blocks, rows, 32 B]
+  LocalTensor<T> fractal_stage_;      // [2, row_blocks, rows, 32 B]
   LocalTensor<float> product_stage_;  // [stages, width / 16, rows, 16]
   LocalTensor<float> product_rows_;   // [rows, width]
   LocalTensor<uint32_t> to_fractals_, to_rows_;
   LocalTensor<float> bias_row_;
   LocalTensor<T> head_;
-  LocalTensor<int64_t> bounds_window_;
+  LocalTensor<int64_t> bounds_windows_;
   LocalTensor<int32_t> step_pairs_;  // [2, rows, 2]
   LocalTensor<int32_t> in_, outs_;   // [kLists, rows], [rows]
   LocalTensor<int16_t> place_;       // [kLists, rows]
   LocalTensor<uint32_t> order_words_;
   LocalTensor<int32_t> tile_pairs_, tile_rows_;
   LocalTensor<float> keys_, places_;  // the tile's rows, the largest first, and where they are
+  LocalTensor<float> distance_;       // of the next tile's rows from being in order
   LocalTensor<float> work_;
   LocalTensor<uint8_t> above_;
 
@@ -612,21 +774,22 @@ class VectorCore {
   Flags<HardEvent::MTE2_V> gather_full_, product_full_;
   Flags<HardEvent::MTE3_V> fractal_free_, sums_free_;
   Flags<HardEvent::V_S> list_full_;
-  Flags<HardEvent::S_V> list_free_;
   Flags<HardEvent::MTE3_S> order_free_;
-  Flags<HardEvent::MTE2_S> mte2_to_s_;
+  Flags<HardEvent::MTE2_S> bounds_full_, mte2_to_s_;
   Flags<HardEvent::MTE2_V> mte2_to_v_;
   Flags<HardEvent::MTE2_MTE3> mte2_to_mte3_;
   Flags<HardEvent::S_MTE2> s_to_mte2_;
   Flags<HardEvent::S_MTE3> s_to_mte3_;
   Flags<HardEvent::S_V> s_to_v_;
-  Flags<HardEvent::V_MTE2> v_to_mte2_;
+  Flags<HardEvent::V_MTE2> tile_pairs_free_;
+  Flags<HardEvent::V_S> order_known_;
   Flags<HardEvent::V_MTE3> v_to_mte3_;
   Flags<HardEvent::V_S> v_to_s_;
 
   // The unit at hand, and the first pair of it that no step holds yet.
-  int64_t unit_ = 0, tile_ = 0;
-  int32_t panel_ = 0, rows_ = 0, order_ = -1, last_order_ = 0, offset_ = 0, row_ = 0, window_ = 0;
+  int64_t unit_ = 0, unit_end_ = 0;
+  Tile tile_, next_;
+  int32_t panel_ = 0, bias_panel_ = -1, offset_ = 0, row_ = 0, claimed_ = 0;
   int32_t row_blocks_ = 0, stage_rows_ = 0, stage_elements_ = 0;
   int32_t product_slots_ = 0, product_elements_ = 0;
   int32_t list_rows_ = 0, stage_ = 0, product_ = 0, product_stages_ = 0, parts_ = 0;
@@ -642,10 +805,12 @@ class CubeCore {
       : tiling_(tiling), layout_(tiling), in_blocks_(tiling.in_channels / tiling.in_step) {
     const int64_t block = GetBlockIdx();
     weight_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(weight));
-    gathered_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(gathered) + block * kSteps * layout_.gathered);
+    gathered_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(gathered) +
+                              block * kSteps * layout_.gathered);
     products_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(products) +
                               block * kSteps * layout_.products);
-    orders_.SetGlobalBuffer(reinterpret_cast<__gm__ uint64_t*>(orders + block * kSteps * kOrderBytes));
+    orders_.SetGlobalBuffer(
+        reinterpret_cast<__gm__ uint64_t*>(orders + block * kSteps * kOrderBytes));
 
     TBuf<TPosition::A1> l1;
     TBuf<TPosition::A2> l0a;
@@ -696,9 +861,9 @@ class CubeCore {
 
  private:
   static constexpr int32_t kL1Bytes = 524288, kL0Bytes = 65536, kMaxResident = 512;
-  static constexpr int32_t kDepth = kBlockBytes / sizeof(T);       // columns of a fractal
-  static constexpr int32_t kFractal = kFractalBytes / sizeof(T);   // elements of a fractal
-  static constexpr int32_t kMostRows = 128;                        // of a matrix instruction
+  static constexpr int32_t kDepth = kBlockBytes / sizeof(T);      // columns of a fractal
+  static constexpr int32_t kFractal = kFractalBytes / sizeof(T);  // elements of a fractal
+  static constexpr int32_t kMostRows = 128;                       // of a matrix instruction
 
   __aicore__ inline bool Multiply(int32_t step) {
     const GlobalTensor<uint64_t> order = orders_[step % kSteps * kOrderBytes / sizeof(uint64_t)];
@@ -747,8 +912,8 @@ class CubeCore {
   // The weight's block for an offset and a part of the input channels, in L1.
   __aicore__ inline LocalTensor<T> Weight(int32_t offset, int32_t block) {
     const int32_t index = offset * in_blocks_ + block;
-    const int64_t from = (static_cast<int64_t>(panel_) * tiling_.volume * in_blocks_ + index) *
-                         weight_elements_;
+    const int64_t from =
+        (static_cast<int64_t>(panel_) * tiling_.volume * in_blocks_ + index) * weight_elements_;
     const bool stays = index < resident_;
     const int32_t place = stays ? index : resident_ + stream_;
     const LocalTensor<T> to = weights_[place * weight_elements_];
@@ -766,7 +931,8 @@ class CubeCore {
     stream_ = 1 - stream_;
   }
 
-  // Products of `rows` rows from `slot` on, a multiple of 16; the first `count` of them are written.
+  // Products of `rows` rows from `slot` on, a multiple of 16; the first `count` of them are
+  // written.
   __aicore__ inline void MultiplyRows(int32_t step, int32_t step_rows, int32_t offset, int32_t slot,
                                       int32_t rows, int32_t count) {
     const LocalTensor<T> from = rows_[step % 2 * layout_.gathered];
@@ -795,7 +961,8 @@ class CubeCore {
         sums_free_.Await(sum_);
       else
         PipeBarrier<PIPE_M>();
-      Mmad(sums, left, right, MmadParams(rows, tiling_.panel, tiling_.in_step, 0, false, block == 0));
+      Mmad(sums, left, right,
+           MmadParams(rows, tiling_.panel, tiling_.in_step, 0, false, block == 0));
       operands_free_.Raise(operand_);
       operand_ = 1 - operand_;
     }
@@ -842,8 +1009,8 @@ __aicore__ inline void Convolve(GM_ADDR features, GM_ADDR weight, GM_ADDR bias, 
 
 }  // namespace
 
-extern "C" __global__ __aicore__ void sparse_conv_float(GM_ADDR features, GM_ADDR weight, GM_ADDR bias,
-                                                        GM_ADDR pairs, GM_ADDR bounds,
+extern "C" __global__ __aicore__ void sparse_conv_float(GM_ADDR features, GM_ADDR weight,
+                                                        GM_ADDR bias, GM_ADDR pairs, GM_ADDR bounds,
                                                         GM_ADDR gathered, GM_ADDR products,
                                                         GM_ADDR orders, GM_ADDR out,
                                                         SparseConvTiling tiling) {
@@ -851,8 +1018,8 @@ extern "C" __global__ __aicore__ void sparse_conv_float(GM_ADDR features, GM_ADD
   Convolve<float>(features, weight, bias, pairs, bounds, gathered, products, orders, out, tiling);
 }
 
-extern "C" __global__ __aicore__ void sparse_conv_half(GM_ADDR features, GM_ADDR weight, GM_ADDR bias,
-                                                       GM_ADDR pairs, GM_ADDR bounds,
+extern "C" __global__ __aicore__ void sparse_conv_half(GM_ADDR features, GM_ADDR weight,
+                                                       GM_ADDR bias, GM_ADDR pairs, GM_ADDR bounds,
                                                        GM_ADDR gathered, GM_ADDR products,
                                                        GM_ADDR orders, GM_ADDR out,
                                                        SparseConvTiling tiling) {
@@ -860,11 +1027,12 @@ extern "C" __global__ __aicore__ void sparse_conv_half(GM_ADDR features, GM_ADDR
   Convolve<half>(features, weight, bias, pairs, bounds, gathered, products, orders, out, tiling);
 }
 
-extern "C" __global__ __aicore__ void sparse_conv_bfloat16(GM_ADDR features, GM_ADDR weight, GM_ADDR bias,
-                                                           GM_ADDR pairs, GM_ADDR bounds,
-                                                           GM_ADDR gathered, GM_ADDR products,
-                                                           GM_ADDR orders, GM_ADDR out,
-                                                           SparseConvTiling tiling) {
+extern "C" __global__ __aicore__ void sparse_conv_bfloat16(GM_ADDR features, GM_ADDR weight,
+                                                           GM_ADDR bias, GM_ADDR pairs,
+                                                           GM_ADDR bounds, GM_ADDR gathered,
+                                                           GM_ADDR products, GM_ADDR orders,
+                                                           GM_ADDR out, SparseConvTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_MIX_AIC_1_2);
-  Convolve<bfloat16_t>(features, weight, bias, pairs, bounds, gathered, products, orders, out, tiling);
+  Convolve<bfloat16_t>(features, weight, bias, pairs, bounds, gathered, products, orders, out,
+                       tiling);
 }

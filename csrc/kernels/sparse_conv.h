@@ -12,7 +12,7 @@ constexpr int32_t kFractalRows = 16;
 constexpr int32_t kFractalBytes = 512;
 constexpr int32_t kBlockBytes = 32;
 constexpr int32_t kLanes = 64;  // of fp32
-constexpr int32_t kMaxFlags = 6;
+constexpr int32_t kMaxFlags = 8;
 
 __aicore__ inline int32_t Least(int32_t a, int32_t b) { return a < b ? a : b; }
 __aicore__ inline int32_t RoundUp(int32_t value, int32_t to) { return (value + to - 1) / to * to; }

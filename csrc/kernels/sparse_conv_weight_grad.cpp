@@ -1,24 +1,23 @@
-// Gradient of a sparse convolution's weight: for every kernel offset k the sum over its pairs (i, o)
-// of the outer products of in[i] and grad[o].
+// Gradient of a sparse convolution's weight: for every kernel offset k the sum over its pairs (i,
+// o) of the outer products of in[i] and grad[o].
 //
-// A block (one cube core, two vector cores) takes a kernel offset, a panel of input and one of output
-// channels, and a slab of the rulebook's tiles at a time, and their pairs in steps of at most
-// step_rows. One vector core gathers the input's rows, the other the gradient's, and turns them so
-// that a channel's values lie side by side, as the matrix instruction wants its contraction; the cube
-// core adds up all steps of the unit in L0C. The host adds up the slabs, in their order: results are
-// the same from run to run.
-#include "sparse_conv.h"
-
+// A block (one cube core, two vector cores) takes a kernel offset, a panel of input and one of
+// output channels, and a slab of the rulebook's tiles at a time, and their pairs in steps of at
+// most step_rows. One vector core gathers the input's rows, the other the gradient's, and turns
+// them so that a channel's values lie side by side, as the matrix instruction wants its
+// contraction; the cube core adds up all steps of the unit in L0C. The host adds up the slabs, in
+// their order: results are the same from run to run.
 #include <type_traits>
 
+#include "sparse_conv.h"
 #include "sparse_conv_tiling.h"
 
 namespace {
 
 constexpr int32_t kStageBytes = 16384;
 constexpr int32_t kTilesWindow = 64;
-constexpr int32_t kOrderBytes = 64;      // of the workspace for an order
-constexpr int32_t kSteps = 3;            // that the workspace holds
+constexpr int32_t kOrderBytes = 64;            // of the workspace for an order
+constexpr int32_t kSteps = 3;                  // that the workspace holds
 constexpr uint16_t kGathered = 0, kTaken = 1;  // cross-core flags
 
 // An order: the unit, and from bit 48 on the rows of the step, a multiple of 16.
@@ -47,11 +46,12 @@ class VectorCore {
     bounds_.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t*>(bounds));
     gathered_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(gathered) +
                               block_ * kSteps * step_elements_ + side_ * StepElements(tiling, 0));
-    orders_.SetGlobalBuffer(reinterpret_cast<__gm__ uint64_t*>(orders + block_ * kSteps * kOrderBytes));
+    orders_.SetGlobalBuffer(
+        reinterpret_cast<__gm__ uint64_t*>(orders + block_ * kSteps * kOrderBytes));
     list_rows_ = RoundUp(tiling_.step_rows, kLanes);
-    stage_rows_ = Least(kStageBytes / (channels_ * static_cast<int32_t>(sizeof(T))) / kFractalRows *
-                            kFractalRows,
-                        tiling_.step_rows);
+    stage_rows_ = Least(
+        kStageBytes / (channels_ * static_cast<int32_t>(sizeof(T))) / kFractalRows * kFractalRows,
+        tiling_.step_rows);
     Take(stage_, 2 * stage_rows_ * channels_);
     Take(turned_, 2 * stage_rows_ * channels_);
     Take(turn_, RoundUp(stage_rows_ * channels_, kLanes));
@@ -133,7 +133,8 @@ class VectorCore {
     const int32_t column = kDepth * channels_;
     for (int32_t have = kDepth; have < column; have *= 2) {
       PipeBarrier<PIPE_V>();
-      Adds(turn[have], turn, have / kDepth * static_cast<int32_t>(sizeof(T)), Least(have, column - have));
+      Adds(turn[have], turn, have / kDepth * static_cast<int32_t>(sizeof(T)),
+           Least(have, column - have));
     }
     for (int32_t have = column; have < stage_rows_ * channels_; have += column) {
       PipeBarrier<PIPE_V>();
@@ -161,12 +162,14 @@ class VectorCore {
   // Begins the next unit.
   __aicore__ inline bool Open() {
     unit_ += GetBlockNum();
-    const int64_t panels = static_cast<int64_t>(tiling_.groups) * tiling_.panels[0] * tiling_.panels[1];
+    const int64_t panels =
+        static_cast<int64_t>(tiling_.groups) * tiling_.panels[0] * tiling_.panels[1];
     if (unit_ >= panels * tiling_.volume * tiling_.slabs) return false;
     const int32_t slab = unit_ % tiling_.slabs;
     offset_ = unit_ / tiling_.slabs % tiling_.volume;
     tile_ = static_cast<int32_t>(static_cast<int64_t>(slab) * tiling_.tiles / tiling_.slabs);
-    tile_end_ = static_cast<int32_t>(static_cast<int64_t>(slab + 1) * tiling_.tiles / tiling_.slabs);
+    tile_end_ =
+        static_cast<int32_t>(static_cast<int64_t>(slab + 1) * tiling_.tiles / tiling_.slabs);
     row_ = 0;
     window_ = -1;
     return true;
@@ -214,8 +217,8 @@ class VectorCore {
     const Step& step = steps_[index % 2];
     const int64_t panel = step.unit / tiling_.slabs / tiling_.volume;
     const int64_t group = panel / (tiling_.panels[0] * tiling_.panels[1]);
-    const int64_t part = side_ == 0 ? panel / tiling_.panels[1] % tiling_.panels[0]
-                                    : panel % tiling_.panels[1];
+    const int64_t part =
+        side_ == 0 ? panel / tiling_.panels[1] % tiling_.panels[0] : panel % tiling_.panels[1];
     const int64_t first_column = (group * tiling_.panels[side_] + part) * channels_;
     const int32_t blocks = channels_ * sizeof(T) / kBlockBytes;
     const int32_t stride_blocks = static_cast<int32_t>(stride_ * sizeof(T) / kBlockBytes);
@@ -256,8 +259,9 @@ class VectorCore {
       stage_full_.Pass(buffer_);
       turned_free_.Await(buffer_);
       const LocalTensor<T> turned = turned_[buffer_ * stage_rows_ * channels_];
-      AscendC::Gather(turned.template ReinterpretCast<Bits>(), stage.template ReinterpretCast<Bits>(),
-                      turn_, 0, static_cast<uint32_t>(rows * channels_));
+      AscendC::Gather(turned.template ReinterpretCast<Bits>(),
+                      stage.template ReinterpretCast<Bits>(), turn_, 0,
+                      static_cast<uint32_t>(rows * channels_));
       turned_full_.Pass(buffer_);
       DataCopy(gathered_[index % kSteps * step_elements_ + static_cast<int64_t>(first) * channels_],
                turned, rows * channels_);
@@ -322,8 +326,10 @@ class CubeCore {
                              const SparseConvWeightGradTiling& tiling)
       : tiling_(tiling), step_elements_(StepElements(tiling, 0) + StepElements(tiling, 1)) {
     const int64_t block = GetBlockIdx();
-    gathered_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(gathered) + block * kSteps * step_elements_);
-    orders_.SetGlobalBuffer(reinterpret_cast<__gm__ uint64_t*>(orders + block * kSteps * kOrderBytes));
+    gathered_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(gathered) +
+                              block * kSteps * step_elements_);
+    orders_.SetGlobalBuffer(
+        reinterpret_cast<__gm__ uint64_t*>(orders + block * kSteps * kOrderBytes));
     parts_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(parts));
     TBuf<TPosition::A1> l1;
     TBuf<TPosition::A2> l0a;
@@ -353,9 +359,11 @@ class CubeCore {
     for (int32_t step = 0;; ++step) {
       CrossCoreWaitFlag(kGathered);
       const GlobalTensor<uint64_t> order = orders_[step % kSteps * kOrderBytes / sizeof(uint64_t)];
-      DataCacheCleanAndInvalid<uint64_t, CacheLine::SINGLE_CACHE_LINE, DcciDst::CACHELINE_OUT>(order);
+      DataCacheCleanAndInvalid<uint64_t, CacheLine::SINGLE_CACHE_LINE, DcciDst::CACHELINE_OUT>(
+          order);
       const uint64_t word = order.GetValue(0);
-      const int64_t unit = word == kEnd ? -1 : static_cast<int64_t>(word & ((1ull << kRowsBit) - 1));
+      const int64_t unit =
+          word == kEnd ? -1 : static_cast<int64_t>(word & ((1ull << kRowsBit) - 1));
       if (unit != unit_ && unit_ >= 0) Write();
       if (unit < 0) break;
       if (unit != unit_) sums_free_.Await(sum_);
@@ -390,9 +398,16 @@ class CubeCore {
       const LocalTensor<T> left = left_[operand_ * (kOperandBytes / sizeof(T))];
       const LocalTensor<T> right = right_[operand_ * (kOperandBytes / sizeof(T))];
       operands_free_.Await(operand_);
-      for (int32_t i = 0; i < deep; ++i)
-        LoadData(left[i * kFractal], in,
-                 LoadData2DParams((row / kDepth + i) * high, high, 1, 0, deep - 1, false, 0));
+      const int32_t start = row / kDepth * high;
+      if (high < deep) {
+        for (int32_t i = 0; i < high; ++i)
+          LoadData(left[i * deep * kFractal], in,
+                   LoadData2DParams(start + i, deep, high, 0, 0, false, 0));
+      } else {
+        for (int32_t i = 0; i < deep; ++i)
+          LoadData(left[i * kFractal], in,
+                   LoadData2DParams(start + i * high, high, 1, 0, deep - 1, false, 0));
+      }
       LoadData(right, grad, LoadData2DParams(row / kDepth * wide, deep * wide, 1, 0, 0, false, 0));
       operands_full_.Pass(operand_);
       const bool starts = first && row == 0;
@@ -409,8 +424,10 @@ class CubeCore {
   __aicore__ inline void Write() {
     sums_full_.Pass(sum_);
     Fixpipe<float, float, CFG_ROW_MAJOR>(
-        parts_[unit_ * tiling_.panel[0] * tiling_.panel[1]], sums_[sum_ * (kSumBytes / sizeof(float))],
-        FixpipeParamsV220(tiling_.panel[1], tiling_.panel[0], tiling_.panel[0], tiling_.panel[1], false));
+        parts_[unit_ * tiling_.panel[0] * tiling_.panel[1]],
+        sums_[sum_ * (kSumBytes / sizeof(float))],
+        FixpipeParamsV220(tiling_.panel[1], tiling_.panel[0], tiling_.panel[0], tiling_.panel[1],
+                          false));
     sums_free_.Raise(sum_);
     sum_ = 1 - sum_;
   }

@@ -7,10 +7,14 @@ import argparse
 
 import torch
 
+from ..ops import build_rulebook
 from ..ops import deformable_aggregation as aggregate
-from ..ops.sparse_conv import build_rulebook
+from ..ops import sparse_conv as convolve
 from .deformable_aggregation import make_inputs
 from .inputs import GRID, voxels
+
+# Of an Ascend910B3.
+CUBE_CORES, CYCLES_A_MICROSECOND = 20, 1800
 
 
 def deformable_aggregation() -> None:
@@ -29,13 +33,33 @@ def deformable_aggregation() -> None:
 
 def sparse_conv_rulebook() -> None:
     """Of a submanifold convolution and of one with stride 2, kernel 3, on about 80,000 voxels of a sweep."""
-    indices, batch_size = voxels(80000)
+    indices, batch_size = voxels(80_000)
     for stride, subm in ((1, True), (2, False)):
         sizes = ([size] * 3 for size in (3, stride, 1, 1))
         build_rulebook(indices.to('npu'), batch_size, GRID, *sizes, subm=subm)
 
 
-OPS = {function.__name__: function for function in (deformable_aggregation, sparse_conv_rulebook)}
+def sparse_conv() -> None:
+    """SubMConv3d 64->64 on 80,000 voxels of a sweep in order, forward and backward, float32 and float16."""
+    indices, batch_size = voxels(80_000)
+    indices = indices.unique(dim=0).to('npu')
+    sizes = ([size] * 3 for size in (3, 1, 1, 1))
+    book = build_rulebook(indices, batch_size, GRID, *sizes, subm=True)
+    multiplies = len(book.pairs) * 64 * 64
+    for dtype, rate in (torch.float32, 1024), (torch.float16, 4096):
+        bound = multiplies / rate / CUBE_CORES / CYCLES_A_MICROSECOND
+        print(
+            f'SubMConv3d 64->64, {dtype}: {len(indices)} voxels, {len(book.pairs)} pairs, bound {bound:.1f} us'
+        )
+        features = torch.randn(len(indices), 64).to('npu', dtype).requires_grad_()
+        weight = (torch.randn(3, 3, 3, 64, 64) / 16).to('npu', dtype).requires_grad_()
+        convolve(features, weight, None, book).sum().backward()
+
+
+OPS = {
+    function.__name__: function
+    for function in (deformable_aggregation, sparse_conv_rulebook, sparse_conv)
+}
 
 
 def main() -> None:

@@ -16,7 +16,7 @@
 
 namespace mxd::npu {
 
-// MXD_NPU_BLOCKS, 0 where it is not set: tests run the kernels with fewer blocks than the device has.
+// MXD_NPU_BLOCKS, 0 where it is not set: for tests with fewer blocks than the device has.
 inline int64_t forced_blocks() {
   const char* text = std::getenv("MXD_NPU_BLOCKS");
   return text ? std::max<int64_t>(std::atoll(text), 1) : 0;
@@ -57,8 +57,8 @@ auto passed(Argument& argument) {
 
 }  // namespace detail
 
-// Queues `kernel` (an aclrtlaunch_... of CANN's ascendc_library) with `blocks` blocks. Arguments are
-// contiguous npu tensors, undefined ones for null pointers, and at last the tiling struct.
+// Queues `kernel` (an aclrtlaunch_... of CANN's ascendc_library) with `blocks` blocks. Arguments
+// are contiguous npu tensors, undefined ones for null pointers, and at last the tiling struct.
 template <typename Kernel, typename... Arguments>
 void launch(Kernel kernel, const char* name, int64_t blocks, const Arguments&... arguments) {
   const aclrtStream stream = c10_npu::getCurrentNPUStream().stream(false);

@@ -19,14 +19,14 @@
 namespace mxd::sparse_conv {
 namespace {
 
-constexpr int64_t kFractal = 16;        // rows or columns
-constexpr int64_t kContraction = 256;   // bytes of a row that one matrix instruction multiplies
-constexpr int64_t kColumns = 128;       // output columns of one matrix instruction
-constexpr int64_t kStepBytes = 65536;   // of a step's input rows
-constexpr int64_t kSteps = 4;            // that the workspaces hold, as in the kernel
-constexpr int64_t kOrderBytes = 192;     // of an order, as in the kernel
+constexpr int64_t kFractal = 16;       // rows or columns
+constexpr int64_t kContraction = 256;  // bytes of a row that one matrix instruction multiplies
+constexpr int64_t kColumns = 128;      // output columns of one matrix instruction
+constexpr int64_t kStepBytes = 65536;  // of a step's input rows
+constexpr int64_t kSteps = 7;          // that the workspaces hold, as in the kernel
+constexpr int64_t kOrderBytes = 192;   // of an order, as in the kernel
 
-constexpr int64_t kMaxSlabs = 20;       // parts of a weight's gradient that are summed apart
+constexpr int64_t kMaxSlabs = 20;  // parts of a weight's gradient that are summed apart
 constexpr int64_t kMaxPartBytes = 64 << 20;
 constexpr int64_t kGradSteps = 3, kGradOrderBytes = 64;  // as kSteps, kOrderBytes in its kernel
 
@@ -40,8 +40,9 @@ at::Tensor pad(const at::Tensor& tensor, int64_t padded) {
 }
 
 void check_backend(const char* name, const at::Tensor& tensor, const at::Tensor& features) {
-  TORCH_CHECK_VALUE(tensor.device() == features.device(), name, " must be on the device of features, ",
-                    features.device(), ", was on ", tensor.device());
+  TORCH_CHECK_VALUE(tensor.device() == features.device(), name,
+                    " must be on the device of features, ", features.device(), ", was on ",
+                    tensor.device());
 }
 
 void check_tiles(const at::Tensor& bounds, int64_t num_out) {
@@ -74,6 +75,7 @@ at::Tensor forward_npu(const at::Tensor& features, const at::Tensor& weight,
   const int64_t size = features.element_size(), depth = 32 / size;
   SparseConvTiling tiling{};
   tiling.num_out = num_out;
+  tiling.pairs = pairs.size(0);
   tiling.tiles = bounds.size(0);
   tiling.volume = volume;
   tiling.groups = groups;
@@ -82,33 +84,36 @@ at::Tensor forward_npu(const at::Tensor& features, const at::Tensor& weight,
   tiling.in_channels = in_blocks * tiling.in_step;
   tiling.panels = divide_up(out, kColumns);
   tiling.panel = round_up(divide_up(out, tiling.panels), kFractal);
-  tiling.step_rows = std::clamp<int64_t>(
-      kStepBytes / (tiling.in_channels * size) / kFractal * kFractal, kFractal,
-      tiling.panel > 64 ? 128 : 256);
+  tiling.step_rows =
+      std::clamp<int64_t>(kStepBytes / (tiling.in_channels * size) / kFractal * kFractal, kFractal,
+                          tiling.panel > 64 ? 128 : 192);
   tiling.has_bias = bias.has_value();
   const int64_t padded_out = tiling.panels * tiling.panel;
 
   const auto rows = pad(features.reshape({-1, groups, in}), tiling.in_channels).contiguous();
   // Fractals of the weight's transpose, as L0B holds them: [groups, panels, K, in_blocks, in_step /
   // depth, panel / 16, 16, depth].
-  const auto fractals = pad(pad(weight.reshape({volume, in, groups, out}), padded_out).permute({0, 2, 3, 1}),
-                            tiling.in_channels)
-                            .reshape({volume, groups, tiling.panels, tiling.panel / kFractal, kFractal,
-                                      in_blocks, tiling.in_step / depth, depth})
-                            .permute({1, 2, 0, 5, 6, 3, 4, 7})
-                            .contiguous();
-  const auto shift = bias ? pad(bias->to(at::kFloat).reshape({groups, out}), padded_out).contiguous()
-                          : at::Tensor();
+  const auto fractals =
+      pad(pad(weight.reshape({volume, in, groups, out}), padded_out).permute({0, 2, 3, 1}),
+          tiling.in_channels)
+          .reshape({volume, groups, tiling.panels, tiling.panel / kFractal, kFractal, in_blocks,
+                    tiling.in_step / depth, depth})
+          .permute({1, 2, 0, 5, 6, 3, 4, 7})
+          .contiguous();
+  const auto shift = bias
+                         ? pad(bias->to(at::kFloat).reshape({groups, out}), padded_out).contiguous()
+                         : at::Tensor();
   const int64_t units = tiling.tiles * groups * tiling.panels;
   const int64_t blocks = std::min(npu::cube_cores(), units);
-  const auto gathered = at::empty({blocks, kSteps, tiling.step_rows, tiling.in_channels}, features.options());
-  const auto products =
-      at::empty({blocks, kSteps, tiling.step_rows, tiling.panel}, features.options().dtype(at::kFloat));
+  const auto gathered =
+      at::empty({blocks, kSteps, tiling.step_rows, tiling.in_channels}, features.options());
+  const auto products = at::empty({blocks, kSteps, tiling.step_rows, tiling.panel},
+                                  features.options().dtype(at::kFloat));
   const auto orders = at::empty({blocks, kSteps, kOrderBytes}, features.options().dtype(at::kByte));
   const auto result = at::empty({num_out, groups, padded_out}, features.options());
   const auto launch = [&](auto kernel, const char* name) {
-    npu::launch(kernel, name, blocks, rows, fractals, shift, pairs.contiguous(), bounds.contiguous(),
-                gathered, products, orders, result, tiling);
+    npu::launch(kernel, name, blocks, rows, fractals, shift, pairs.contiguous(),
+                bounds.contiguous(), gathered, products, orders, result, tiling);
   };
   if (features.scalar_type() == at::kFloat)
     launch(aclrtlaunch_sparse_conv_float, "sparse_conv_float");
@@ -127,8 +132,8 @@ at::Tensor weight_grad_npu(const at::Tensor& features, const at::Tensor& grad,
   check_backend("grad", grad, features);
   check_backend("pairs", pairs, features);
   check_backend("bounds", bounds, features);
-  const int64_t volume = bounds.size(1) - 1, channels[2] = {features.size(1) / groups,
-                                                            grad.size(1) / groups};
+  const int64_t volume = bounds.size(1) - 1,
+                channels[2] = {features.size(1) / groups, grad.size(1) / groups};
   if (pairs.size(0) == 0 || channels[0] == 0 || channels[1] == 0)
     return at::zeros({volume, channels[0], groups * channels[1]}, features.options());
 
@@ -172,7 +177,8 @@ at::Tensor weight_grad_npu(const at::Tensor& features, const at::Tensor& grad,
   // [groups, in panels, out panels, K, in, out] -> [K, in, groups * out]
   return parts.sum(4)
       .permute({3, 1, 4, 0, 2, 5})
-      .reshape({volume, tiling.panels[0] * tiling.panel[0], groups, tiling.panels[1] * tiling.panel[1]})
+      .reshape(
+          {volume, tiling.panels[0] * tiling.panel[0], groups, tiling.panels[1] * tiling.panel[1]})
       .narrow(1, 0, channels[0])
       .narrow(3, 0, channels[1])
       .reshape({volume, channels[0], groups * channels[1]})

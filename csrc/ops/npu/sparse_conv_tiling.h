@@ -7,8 +7,9 @@
 // panels of `panel` columns.
 struct SparseConvTiling {
   int64_t num_out;  // output rows
-  int32_t tiles;    // of the rulebook
-  int32_t volume;   // kernel points
+  int64_t pairs;
+  int32_t tiles;   // of the rulebook
+  int32_t volume;  // kernel points
   int32_t groups;
   int32_t in_channels;
   int32_t in_step;  // contraction of one matrix instruction, at most 256 B
