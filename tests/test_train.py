@@ -2,6 +2,8 @@
 
 import torch
 
+import mxd_mmplugin  # noqa: F401  what mmengine's checkpoints hold may be loaded
+
 from .conftest import ROOT, run
 
 CONFIG = next((ROOT / 'configs' / 'centerpoint').glob('*generated*.py'))
