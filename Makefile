@@ -2,7 +2,10 @@
 # that is done. Needed on the machine: Python 3.11 (make PYTHON=... where python3 is another one),
 # a C++ compiler and make.
 PYTHON ?= python3
-CONFIG ?= configs/centerpoint/centerpoint_voxel02_second_secfpn_1xb4-onecycle-7e_nus-generated-3d.py
+MODEL ?= centerpoint
+CONFIG_centerpoint := configs/centerpoint/centerpoint_voxel02_second_secfpn_1xb4-onecycle-7e_nus-generated-3d.py
+CONFIG_bevfusion := configs/bevfusion/bevfusion_lidar-cam_voxel02_second_secfpn_1xb2-onecycle-4e_nus-generated-3d.py
+CONFIG ?= $(CONFIG_$(MODEL))
 DATA ?= data/nuscenes-generated
 WORK_DIR ?= work_dirs/$(basename $(notdir $(CONFIG)))
 
@@ -23,7 +26,7 @@ help:  ## show this help
 
 venv: $(STAMP)package $(STAMP)runtime $(STAMP)test  ## install everything, the test tools too
 
-train: $(STAMP)package $(DATA)/nuscenes_dbinfos_train.pkl  ## train and evaluate CenterPoint on generated scenes
+train: $(STAMP)package $(DATA)/nuscenes_dbinfos_train.pkl  ## train and evaluate on generated scenes: MODEL=centerpoint or MODEL=bevfusion
 	$(BIN)/python tools/train.py $(CONFIG) --work-dir $(WORK_DIR)
 	$(BIN)/python tools/test.py $(CONFIG) "$$(cat $(WORK_DIR)/last_checkpoint)" --work-dir $(WORK_DIR)
 	@echo

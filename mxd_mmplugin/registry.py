@@ -9,7 +9,7 @@ from mmcv.ops import get_compiling_cuda_version
 from mmengine.registry import HOOKS, MODELS, Registry
 
 from . import modules
-from .engine.bev_hook import BEVPictureHook
+from .engine.bev_hook import BEVPictureHook, CameraPictureHook
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,10 @@ def table() -> list:
             note='no other package has it in the registry',
         )
     )
-    entries.append(
-        Entry(HOOKS, BEVPictureHook, 'BEVPictureHook', note='pictures of validation frames')
-    )
+    note = 'pictures of validation frames'
+    entries += [
+        Entry(HOOKS, cls, cls.__name__, note=note) for cls in (BEVPictureHook, CameraPictureHook)
+    ]
     if importlib.util.find_spec('mmdet3d'):
         from mmdet3d.registry import TRANSFORMS
 
@@ -103,6 +104,17 @@ def register() -> None:
         import mmdet3d.models.layers.spconv  # noqa: F401
     for entry in table():
         entry.registry.register_module(name=entry.names, module=entry.cls, force=True)
+
+
+def register_classes(classes: dict) -> None:
+    """Register the classes of a model under their own names, also over those of its project.
+
+    Args:
+        classes (dict[Registry, Sequence[type]]): the classes for each registry.
+    """
+    for registry, members in classes.items():
+        for cls in members:
+            registry.register_module(module=cls, force=True)
 
 
 def status() -> list:

@@ -4,6 +4,7 @@ import sys
 
 from mmdet3d.registry import MODELS
 from mmengine.config import Config
+from mmengine.registry import init_default_scope
 from mmengine.runner import set_random_seed
 
 from .conftest import ROOT
@@ -16,6 +17,7 @@ STOCK = 'centerpoint_voxel0075_second_secfpn_8xb4-cyclic-20e_nus-3d.py'
 
 def test_stock_centerpoint_learns_a_real_frame(real_nuscenes):
     config = Config.fromfile(ROOT / 'configs' / 'centerpoint' / STOCK)
+    init_default_scope('mmdet3d')
     set_random_seed(0)
     model = MODELS.build(config.model)
     batch = load_frame(

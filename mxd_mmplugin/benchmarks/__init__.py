@@ -22,6 +22,7 @@ OPS = (
     'voxelize',
     'dynamic_scatter',
     'bev_pool',
+    'view_transform',
 )
 
 

@@ -1,11 +1,13 @@
-"""A hook that leaves bird's-eye pictures of validated and tested frames in the work folder."""
+"""Hooks that leave pictures of validated and tested frames in the work folder, from above and in the camera images."""
 
 from pathlib import Path
 
+import numpy as np
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
 
 from .bev import draw_bev
+from .cameras import camera_name, draw_cameras
 
 
 class BEVPictureHook(Hook):
@@ -54,9 +56,13 @@ class BEVPictureHook(Hook):
                 continue
             truth = sample.get('eval_ann_info')
             predicted = sample.pred_instances_3d
-            draw_bev(
-                Path(runner.work_dir) / 'pictures' / name / f'frame_{frame:04d}.png',
-                _points(data_batch, i).cpu(),
+            # With test-time augmentation the batch has versions: the first one is drawn.
+            version = data_batch[0] if isinstance(data_batch, (list, tuple)) else data_batch
+            self._picture(
+                Path(runner.work_dir) / 'pictures' / name,
+                f'frame_{frame:04d}',
+                {key: values[i] for key, values in version['inputs'].items()},
+                sample.metainfo,
                 dataloader.dataset.metainfo['classes'],
                 gt_boxes=truth['gt_bboxes_3d'].tensor.cpu() if truth else (),
                 gt_labels=truth['gt_labels_3d'] if truth else (),
@@ -64,12 +70,52 @@ class BEVPictureHook(Hook):
                 labels=predicted.labels_3d.cpu(),
                 scores=predicted.scores_3d.cpu(),
                 score_thr=self.score_thr,
-                view_range=self.view_range,
                 title=f'{name.replace("_", " ")}, frame {frame + 1} of {total}',
             )
 
+    def _picture(self, folder, name, inputs, metainfo, classes, **drawn):
+        path = folder / f'{name}.png'
+        draw_bev(path, inputs['points'].cpu(), classes, view_range=self.view_range, **drawn)
 
-def _points(data_batch, i):
-    """Points of a batch's frame i; with test-time augmentation, of its first version."""
-    version = data_batch[0] if isinstance(data_batch, (list, tuple)) else data_batch
-    return version['inputs']['points'][i]
+
+class CameraPictureHook(BEVPictureHook):
+    """Draw the boxes of a few frames of each validation and test in their camera images.
+
+    The pictures go beside those of `BEVPictureHook`, as `frame_<N>_cameras.png`. The pipeline has to give img in
+    RGB, lidar2img, and what `ImageAug3D` adds where it changes the images.
+
+    Args:
+        frames (int): pictures for each run over the data set. Default: 4.
+        score_thr (float): predictions below this score are left out. Default: 0.3.
+    """
+
+    def __init__(self, frames=4, score_thr=0.3):
+        super().__init__(frames, score_thr)
+
+    def _picture(self, folder, name, inputs, metainfo, classes, **drawn):
+        draw_cameras(
+            folder / f'{name}_cameras.png',
+            inputs['img'].permute(0, 2, 3, 1).cpu().numpy(),
+            image_matrices(metainfo),
+            names=[camera_name(path) for path in metainfo['img_path']],
+            **drawn,
+        )
+
+
+def image_matrices(metainfo):
+    """From the LiDAR frame to the images as the model sees them, (N, 4, 4): x * depth, y * depth, depth.
+
+    Args:
+        metainfo (dict): lidar2img, and img_aug_matrix where the images were changed.
+
+    Returns:
+        array: float64.
+    """
+    matrices = np.asarray(metainfo['lidar2img'], dtype=float)
+    if 'img_aug_matrix' not in metainfo:
+        return matrices
+    # It moves pixels: in x * depth, y * depth, depth a shift grows with the depth.
+    moves = np.asarray(metainfo['img_aug_matrix'], dtype=float)
+    pixels = np.tile(np.eye(4), (len(moves), 1, 1))
+    pixels[:, :2, :2], pixels[:, :2, 2] = moves[:, :2, :2], moves[:, :2, 3]
+    return pixels @ matrices

@@ -15,7 +15,7 @@ from mmengine.registry import init_default_scope
 from mxd_mmplugin import softnpu
 from mxd_mmplugin.modules.sparse_conv import SparseConvolution
 
-from ..conftest import ROOT
+from ..conftest import ROOT, on_cpu, run
 
 pytestmark = pytest.mark.skipif(not softnpu.active(), reason='compares two settings of one machine')
 
@@ -36,24 +36,9 @@ custom_hooks = []
 """
 
 
-def on_cpu() -> dict:
-    """An environment without the software NPU."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith('MXD_')}
-    env.update(PYTHONPATH=str(ROOT), LD_LIBRARY_PATH='', TORCH_DEVICE_BACKEND_AUTOLOAD='0')
-    return env
-
-
 def on_npu(**settings) -> dict:
     """The environment of this process, with its Python path for other folders."""
     return {**os.environ, **settings}
-
-
-def run(folder, *command, env) -> str:
-    result = subprocess.run(
-        [sys.executable, *map(str, command)], cwd=folder, capture_output=True, text=True, env=env
-    )
-    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
-    return result.stdout
 
 
 def losses(folder, work) -> list[float]:
@@ -64,17 +49,8 @@ def losses(folder, work) -> list[float]:
 
 
 @pytest.fixture(scope='module')
-def folder(tmp_path_factory):
-    """A working folder with a data set of two scenes and a short configuration."""
-    folder, data = tmp_path_factory.mktemp('train'), 'data/nuscenes-generated'
-    env = on_cpu()
-    synth = 'synth', '--out', data, '--scenes', 2, '--keyframes', 4
-    run(folder, '-m', 'mxd_mmplugin', *synth, env=env)
-    run(
-        *(folder, ROOT / 'tools' / 'create_data.py', 'nuscenes', '--version', 'v1.0-mini'),
-        *('--root-path', data, '--out-dir', data, '--extra-tag', 'nuscenes'),
-        env=env,
-    )
+def folder(folder):
+    """The working folder with a short configuration."""
     (folder / 'short.py').write_text(SHORT)
     return folder
 

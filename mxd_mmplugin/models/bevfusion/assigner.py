@@ -1,0 +1,151 @@
+"""Which query predicts which box: TransFusion's costs and assigners."""
+
+import torch
+from mmdet.models.task_modules import AssignResult, BaseAssigner
+from mmdet3d.registry import TASK_UTILS
+from mmengine.structures import InstanceData
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+
+class BBoxBEVL1Cost:
+    """Distance of centres from above, |x| + |y|, as a share of the point cloud's range.
+
+    Args:
+        weight (float): factor of the cost.
+    """
+
+    def __init__(self, weight: float):
+        self.weight = weight
+
+    def __call__(self, bboxes: Tensor, gt_bboxes: Tensor, train_cfg: dict) -> Tensor:
+        """[P, 2 or more] and [G, 2 or more], x and y first, metres -> [P, G]."""
+        low, high = bboxes.new_tensor(train_cfg['point_cloud_range']).view(2, 3)[:, :2]
+        centers, gt_centers = ((x[:, :2] - low) / (high - low) for x in (bboxes, gt_bboxes))
+        return torch.cdist(centers, gt_centers, p=1) * self.weight
+
+
+class IoU3DCost:
+    """The negative overlap.
+
+    Args:
+        weight (float): factor of the cost.
+    """
+
+    def __init__(self, weight: float):
+        self.weight = weight
+
+    def __call__(self, iou: Tensor) -> Tensor:
+        """[P, G] -> [P, G]."""
+        return -iou * self.weight
+
+
+def _result(gt_of_box: Tensor, gt_labels: Tensor, iou: Tensor) -> AssignResult:
+    """An `AssignResult` from the ground truth of each box [P], -1 for none, and overlaps [P, G]."""
+    positive = gt_of_box >= 0
+    gt_of_box = gt_of_box.clamp(min=0)
+    if len(gt_labels) == 0:
+        overlaps, labels = iou.new_zeros(len(iou)), torch.full_like(gt_of_box, -1)
+    else:
+        overlaps = iou.gather(1, gt_of_box[:, None]).squeeze(1).where(positive, 0.0)
+        labels = gt_labels[gt_of_box].where(positive, -1)
+    gt_inds = (gt_of_box + 1).where(positive, 0)
+    return AssignResult(len(gt_labels), gt_inds, overlaps, labels=labels)
+
+
+class HungarianAssigner3D(BaseAssigner):
+    """One box for each ground truth, such that the sum of the costs is least (Bai et al. 2022, section 3.3).
+
+    Args:
+        cls_cost (dict): cost of the scores, one of mmdet's.
+        reg_cost (dict): cost of the places.
+        iou_cost (dict): cost of the overlaps.
+        iou_calculator (dict): how overlaps are computed.
+    """
+
+    def __init__(
+        self,
+        cls_cost=dict(type='mmdet.ClassificationCost', weight=1.0),
+        reg_cost=dict(type='BBoxBEVL1Cost', weight=1.0),
+        iou_cost=dict(type='IoU3DCost', weight=1.0),
+        iou_calculator=dict(type='BboxOverlaps3D', coordinate='lidar'),
+    ):
+        self.cls_cost = TASK_UTILS.build(cls_cost)
+        self.reg_cost = TASK_UTILS.build(reg_cost)
+        self.iou_cost = TASK_UTILS.build(iou_cost)
+        self.iou_calculator = TASK_UTILS.build(iou_calculator)
+
+    @torch.no_grad()
+    def assign(
+        self, bboxes: Tensor, gt_bboxes: Tensor, gt_labels: Tensor, cls_pred: Tensor, train_cfg
+    ) -> AssignResult:
+        """Match the boxes of a sample.
+
+        Args:
+            bboxes, gt_bboxes (Tensor): [P, 7 or more] and [G, 7 or more].
+            gt_labels (Tensor): [G].
+            cls_pred (Tensor): logits [1, classes, P].
+            train_cfg (dict): with `point_cloud_range`.
+
+        Returns:
+            AssignResult: of P boxes.
+        """
+        gt_of_box = torch.full((len(bboxes),), -1, device=bboxes.device)
+        iou = self.iou_calculator(bboxes, gt_bboxes)
+        if len(gt_bboxes) and len(bboxes):
+            scores, truth = InstanceData(scores=cls_pred[0].T), InstanceData(labels=gt_labels)
+            cost = self.cls_cost(scores, truth)
+            cost = cost + self.reg_cost(bboxes, gt_bboxes, train_cfg) + self.iou_cost(iou)
+            rows, columns = linear_sum_assignment(cost.cpu())
+            rows, columns = (torch.from_numpy(x).to(bboxes.device) for x in (rows, columns))
+            gt_of_box[rows] = columns
+        return _result(gt_of_box, gt_labels, iou)
+
+
+class HeuristicAssigner3D(BaseAssigner):
+    """Each ground truth goes to the box that is nearest from above; a box takes the nearest of several.
+
+    Args:
+        dist_thre (float): greatest distance, metres; a box of another class counts as this much
+            farther away.
+        iou_calculator (dict): how overlaps are computed.
+    """
+
+    def __init__(
+        self, dist_thre=100, iou_calculator=dict(type='BboxOverlaps3D', coordinate='lidar')
+    ):
+        self.dist_thre = dist_thre
+        self.iou_calculator = TASK_UTILS.build(iou_calculator)
+
+    @torch.no_grad()
+    def assign(
+        self,
+        bboxes: Tensor,
+        gt_bboxes: Tensor,
+        gt_bboxes_ignore=None,
+        gt_labels: Tensor = None,
+        query_labels: Tensor = None,
+    ) -> AssignResult:
+        """Match the boxes of a sample.
+
+        Args:
+            bboxes, gt_bboxes (Tensor): [P, 7 or more] and [G, 7 or more].
+            gt_bboxes_ignore: not used.
+            gt_labels (Tensor): [G].
+            query_labels (Tensor, optional): [P], the classes of the boxes.
+
+        Returns:
+            AssignResult: of P boxes.
+        """
+        iou = self.iou_calculator(bboxes, gt_bboxes)
+        gt_of_box = torch.full((len(bboxes),), -1, device=bboxes.device)
+        if len(gt_bboxes) and len(bboxes):
+            distance = torch.cdist(gt_bboxes[:, :2], bboxes[:, :2])
+            if query_labels is not None:
+                distance = distance + self.dist_thre * (query_labels != gt_labels[:, None])
+            nearest = distance.min(dim=1, keepdim=True)
+            matched = torch.zeros_like(distance, dtype=torch.bool)
+            matched.scatter_(1, nearest.indices, nearest.values <= self.dist_thre)
+            least = distance.where(matched, torch.inf).argmin(dim=0)  # the first of equal ones
+            gt_of_box = least.where(matched.any(dim=0), -1)
+        return _result(gt_of_box, gt_labels, iou)

@@ -1,0 +1,177 @@
+"""BEVFusion: LiDAR and cameras joined in one map from above (Liu et al. 2022)."""
+
+import copy
+from typing import Optional
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmdet3d.models import Base3DDetector
+from mmdet3d.registry import MODELS
+from torch import Tensor
+
+from ...bevfusion_ops import Voxelization
+
+
+class BEVFusion(Base3DDetector):
+    """Detector of LiDAR, or of LiDAR and cameras.
+
+    Args:
+        data_preprocessor (dict): mmdet3d's, and in it voxelize_cfg: the arguments of `Voxelization`,
+            max_num_points at least 1, and voxelize_reduce (bool): take the mean of a voxel's points.
+        pts_voxel_encoder (dict): built as the configs have it, and not used: voxelize_reduce does it.
+        pts_middle_encoder (dict): voxels -> map.
+        fusion_layer (dict, optional): camera map and LiDAR map -> map.
+        img_backbone, img_neck, view_transform (dict, optional): images -> map; all or none.
+        pts_backbone, pts_neck (dict): what follows the fusion.
+        bbox_head (dict): the head.
+        init_cfg (dict, optional): see mmengine's `BaseModule`.
+        **kwargs: not used; the configs of other detectors have train_cfg and test_cfg here.
+
+    Raises:
+        ValueError: some of img_backbone, img_neck and view_transform, but not all.
+    """
+
+    def __init__(
+        self,
+        data_preprocessor: dict,
+        pts_voxel_encoder: Optional[dict] = None,
+        pts_middle_encoder: Optional[dict] = None,
+        fusion_layer: Optional[dict] = None,
+        img_backbone: Optional[dict] = None,
+        pts_backbone: Optional[dict] = None,
+        view_transform: Optional[dict] = None,
+        img_neck: Optional[dict] = None,
+        pts_neck: Optional[dict] = None,
+        bbox_head: Optional[dict] = None,
+        init_cfg: Optional[dict] = None,
+        **kwargs,
+    ):
+        camera = dict(img_backbone=img_backbone, img_neck=img_neck, view_transform=view_transform)
+        absent = [name for name, cfg in camera.items() if cfg is None]
+        if absent and len(absent) < len(camera):
+            raise ValueError(f'{", ".join(camera)} must be given together, absent: {absent}')
+        data_preprocessor = copy.deepcopy(data_preprocessor)
+        voxelize_cfg = data_preprocessor.pop('voxelize_cfg')
+        super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
+        self.voxelize_reduce = voxelize_cfg.pop('voxelize_reduce')
+        self.pts_voxel_layer = Voxelization(**voxelize_cfg)
+        parts = dict(
+            pts_voxel_encoder=pts_voxel_encoder,
+            **camera,
+            pts_middle_encoder=pts_middle_encoder,
+            fusion_layer=fusion_layer,
+            pts_backbone=pts_backbone,
+            pts_neck=pts_neck,
+            bbox_head=bbox_head,
+        )
+        for name, cfg in parts.items():
+            setattr(self, name, None if cfg is None else MODELS.build(cfg))
+
+    def init_weights(self) -> None:
+        """Initialise the image backbone, from its checkpoint where it names one; the rest is as it was built."""
+        if self.img_backbone is not None:
+            self.img_backbone.init_weights()
+
+    @property
+    def with_bbox_head(self) -> bool:
+        """Whether there is a box head."""
+        return self.bbox_head is not None
+
+    @torch.no_grad()
+    def voxelize(self, points: list) -> tuple:
+        """Voxels of all samples.
+
+        Args:
+            points (list[Tensor]): [P_i, C] a sample.
+
+        Returns:
+            tuple[Tensor, Tensor, Tensor]: features [M, C], the means (with voxelize_reduce), else
+            [M, max_num_points, C]; batch index, x, y, z, int32 [M, 4]; points a voxel, int32 [M].
+        """
+        voxels, coors, sizes = zip(*(self.pts_voxel_layer(sample) for sample in points))
+        coors = [F.pad(coor, (1, 0), value=i) for i, coor in enumerate(coors)]
+        voxels, coors, sizes = torch.cat(voxels), torch.cat(coors), torch.cat(sizes)
+        if self.voxelize_reduce:
+            voxels = voxels.sum(dim=1) / sizes[:, None].to(voxels)
+        return voxels, coors, sizes
+
+    def extract_pts_feat(self, batch_inputs_dict: dict) -> Tensor:
+        """Map of the LiDAR [B, C, X, Y] from `points`, [P_i, C] a sample."""
+        points = [sample.float() for sample in batch_inputs_dict['points']]
+        voxels, coors, _ = self.voxelize(points)
+        return self.pts_middle_encoder(voxels, coors, len(points))
+
+    def extract_img_feat(self, x: Tensor, points: list, *matrices, img_metas=None) -> Tensor:
+        """Map of the cameras [B, C, X, Y].
+
+        Args:
+            x (Tensor): images [B, N, 3, H, W].
+            points (list[Tensor]): [P_i, C] a sample.
+            *matrices: see `LSSTransform.forward`.
+            img_metas (list[dict], optional): of the samples.
+        """
+        features = self.img_neck(self.img_backbone(x.flatten(0, 1)))
+        if not isinstance(features, Tensor):
+            features = features[0]
+        features = features.unflatten(0, x.shape[:2])
+        with torch.autocast(x.device.type, enabled=False):
+            return self.view_transform(features.float(), points, *matrices, img_metas)
+
+    def extract_feat(self, batch_inputs_dict: dict, batch_input_metas: list, **kwargs):
+        """What the head predicts from.
+
+        Args:
+            batch_inputs_dict (dict): points, and imgs where there are cameras.
+            batch_input_metas (list[dict]): lidar2img, cam2img and cam2lidar where there are cameras,
+                and what the augmentation did: img_aug_matrix, lidar_aug_matrix.
+
+        Returns:
+            tuple[Tensor]: of `pts_neck`.
+        """
+        maps, images = [], batch_inputs_dict.get('imgs')
+        if images is not None and self.img_backbone is not None:
+            # On the CPU: the view transform compares them without waiting for the device.
+            names = 'lidar2img', 'cam2img', 'cam2lidar', 'img_aug_matrix', 'lidar_aug_matrix'
+            alone = np.eye(4), np.broadcast_to(np.eye(4), (images.shape[1], 4, 4))
+            missing = dict(lidar_aug_matrix=alone[0], img_aug_matrix=alone[1])
+            matrices = [
+                torch.from_numpy(
+                    np.stack(
+                        [
+                            np.asarray(meta[name] if name in meta else missing[name], np.float32)
+                            for meta in batch_input_metas
+                        ]
+                    )
+                )
+                for name in names
+            ]
+            maps.append(
+                self.extract_img_feat(
+                    images, batch_inputs_dict['points'], *matrices, img_metas=batch_input_metas
+                )
+            )
+        maps.append(self.extract_pts_feat(batch_inputs_dict))
+        if self.fusion_layer is not None:
+            fused = self.fusion_layer(maps)
+        elif len(maps) == 1:
+            fused = maps[0]
+        else:
+            raise ValueError('fusion_layer must be given where there are images and points')
+        return self.pts_neck(self.pts_backbone(fused))
+
+    def _forward(self, batch_inputs_dict: dict, batch_data_samples: list, **kwargs):
+        """What the head's `forward` returns."""
+        metas = [sample.metainfo for sample in batch_data_samples]
+        return self.bbox_head(self.extract_feat(batch_inputs_dict, metas), metas)
+
+    def loss(self, batch_inputs_dict: dict, batch_data_samples: list, **kwargs) -> dict:
+        """Losses of the head."""
+        metas = [sample.metainfo for sample in batch_data_samples]
+        return self.bbox_head.loss(self.extract_feat(batch_inputs_dict, metas), batch_data_samples)
+
+    def predict(self, batch_inputs_dict: dict, batch_data_samples: list, **kwargs) -> list:
+        """The samples with `pred_instances_3d`: bboxes_3d, scores_3d, labels_3d."""
+        metas = [sample.metainfo for sample in batch_data_samples]
+        found = self.bbox_head.predict(self.extract_feat(batch_inputs_dict, metas), metas)
+        return self.add_pred_to_datasample(batch_data_samples, found)

@@ -1,0 +1,427 @@
+"""TransFusion's head: queries from the peaks of a heatmap, decoded with the map from above (Bai et al. 2022)."""
+
+import copy
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmcv.cnn import ConvModule, build_conv_layer
+from mmdet3d.models import circle_nms
+from mmdet3d.models.dense_heads.centerpoint_head import SeparateHead
+from mmdet3d.models.layers import nms_bev
+from mmdet3d.registry import MODELS, TASK_UTILS
+from mmdet3d.structures import xywhr2xyxyr
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+from .assigner import HeuristicAssigner3D
+from .box_coder import draw_gaussians, gaussian_radii
+
+# Classes whose objects are so small that each cell may be a peak of its own.
+SMALL_CLASSES = {'nuScenes': (8, 9), 'Waymo': (1, 2)}
+# Classes that suppress each other, and how near (metres of circle NMS, overlap of rotated NMS); -1: not.
+NMS_GROUPS = {
+    'nuScenes': (((0, 1, 2, 3, 4, 5, 6, 7), -1), ((8,), 0.175), ((9,), 0.175)),
+    'Waymo': (((0,), 0.7), ((1,), 0.7), ((2,), 0.7)),
+}
+# Of a heatmap's logits before training: one cell in ten has an object (Law and Deng 2018).
+PRIOR = -2.19
+
+
+class Targets(NamedTuple):
+    """What the predictions should be, for P queries of each decoder layer.
+
+    Attributes:
+        labels (Tensor): [B, L * P], `num_classes` where there is no object.
+        label_weights (Tensor): [B, L * P].
+        boxes (Tensor): [B, L * P, code_size], encoded.
+        box_weights (Tensor): [B, L * P, code_size], 0 where there is no object.
+        num_pos (int): queries with an object.
+        matched_iou (Tensor): the mean overlap of those with it, the mean over samples.
+        heatmap (Tensor): [B, num_classes, X, Y].
+    """
+
+    labels: Tensor
+    label_weights: Tensor
+    boxes: Tensor
+    box_weights: Tensor
+    num_pos: int
+    matched_iou: Tensor
+    heatmap: Tensor
+
+
+class TransFusionHead(nn.Module):
+    """Predicts boxes from a map from above whose rows are x and whose columns are y.
+
+    Args:
+        num_proposals (int): queries P.
+        auxiliary (bool): a loss for each decoder layer, not only for the last.
+        in_channels, hidden_channel (int): channels of the map and of the queries.
+        num_classes (int): classes.
+        num_decoder_layers (int): decoder layers L.
+        decoder_layer (dict): config of one.
+        num_heads (int): not used: decoder_layer has its own.
+        nms_kernel_size (int): a peak is the greatest of as many cells squared.
+        bn_momentum (float): of all batch norms of the head.
+        common_heads (dict): quantity -> (channels, layers) of the branches beside the scores.
+        num_heatmap_convs (int): layers of the branch of the scores.
+        conv_cfg, norm_cfg (dict), bias (str or bool): of the branches and convolutions.
+        loss_cls, loss_bbox, loss_heatmap (dict): the losses; loss_cls with use_sigmoid.
+        train_cfg (dict, optional): dataset, point_cloud_range, grid_size, voxel_size, out_size_factor,
+            gaussian_overlap, min_radius, pos_weight, code_weights, assigner.
+        test_cfg (dict): dataset ('nuScenes', 'Waymo' or another), grid_size, out_size_factor, nms_type
+            (None, 'circle' or 'rotate'), for the last pre_maxsize and post_maxsize too.
+        bbox_coder (dict): `TransFusionBBoxCoder`.
+    """
+
+    def __init__(
+        self,
+        num_proposals=128,
+        auxiliary=True,
+        in_channels=128 * 3,
+        hidden_channel=128,
+        num_classes=4,
+        num_decoder_layers=3,
+        decoder_layer=dict(),
+        num_heads=8,
+        nms_kernel_size=1,
+        bn_momentum=0.1,
+        common_heads=dict(),
+        num_heatmap_convs=2,
+        conv_cfg=dict(type='Conv1d'),
+        norm_cfg=dict(type='BN1d'),
+        bias='auto',
+        loss_cls=dict(type='mmdet.FocalLoss', use_sigmoid=True, reduction='mean'),
+        loss_bbox=dict(type='mmdet.L1Loss', reduction='mean'),
+        loss_heatmap=dict(type='mmdet.GaussianFocalLoss', reduction='mean'),
+        train_cfg=None,
+        test_cfg=None,
+        bbox_coder=None,
+    ):
+        super().__init__()
+        if not loss_cls.get('use_sigmoid', False):
+            raise ValueError(f'loss_cls must have use_sigmoid=True, was {loss_cls}')
+        if nms_kernel_size % 2 != 1:
+            raise ValueError(f'nms_kernel_size must be odd, was {nms_kernel_size}')
+        self.num_proposals = num_proposals
+        self.auxiliary = auxiliary
+        self.num_classes = num_classes
+        self.num_decoder_layers = num_decoder_layers
+        self.nms_kernel_size = nms_kernel_size
+        self.bn_momentum = bn_momentum
+        self.train_cfg, self.test_cfg = train_cfg, test_cfg
+
+        self.loss_cls = MODELS.build(loss_cls)
+        self.loss_bbox = MODELS.build(loss_bbox)
+        self.loss_heatmap = MODELS.build(loss_heatmap)
+        self.bbox_coder = TASK_UTILS.build(bbox_coder)
+        self.bbox_assigner = None if train_cfg is None else TASK_UTILS.build(train_cfg['assigner'])
+
+        conv2d = dict(type='Conv2d')
+        conv = dict(kernel_size=3, padding=1, bias=bias)
+        self.shared_conv = build_conv_layer(conv2d, in_channels, hidden_channel, **conv)
+        self.heatmap_head = nn.Sequential(
+            ConvModule(
+                hidden_channel,
+                hidden_channel,
+                conv_cfg=conv2d,
+                norm_cfg=dict(type='BN2d'),
+                **conv,
+            ),
+            build_conv_layer(conv2d, hidden_channel, num_classes, **conv),
+        )
+        self.class_encoding = nn.Conv1d(num_classes, hidden_channel, 1)
+        self.decoder = nn.ModuleList(
+            MODELS.build(copy.deepcopy(decoder_layer)) for _ in range(num_decoder_layers)
+        )
+        branches = dict(common_heads, heatmap=(num_classes, num_heatmap_convs))
+        self.prediction_heads = nn.ModuleList(
+            SeparateHead(
+                hidden_channel, dict(branches), conv_cfg=conv_cfg, norm_cfg=norm_cfg, bias=bias
+            )
+            for _ in range(num_decoder_layers)
+        )
+        self.init_weights()
+        cells = (size // test_cfg['out_size_factor'] for size in test_cfg['grid_size'][:2])
+        self.bev_pos = self._cell_centers(*cells)
+
+    @staticmethod
+    def _cell_centers(size_x: int, size_y: int) -> Tensor:
+        """[1, X * Y, 2], in cells."""
+        axes = (torch.arange(size) + 0.5 for size in (size_x, size_y))
+        return torch.stack(torch.meshgrid(*axes, indexing='ij'), dim=-1).view(1, -1, 2)
+
+    def init_weights(self) -> None:
+        """Draw the decoder's weights and set the biases of the heatmaps to `PRIOR`."""
+        for parameter in self.decoder.parameters():
+            if parameter.dim() > 1:
+                nn.init.xavier_uniform_(parameter)
+        for layer in [self.heatmap_head[-1], *(head.heatmap[-1] for head in self.prediction_heads)]:
+            nn.init.constant_(layer.bias, PRIOR)
+        for module in self.modules():
+            if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+                module.momentum = self.bn_momentum
+
+    def _peaks(self, heatmap: Tensor) -> Tensor:
+        """Scores [B, C, X, Y] with all but the peaks set to zero; the border has none."""
+        border = self.nms_kernel_size // 2
+        greatest = F.pad(F.max_pool2d(heatmap, self.nms_kernel_size, stride=1), [border] * 4)
+        for label in SMALL_CLASSES.get(self.test_cfg['dataset'], ()):
+            greatest[:, label] = heatmap[:, label]
+        return heatmap * (heatmap == greatest)
+
+    def forward(self, feats: Sequence[Tensor], metas=None) -> tuple:
+        """Predict.
+
+        Args:
+            feats (Tensor or Sequence[Tensor]): the map [B, in_channels, X, Y], alone or in a list.
+            metas: not used.
+
+        Returns:
+            tuple[list[dict]]: one dict: 'center' [B, 2, L * P] in cells, 'height', 'dim', 'rot', 'vel',
+            'heatmap' (logits) and what else common_heads has, with auxiliary of all layers one after the
+            other, else of the last (L = 1); 'dense_heatmap' [B, num_classes, X, Y] (logits);
+            'query_heatmap_score' [B, num_classes, P]; 'query_labels' [B, P].
+        """
+        (feats,) = [feats] if isinstance(feats, Tensor) else feats
+        features = self.shared_conv(feats)
+        with torch.autocast(features.device.type, enabled=False):
+            dense_heatmap = self.heatmap_head(features.float())
+        key = features.flatten(2)
+        scores = self._peaks(dense_heatmap.detach().sigmoid()).flatten(2)
+        proposals = scores.flatten(1).topk(self.num_proposals, dim=1).indices
+        cells, labels = proposals % scores.shape[2], proposals // scores.shape[2]
+
+        def at_queries(values):  # [B, C, X * Y] -> [B, C, P]
+            return values.gather(2, cells[:, None].expand(-1, values.shape[1], -1))
+
+        if self.bev_pos.device != features.device:
+            self.bev_pos = self.bev_pos.to(features.device)
+        one_hot = F.one_hot(labels, self.num_classes).transpose(1, 2)
+        query = at_queries(key) + self.class_encoding(one_hot.to(key.dtype))
+        query_pos = self.bev_pos[0][cells]
+        layers = []
+        for decoder, head in zip(self.decoder, self.prediction_heads):
+            query = decoder(query, key=key, query_pos=query_pos, key_pos=self.bev_pos)
+            layer = head(query)
+            layer['center'] = layer['center'] + query_pos.transpose(1, 2)
+            layers.append(layer)
+            query_pos = layer['center'].detach().transpose(1, 2)
+        if not self.auxiliary:
+            layers = layers[-1:]
+        result = {name: torch.cat([layer[name] for layer in layers], dim=2) for name in layers[0]}
+        result.update(
+            dense_heatmap=dense_heatmap,
+            query_heatmap_score=at_queries(scores),
+            query_labels=labels,
+        )
+        return ([result],)
+
+    def predict(self, batch_feats, batch_input_metas) -> list:
+        """Boxes of each sample; see `forward` and `predict_by_feat`."""
+        return self.predict_by_feat(self(batch_feats, batch_input_metas), batch_input_metas)
+
+    def predict_by_feat(self, preds_dicts: tuple, metas: list) -> list:
+        """Boxes from what `forward` returned.
+
+        Args:
+            preds_dicts (tuple[list[dict]]): see `forward`.
+            metas (list[dict]): `box_type_3d` of each sample.
+
+        Returns:
+            list[InstanceData]: bboxes_3d, scores_3d and labels_3d of each sample.
+        """
+        predicted = preds_dicts[0][0]
+        last = {
+            name: predicted[name][..., -self.num_proposals :].float()
+            for name in ('heatmap', 'rot', 'dim', 'center', 'height', 'vel')
+            if name in predicted
+        }
+        # A query keeps the class of its peak.
+        own = F.one_hot(predicted['query_labels'], self.num_classes).transpose(1, 2)
+        scores = last['heatmap'].sigmoid() * predicted['query_heatmap_score'] * own
+        decoded = self.bbox_coder.decode(
+            scores,
+            last['rot'],
+            last['dim'],
+            last['center'],
+            last['height'],
+            last.get('vel'),
+            filter=True,
+        )
+        results = []
+        for sample, meta in zip(decoded, metas):
+            boxes, scores, labels = sample['bboxes'], sample['scores'], sample['labels']
+            if self.test_cfg['nms_type'] is not None:
+                keep = self._suppress(boxes, scores, labels, meta['box_type_3d'])
+                boxes, scores, labels = boxes[keep], scores[keep], labels[keep]
+            results.append(
+                InstanceData(
+                    bboxes_3d=meta['box_type_3d'](boxes, box_dim=boxes.shape[-1]),
+                    scores_3d=scores,
+                    labels_3d=labels.int(),
+                )
+            )
+        return results
+
+    def _suppress(self, boxes: Tensor, scores: Tensor, labels: Tensor, box_type: type) -> Tensor:
+        """The boxes that non-maximum suppression leaves, bool [P]."""
+        keep = torch.zeros_like(scores, dtype=torch.bool)
+        for classes, radius in NMS_GROUPS[self.test_cfg['dataset']]:
+            group = torch.isin(labels, labels.new_tensor(classes)).nonzero().squeeze(1)
+            if radius > 0 and len(group):
+                group = group[self._nms(boxes[group], scores[group], radius, box_type)]
+            keep[group] = True
+        return keep
+
+    def _nms(self, boxes: Tensor, scores: Tensor, radius: float, box_type: type) -> Tensor:
+        if self.test_cfg['nms_type'] == 'circle':
+            places = torch.cat([boxes[:, :2], scores[:, None]], dim=1)
+            kept = circle_nms(places.detach().cpu().numpy(), radius)
+            return torch.as_tensor(np.asarray(kept), dtype=torch.long, device=boxes.device)
+        corners = xywhr2xyxyr(box_type(boxes[:, :7], 7).bev)
+        return nms_bev(
+            corners,
+            scores,
+            thresh=radius,
+            pre_max_size=self.test_cfg['pre_maxsize'],
+            post_max_size=self.test_cfg['post_maxsize'],
+        )
+
+    @torch.no_grad()
+    def get_targets(self, batch_gt_instances_3d: list, preds_dict: list) -> Targets:
+        """Assign the ground truth to the queries.
+
+        Args:
+            batch_gt_instances_3d (list[InstanceData]): bboxes_3d and labels_3d of each sample.
+            preds_dict (list[dict]): one dict, see `forward`.
+
+        Returns:
+            Targets: see there.
+        """
+        predicted = {name: values.detach() for name, values in preds_dict[0].items()}
+        score = predicted['heatmap']
+        decoded = self.bbox_coder.decode(
+            score,
+            predicted['rot'],
+            predicted['dim'],
+            predicted['center'],
+            predicted['height'],
+            predicted.get('vel'),
+        )
+        labels, boxes, positive, ious = [], [], [], []
+        for i, truth in enumerate(batch_gt_instances_3d):
+            gt_boxes = truth.bboxes_3d.tensor.to(score.device)
+            gt_labels = truth.labels_3d.to(score.device)
+            gt_inds, overlaps = self._assign(
+                decoded[i]['bboxes'], score[i : i + 1], gt_boxes, gt_labels, predicted, i
+            )
+            found = gt_inds > 0
+            # A row more before the others, for the queries that have no object.
+            encoded = F.pad(self.bbox_coder.encode(gt_boxes), (0, 0, 1, 0))
+            labels.append(F.pad(gt_labels, (1, 0), value=self.num_classes)[gt_inds])
+            boxes.append(encoded[gt_inds])
+            positive.append(found)
+            ious.append((overlaps.clamp(0, 1) * found).sum() / found.sum().clamp(min=1))
+        positive = torch.stack(positive)
+        label_weights = torch.ones_like(positive, dtype=torch.float)
+        if self.train_cfg['pos_weight'] > 0:
+            label_weights[positive] = self.train_cfg['pos_weight']
+        boxes = torch.stack(boxes)
+        return Targets(
+            torch.stack(labels),
+            label_weights,
+            boxes,
+            positive[..., None].expand_as(boxes).float(),
+            int(positive.sum()),
+            torch.stack(ious).mean(),
+            self._heatmap(batch_gt_instances_3d, score.device),
+        )
+
+    def _assign(self, boxes, score, gt_boxes, gt_labels, predicted, sample: int) -> tuple:
+        """Ground truth of each query of each layer, 1-based, and overlaps with it: [L * P] both."""
+        results = []
+        for start in range(0, len(boxes), self.num_proposals):
+            layer = slice(start, start + self.num_proposals)
+            if isinstance(self.bbox_assigner, HeuristicAssigner3D):
+                result = self.bbox_assigner.assign(
+                    boxes[layer],
+                    gt_boxes,
+                    gt_labels=gt_labels,
+                    query_labels=predicted['query_labels'][sample],
+                )
+            else:
+                result = self.bbox_assigner.assign(
+                    boxes[layer], gt_boxes, gt_labels, score[..., layer], self.train_cfg
+                )
+            results.append(result)
+        gt_inds = torch.cat([result.gt_inds for result in results])
+        return gt_inds, torch.cat([result.max_overlaps for result in results])
+
+    def _heatmap(self, batch_gt_instances_3d: list, device) -> Tensor:
+        """The bumps of all boxes of the batch, [B, num_classes, X, Y]."""
+        cfg = self.train_cfg
+        boxes = torch.cat([truth.bboxes_3d.tensor for truth in batch_gt_instances_3d]).to(device)
+        labels = torch.cat([truth.labels_3d for truth in batch_gt_instances_3d]).to(device)
+        counts = torch.tensor([len(truth.bboxes_3d) for truth in batch_gt_instances_3d])
+        batch = torch.arange(len(counts)).repeat_interleave(counts).to(device)
+        cell = cfg['out_size_factor'] * boxes.new_tensor(cfg['voxel_size'][:2])
+        sizes = boxes[:, 3:5] / cell
+        solid = (sizes > 0).all(dim=1) & (labels >= 0)
+        sizes, boxes, labels, batch = sizes[solid], boxes[solid], labels[solid], batch[solid]
+        radii = gaussian_radii(sizes, cfg['gaussian_overlap']).long().clamp(min=cfg['min_radius'])
+        centers = ((boxes[:, :2] - boxes.new_tensor(cfg['point_cloud_range'][:2])) / cell).long()
+        rows, columns = (size // cfg['out_size_factor'] for size in cfg['grid_size'][:2])
+        maps = len(counts) * self.num_classes
+        channels = batch * self.num_classes + labels
+        drawn = draw_gaussians(channels, centers, radii, (maps, rows, columns))
+        return drawn.view(len(counts), self.num_classes, rows, columns)
+
+    def loss(self, batch_feats, batch_data_samples) -> dict:
+        """Losses of a batch; see `forward` and `loss_by_feat`."""
+        metas = [sample.metainfo for sample in batch_data_samples]
+        truth = [sample.gt_instances_3d for sample in batch_data_samples]
+        return self.loss_by_feat(self(batch_feats, metas), truth)
+
+    def loss_by_feat(self, preds_dicts: tuple, batch_gt_instances_3d: list) -> dict:
+        """Losses of what `forward` returned.
+
+        Args:
+            preds_dicts (tuple[list[dict]]): see `forward`.
+            batch_gt_instances_3d (list[InstanceData]): see `get_targets`.
+
+        Returns:
+            dict[str, Tensor]: loss_heatmap, for each layer its loss_cls and loss_bbox ('layer_-1' is the
+            last), and matched_ious, which is no loss.
+        """
+        predicted = preds_dicts[0][0]
+        targets = self.get_targets(batch_gt_instances_3d, preds_dicts[0])
+        probability = predicted['dense_heatmap'].float().sigmoid().clamp(1e-4, 1 - 1e-4)
+        peaks = targets.heatmap.eq(1).sum().clamp(min=1)
+        losses = dict(
+            loss_heatmap=self.loss_heatmap(probability, targets.heatmap, avg_factor=peaks)
+        )
+        names = ('center', 'height', 'dim', 'rot', 'vel')
+        codes = torch.cat([predicted[name] for name in names if name in predicted], dim=1)
+        codes = codes.transpose(1, 2).float()
+        scores = predicted['heatmap'].transpose(1, 2).float()
+        weights = targets.box_weights
+        if self.train_cfg.get('code_weights') is not None:
+            weights = weights * weights.new_tensor(self.train_cfg['code_weights'])
+        count, layers = max(targets.num_pos, 1), scores.shape[1] // self.num_proposals
+        for index in range(layers):
+            layer = slice(index * self.num_proposals, (index + 1) * self.num_proposals)
+            name = 'layer_-1' if index == layers - 1 else f'layer_{index}'
+            losses[f'{name}_loss_cls'] = self.loss_cls(
+                scores[:, layer].flatten(0, 1),
+                targets.labels[:, layer].flatten(),
+                targets.label_weights[:, layer].flatten(),
+                avg_factor=count,
+            )
+            losses[f'{name}_loss_bbox'] = self.loss_bbox(
+                codes[:, layer], targets.boxes[:, layer], weights[:, layer], avg_factor=count
+            )
+        losses['matched_ious'] = targets.matched_iou
+        return losses

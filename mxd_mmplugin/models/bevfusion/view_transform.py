@@ -1,0 +1,302 @@
+"""From images to a map from above: lift, splat (Philion and Fidler 2020), with depth from LiDAR (Liu et al. 2022).
+
+Each pixel of an image's feature map has a distribution over D depths. Its feature, weighted by the probability of a
+depth, belongs to the place that the pixel sees at that depth; the map from above has the sum of what falls into a cell.
+The places depend on the calibration and the augmentation only, not on the images, so that the sorting of the points
+by cell (`bev_pool_plan`) is kept for as long as those stay the same.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ...ops import BEVPoolPlan, bev_pool, bev_pool_plan
+
+
+class Rays(NamedTuple):
+    """What the pixels of the feature maps look along, in the LiDAR frame after augmentation.
+
+    Attributes:
+        origin (Tensor): [B, N, 3], the N cameras of a sample, metres.
+        direction (Tensor): [B, N, fH, fW, 3], a metre of depth along the camera's axis.
+    """
+
+    origin: Tensor
+    direction: Tensor
+
+
+def camera_rays(
+    pixels: Tensor, camera2lidar: Tensor, intrinsics: Tensor, img_aug: Tensor, lidar_aug: Tensor
+) -> Rays:
+    """Directions of pixels, computed in float64 where the matrices are.
+
+    Args:
+        pixels (Tensor): [fH, fW, 2], x and y in the augmented image.
+        camera2lidar, intrinsics, img_aug (Tensor): [B, N, 4, 4]; img_aug is a 2-D affine map of the
+            image: what it says about the depth is not used.
+        lidar_aug (Tensor): [B, 4, 4].
+
+    Returns:
+        Rays: float64.
+    """
+    camera2lidar, intrinsics, img_aug, lidar_aug = (
+        matrix.double() for matrix in (camera2lidar, intrinsics, img_aug, lidar_aug)
+    )
+    lidar_aug = lidar_aug[:, None]
+    flat = pixels.to(intrinsics).flatten(0, 1) - img_aug[..., None, :2, 3]
+    flat = flat @ torch.linalg.inv(img_aug[..., :2, :2]).mT
+    flat = torch.cat([flat, torch.ones_like(flat[..., :1])], dim=-1)
+    turn = lidar_aug[..., :3, :3] @ camera2lidar[..., :3, :3]
+    direction = flat @ (turn @ torch.linalg.inv(intrinsics[..., :3, :3])).mT
+    origin = lidar_aug[..., :3, :3] @ camera2lidar[..., :3, 3:] + lidar_aug[..., :3, 3:]
+    return Rays(origin.squeeze(-1), direction.unflatten(2, pixels.shape[:2]))
+
+
+def depth_images(
+    points: Sequence[Tensor],
+    lidar2image: Tensor,
+    img_aug: Tensor,
+    lidar_aug: Tensor,
+    image_size: Sequence[int],
+) -> Tensor:
+    """Depths of the LiDAR points in the pixels that see them.
+
+    Args:
+        points (Sequence[Tensor]): [P_i, 3 or more] a sample, after augmentation.
+        lidar2image, img_aug (Tensor): [B, N, 4, 4].
+        lidar_aug (Tensor): [B, 4, 4].
+        image_size (Sequence[int]): height and width of the augmented images.
+
+    Returns:
+        Tensor: [B, N, 1, height, width], metres, of the nearest point where a pixel sees several, 0
+        where it sees none.
+    """
+    height, width = image_size
+    cameras, device = lidar2image.shape[1], points[0].device
+    # One matrix from the augmented points to the image before its augmentation.
+    project = lidar2image.double() @ torch.linalg.inv(lidar_aug.double())[:, None]
+    project, img_aug = project.float().to(device), img_aug.float().to(device)
+    # The first pixel of each camera; one pixel more, for the points that no pixel sees.
+    first = torch.arange(cameras, device=device)[:, None] * (height * width)
+    nowhere = cameras * height * width
+    images = []
+    for sample, matrix, augment in zip(points, project, img_aug):
+        seen = matrix[:, :3, :3] @ sample[:, :3].float().T + matrix[:, :3, 3:]
+        depth = seen[:, 2]
+        pixel = seen[:, :2] / depth[:, None].clamp(min=1e-5)
+        x, y = (augment[:, :2, :2] @ pixel + augment[:, :2, 3:]).unbind(1)
+        inside = (depth > 0) & (x >= 0) & (x < width) & (y >= 0) & (y < height)
+        place = (first + y.long() * width + x.long()).where(inside, nowhere)
+        image = depth.new_full((nowhere + 1,), torch.inf)
+        image.scatter_reduce_(0, place.flatten(), depth.flatten(), 'amin')
+        images.append(image[:-1].view(cameras, 1, height, width))
+    images = torch.stack(images)
+    return images.where(images.isfinite(), 0.0)
+
+
+class ViewTransform(nn.Module):
+    """Base of the view transforms.
+
+    Args:
+        in_channels (int): channels of the image features.
+        out_channels (int): channels of the map from above.
+        image_size, feature_size (Sequence[int]): height and width of the images and of their features.
+        xbound, ybound, zbound (Sequence[float]): least, greatest and step of the grid, metres.
+        dbound (Sequence[float]): least, greatest (exclusive) and step of the depths, metres.
+        downsample (int): 2 halves the map by convolutions, 1 leaves it.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        image_size: Sequence[int],
+        feature_size: Sequence[int],
+        xbound: Sequence[float],
+        ybound: Sequence[float],
+        zbound: Sequence[float],
+        dbound: Sequence[float],
+        downsample: int = 1,
+    ):
+        super().__init__()
+        if downsample not in (1, 2):
+            raise ValueError(f'downsample must be 1 or 2, was {downsample}')
+        self.in_channels, self.C = in_channels, out_channels
+        self.image_size, self.feature_size = tuple(image_size), tuple(feature_size)
+        low, high, step = torch.tensor([xbound, ybound, zbound], dtype=torch.float64).T
+        # Checkpoints have these four, the frustum as points (x, y, depth) of the augmented image.
+        self.dx = nn.Parameter(step.float(), requires_grad=False)
+        self.bx = nn.Parameter((low + step / 2).float(), requires_grad=False)
+        self.nx = nn.Parameter(((high - low) / step).round().long(), requires_grad=False)
+        self.frustum = nn.Parameter(self._frustum(dbound), requires_grad=False)
+        self.D = len(self.frustum)
+        self._grid = tuple(self.nx.tolist())
+        self._plan_of = None
+        self._add_depth_layers()
+        self.downsample = self._downsampling() if downsample == 2 else nn.Identity()
+
+    def _frustum(self, dbound) -> Tensor:
+        height, width = self.image_size
+        rows, columns = self.feature_size
+        d, y, x = torch.meshgrid(
+            torch.arange(*dbound, dtype=torch.float),
+            torch.linspace(0, height - 1, rows),
+            torch.linspace(0, width - 1, columns),
+            indexing='ij',
+        )
+        return torch.stack([x, y, d], dim=-1)
+
+    def _add_depth_layers(self) -> None:
+        raise NotImplementedError
+
+    def _downsampling(self) -> nn.Sequential:
+        layers = []
+        for stride in (1, 2, 1):
+            layers += [
+                nn.Conv2d(self.C, self.C, 3, stride=stride, padding=1, bias=False),
+                nn.BatchNorm2d(self.C),
+                nn.ReLU(inplace=True),
+            ]
+        return nn.Sequential(*layers)
+
+    def plan(
+        self, camera2lidar: Tensor, intrinsics: Tensor, img_aug: Tensor, lidar_aug: Tensor
+    ) -> BEVPoolPlan:
+        """Which cell each pixel at each depth is in; the last one is kept, and given again for equal matrices.
+
+        Args:
+            camera2lidar, intrinsics, img_aug, lidar_aug: see `camera_rays`; on the CPU the
+                comparison does not wait for the device.
+
+        Returns:
+            BEVPoolPlan: of B * N * D * fH * fW points.
+        """
+        matrices = [camera2lidar, intrinsics, img_aug, lidar_aug]
+        key = torch.cat([matrix.detach().cpu().double().flatten() for matrix in matrices])
+        device = self.frustum.device
+        if self._plan_of is not None:
+            known, plan = self._plan_of
+            if torch.equal(known, key) and plan.cells.device == device:
+                return plan
+        plan = self._make_plan(*(matrix.detach().cpu() for matrix in matrices))
+        self._plan_of = key, plan
+        return plan
+
+    @torch.no_grad()
+    def _make_plan(self, *matrices) -> BEVPoolPlan:
+        rays = camera_rays(self.frustum[0, ..., :2].cpu(), *matrices)
+        device, dx = self.frustum.device, self.dx.cpu().double()
+        low = self.bx.cpu().double() - dx / 2
+        origin = ((rays.origin - low) / dx).float().to(device)
+        direction = (rays.direction / dx).float().to(device)
+        depths = self.frustum[:, 0, 0, 2].view(-1, 1, 1, 1)
+        # B x N x D x fH x fW x 3 in cells. Rounding is towards zero: the first cell of each axis takes
+        # the cell before it too, as in the project whose checkpoints are to be used.
+        cells = (origin[:, :, None, None, None] + depths * direction[:, :, None]).int()
+        batch = torch.arange(len(cells), dtype=torch.int32, device=device)
+        batch = batch.view(-1, *[1] * 5).expand(*cells.shape[:-1], 1)
+        nx, ny, nz = self._grid
+        return bev_pool_plan(torch.cat([cells, batch], -1).flatten(0, -2), len(cells), nz, nx, ny)
+
+    def _lift(self, features: Tensor) -> Tensor:
+        """Logits of D depths and C channels [B * N, D + C, fH, fW] -> [B * N * D * fH * fW, C]."""
+        depth = features[:, : self.D].softmax(dim=1)
+        # Channels last, so that a point's channels are one row for the pooling, without a copy.
+        context = features[:, self.D :].permute(0, 2, 3, 1).contiguous()
+        return (depth.unsqueeze(-1) * context.unsqueeze(1)).flatten(0, 3)
+
+    def get_cam_feats(self, img: Tensor, depth: Callable) -> Tensor:
+        """Logits of depths and channels.
+
+        Args:
+            img (Tensor): [B * N, in_channels, fH, fW].
+            depth (Callable): gives the depth images of `depth_images`.
+
+        Returns:
+            Tensor: [B * N, D + C, fH, fW].
+        """
+        raise NotImplementedError
+
+    def forward(
+        self,
+        img: Tensor,
+        points: Sequence[Tensor],
+        lidar2image: Tensor,
+        camera_intrinsics: Tensor,
+        camera2lidar: Tensor,
+        img_aug_matrix: Tensor,
+        lidar_aug_matrix: Tensor,
+        metas=None,
+        **kwargs,
+    ) -> Tensor:
+        """Lift the image features and sum them from above.
+
+        Args:
+            img (Tensor): [B, N, in_channels, fH, fW].
+            points (Sequence[Tensor]): LiDAR points [P_i, 3 or more] a sample; they are not changed.
+            lidar2image, camera_intrinsics, camera2lidar, img_aug_matrix (Tensor): [B, N, 4, 4].
+            lidar_aug_matrix (Tensor): [B, 4, 4]. All matrices are best left on the CPU.
+            metas, **kwargs: not used.
+
+        Returns:
+            Tensor: [B, out_channels * nz, nx, ny], the last two halved with downsample 2.
+
+        Raises:
+            ValueError: img is not of feature_size.
+        """
+        if img.shape[-2:] != self.feature_size:
+            raise ValueError(
+                f'img must be {self.feature_size}, the feature_size, was {tuple(img.shape[-2:])}'
+            )
+
+        def depth():
+            matrices = lidar2image, img_aug_matrix, lidar_aug_matrix
+            return depth_images(points, *(matrix.cpu() for matrix in matrices), self.image_size)
+
+        features = self.get_cam_feats(img.flatten(0, 1), depth)
+        plan = self.plan(camera2lidar, camera_intrinsics, img_aug_matrix, lidar_aug_matrix)
+        pooled = bev_pool(self._lift(features), plan)  # [B, C, nz, nx, ny]
+        return self.downsample(pooled.transpose(1, 2).flatten(1, 2))
+
+
+class LSSTransform(ViewTransform):
+    """The view transform with depths from the images alone; arguments: see `ViewTransform`."""
+
+    def _add_depth_layers(self) -> None:
+        self.depthnet = nn.Conv2d(self.in_channels, self.D + self.C, 1)
+
+    def get_cam_feats(self, img, depth) -> Tensor:
+        """See `ViewTransform`; the depth images are not made."""
+        return self.depthnet(img)
+
+
+class DepthLSSTransform(ViewTransform):
+    """The view transform whose depth layers see the LiDAR's depths too; arguments: see `ViewTransform`."""
+
+    def _add_depth_layers(self) -> None:
+        def norm(channels):
+            return nn.BatchNorm2d(channels), nn.ReLU(inplace=True)
+
+        channels = self.in_channels
+        self.dtransform = nn.Sequential(
+            nn.Conv2d(1, 8, 1),
+            *norm(8),
+            nn.Conv2d(8, 32, 5, stride=4, padding=2),
+            *norm(32),
+            nn.Conv2d(32, 64, 5, stride=2, padding=2),
+            *norm(64),
+        )
+        self.depthnet = nn.Sequential(
+            nn.Conv2d(channels + 64, channels, 3, padding=1),
+            *norm(channels),
+            nn.Conv2d(channels, channels, 3, padding=1),
+            *norm(channels),
+            nn.Conv2d(channels, self.D + self.C, 1),
+        )
+
+    def get_cam_feats(self, img, depth) -> Tensor:
+        """See `ViewTransform`."""
+        depth = self.dtransform(depth().flatten(0, 1).to(img))
+        return self.depthnet(torch.cat([depth, img], dim=1))
