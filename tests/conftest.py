@@ -1,6 +1,8 @@
 """Fixtures that several test files use."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[1]
+DATA = 'data/nuscenes-generated'
 REAL_DATA = Path(os.environ.get('MXD_REAL_DATA', ROOT.parent / 'shared' / 'real'))
 
 
@@ -26,6 +29,57 @@ def real_points(real_nuscenes) -> torch.Tensor:
     return torch.from_numpy(
         np.fromfile(next(real_nuscenes.glob('*LIDAR_TOP*.bin')), np.float32).reshape(-1, 5)
     )
+
+
+def run(folder, *command, env=None) -> str:
+    """Run Python with a command line in a folder; by default in the environment of this process.
+
+    Returns:
+        str: the standard output.
+
+    Raises:
+        AssertionError: it failed.
+    """
+    result = subprocess.run(
+        [sys.executable, *map(str, command)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={**os.environ, 'PYTHONPATH': str(ROOT)} if env is None else env,
+    )
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    return result.stdout
+
+
+def on_cpu() -> dict:
+    """The environment of this process without the software NPU, for `run`."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith('MXD_')}
+    env.update(PYTHONPATH=str(ROOT), LD_LIBRARY_PATH='', TORCH_DEVICE_BACKEND_AUTOLOAD='0')
+    return env
+
+
+@pytest.fixture(scope='session')
+def generated(tmp_path_factory) -> Path:
+    """A generated data set of two scenes with four key frames each, one of them to train on."""
+    folder = tmp_path_factory.mktemp('generated')
+    env = on_cpu()
+    synth = 'synth', '--out', DATA, '--scenes', 2, '--keyframes', 4
+    run(folder, '-m', 'mxd_mmplugin', *synth, env=env)
+    run(
+        *(folder, ROOT / 'tools' / 'create_data.py', 'nuscenes', '--version', 'v1.0-mini'),
+        *('--root-path', DATA, '--out-dir', DATA, '--extra-tag', 'nuscenes'),
+        env=env,
+    )
+    return folder / DATA
+
+
+@pytest.fixture(scope='module')
+def folder(generated, tmp_path_factory) -> Path:
+    """A working folder with the generated data set where the configs look for it."""
+    folder = tmp_path_factory.mktemp('work')
+    (folder / DATA).parent.mkdir()
+    (folder / DATA).symlink_to(generated, target_is_directory=True)
+    return folder
 
 
 @pytest.fixture(autouse=True)

@@ -169,6 +169,14 @@ def test_fusion_is_needed_for_two_maps():
         model(**model.data_preprocessor(batch(), True), mode='tensor')
 
 
+def test_parts_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"must be given together, absent: \['img_neck'\]"):
+        MODELS.build(small(img_neck=None))
+    model = MODELS.build(small(view_transform=dict(feature_size=[8, 11])))
+    with pytest.raises(ValueError, match=r'must be \(8, 11\), the feature_size, was \(8, 12\)'):
+        model(**model.data_preprocessor(batch(), True), mode='tensor')
+
+
 def test_an_empty_sweep_is_a_sample():
     model = MODELS.build(small(cameras=False)).eval()
     data = batch()

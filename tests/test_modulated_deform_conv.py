@@ -422,7 +422,7 @@ def test_meta_kernels_agree_with_the_cpu_kernels():
 def test_every_operator_has_a_cpu_kernel_and_a_form_for_other_devices():
     for name, devices in backends().items():
         if 'deform' in name:
-            assert devices == {'cpu': 'kernel', 'npu': 'pure PyTorch', 'cuda': 'pure PyTorch'}
+            assert devices == {'cpu': 'kernel', 'npu': 'plain PyTorch', 'cuda': 'plain PyTorch'}
 
 
 def test_example_of_modulated_deform_conv2d():

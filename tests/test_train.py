@@ -1,40 +1,13 @@
 """The whole way, small: generate, convert, train, evaluate with the devkit, resume, test."""
 
-import os
-import subprocess
-import sys
-
-import pytest
 import torch
 
-from .conftest import ROOT
+import mxd_mmplugin  # noqa: F401  what mmengine's checkpoints hold may be loaded
+
+from .conftest import ROOT, run
 
 CONFIG = next((ROOT / 'configs' / 'centerpoint').glob('*generated*.py'))
 SHORT = ('--cfg-options', 'train_dataloader.batch_size=2', 'default_hooks.logger.interval=1')
-
-
-def run(folder, *command) -> str:
-    result = subprocess.run(
-        [sys.executable, *map(str, command)],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        env={**os.environ, 'PYTHONPATH': str(ROOT)},
-    )
-    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
-    return result.stdout
-
-
-@pytest.fixture(scope='module')
-def folder(tmp_path_factory):
-    """A working folder with a data set of two scenes."""
-    folder, data = tmp_path_factory.mktemp('train'), 'data/nuscenes-generated'
-    run(folder, '-m', 'mxd_mmplugin', 'synth', '--out', data, '--scenes', 2, '--keyframes', 4)
-    run(
-        *(folder, ROOT / 'tools' / 'create_data.py', 'nuscenes', '--version', 'v1.0-mini'),
-        *('--root-path', data, '--out-dir', data, '--extra-tag', 'nuscenes'),
-    )
-    return folder
 
 
 def test_train_evaluate_resume_and_test(folder):

@@ -47,6 +47,7 @@ def environment() -> dict[str, str]:
 
     return {
         **os.environ,
+        'PATH': prepend('PATH', Path(sys.executable).parent),  # torchrun's
         'LD_LIBRARY_PATH': prepend('LD_LIBRARY_PATH', ROOT / 'lib'),
         'PYTHONPATH': prepend('PYTHONPATH', ROOT / 'site', CHECKOUT),
         'TORCH_DEVICE_BACKEND_AUTOLOAD': '1',

@@ -7,7 +7,6 @@ from mxd_mmplugin import (
     SparseConvTensor,
     bev_pool,
     deform_conv2d,
-    deformable_aggregation,
     dynamic_scatter,
     dynamic_voxelize,
     gather_features_by_pc_voxel_id,
@@ -16,7 +15,7 @@ from mxd_mmplugin import (
     ops,
     sparse_add,
 )
-from mxd_mmplugin.ops import build_rulebook, sparse_conv, sparse_max_pool
+from mxd_mmplugin.ops import build_rulebook, sparse_max_pool
 from tests.npu.compare import assert_same, npu, with_grads
 
 pytestmark = pytest.mark.npu
@@ -57,20 +56,6 @@ CASES = {
         [torch.rand(2, 4, 7, 6), torch.randn(2, 18, 4, 3), torch.randn(6, 4, 3, 3)],
         [],
     ),
-    'deformable_aggregation': lambda: (
-        lambda maps, locations, weight, shape, start: deformable_aggregation(
-            maps, shape, start, locations, weight
-        ),
-        [
-            torch.rand(1, 2 * 42, 8),
-            torch.rand(1, 5, 3, 2, 2) * 1.2 - 0.1,
-            torch.rand(1, 5, 3, 2, 2, 4),
-        ],
-        [
-            torch.tensor([[[6, 5], [3, 4]]] * 2).int(),
-            torch.tensor([[0, 30], [42, 72]]).int(),
-        ],
-    ),
     'hard_voxelize': lambda: (
         lambda points: hard_voxelize(points, SIZE, AREA, 3, 40).voxels,
         [torch.randn(300, 5) * 3],
@@ -93,27 +78,6 @@ CASES = {
     ),
     'bev_pool': lambda: pooled(bev_pool, 200),
     'npu_bev_pool': lambda: pooled(ops.npu_bev_pool, 200),
-    'sparse_conv': lambda: (
-        lambda x, weight, bias, indices: sparse_conv(
-            x, weight, bias, build_rulebook(indices, *STRIDED, subm=True)
-        ),
-        [torch.rand(150, 4), torch.randn(3, 3, 3, 4, 6), torch.randn(6)],
-        [sites()],
-    ),
-    'sparse_conv strided': lambda: (
-        lambda x, weight, bias, indices: sparse_conv(
-            x, weight, bias, build_rulebook(indices, *STRIDED)
-        ),
-        [torch.rand(150, 4), torch.randn(3, 3, 3, 4, 6), torch.randn(6)],
-        [sites()],
-    ),
-    'sparse_conv transposed': lambda: (
-        lambda x, weight, bias, indices: sparse_conv(
-            x, weight, bias, build_rulebook(indices, *STRIDED, transposed=True)
-        ),
-        [torch.rand(150, 4), torch.randn(3, 3, 3, 4, 6), torch.randn(6)],
-        [sites()],
-    ),
     'sparse_max_pool': lambda: (
         lambda x, indices: sparse_max_pool(x, build_rulebook(indices, *STRIDED)),
         [torch.rand(150, 4)],
@@ -165,5 +129,6 @@ def test_integers():
 
 
 def test_every_operator_is_served():
-    served = {op: devices['npu'] for op, devices in ops.backends().items()}
-    assert {*served.values()} <= {'Ascend kernel', 'plain PyTorch'}
+    ascend = ('deformable_aggregation', 'sparse_conv')
+    for op, devices in ops.backends().items():
+        assert devices['npu'] == ('Ascend kernel' if op.startswith(ascend) else 'plain PyTorch'), op

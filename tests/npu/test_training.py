@@ -4,13 +4,18 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 import torch
+from mmdet3d.registry import MODELS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
 
 from mxd_mmplugin import softnpu
+from mxd_mmplugin.modules.sparse_conv import SparseConvolution
 
-from ..conftest import ROOT
+from ..conftest import ROOT, on_cpu, run
 
 pytestmark = pytest.mark.skipif(not softnpu.active(), reason='compares two settings of one machine')
 
@@ -31,24 +36,9 @@ custom_hooks = []
 """
 
 
-def on_cpu() -> dict:
-    """An environment without the software NPU."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith('MXD_')}
-    env.update(PYTHONPATH=str(ROOT), LD_LIBRARY_PATH='', TORCH_DEVICE_BACKEND_AUTOLOAD='0')
-    return env
-
-
 def on_npu(**settings) -> dict:
     """The environment of this process, with its Python path for other folders."""
     return {**os.environ, **settings}
-
-
-def run(folder, *command, env) -> str:
-    result = subprocess.run(
-        [sys.executable, *map(str, command)], cwd=folder, capture_output=True, text=True, env=env
-    )
-    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
-    return result.stdout
 
 
 def losses(folder, work) -> list[float]:
@@ -59,17 +49,8 @@ def losses(folder, work) -> list[float]:
 
 
 @pytest.fixture(scope='module')
-def folder(tmp_path_factory):
-    """A working folder with a data set of two scenes and a short configuration."""
-    folder, data = tmp_path_factory.mktemp('train'), 'data/nuscenes-generated'
-    env = on_cpu()
-    synth = 'synth', '--out', data, '--scenes', 2, '--keyframes', 4
-    run(folder, '-m', 'mxd_mmplugin', *synth, env=env)
-    run(
-        *(folder, ROOT / 'tools' / 'create_data.py', 'nuscenes', '--version', 'v1.0-mini'),
-        *('--root-path', data, '--out-dir', data, '--extra-tag', 'nuscenes'),
-        env=env,
-    )
+def folder(folder):
+    """The working folder with a short configuration."""
     (folder / 'short.py').write_text(SHORT)
     return folder
 
@@ -78,7 +59,8 @@ def folder(tmp_path_factory):
 def trained(folder):
     """Twenty steps on either; the names of the work folders."""
     run(folder, TRAIN, 'short.py', '--work-dir', 'cpu', env=on_cpu())
-    run(folder, TRAIN, 'short.py', '--work-dir', 'npu', env=on_npu())
+    env = on_npu(MXD_SOFTNPU_PROFILE=str(folder / 'profile.jsonl'))
+    run(folder, TRAIN, 'short.py', '--work-dir', 'npu', env=env)
     return 'cpu', 'npu'
 
 
@@ -86,6 +68,18 @@ def test_losses_are_those_of_the_cpu(folder, trained):
     cpu, npu = (losses(folder, work) for work in trained)
     assert len(cpu) == len(npu) == 20
     assert npu == pytest.approx(cpu, rel=1e-3)
+
+
+def test_every_sparse_convolution_was_an_ascend_kernel(folder, trained):
+    """Each step launched two kernels a layer, but for the input of the first, and a weight gradient."""
+    init_default_scope('mmdet3d')
+    model = MODELS.build(Config.fromfile(CONFIG).model.pts_middle_encoder)
+    layers = sum(isinstance(layer, SparseConvolution) for layer in model.modules())
+    profile = (folder / 'profile.jsonl').read_text().splitlines()
+    launches = Counter(json.loads(line)['kernel'] for line in profile)
+    assert launches['sparse_conv_float'] == 20 * (2 * layers - 1)
+    assert launches['sparse_conv_weight_grad_float'] == 20 * layers
+    assert launches['sparse_conv_rulebook_fill'] > 0
 
 
 @pytest.mark.parametrize('first', ['cpu', 'npu'])

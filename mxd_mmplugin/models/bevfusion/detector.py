@@ -27,6 +27,9 @@ class BEVFusion(Base3DDetector):
         bbox_head (dict): the head.
         init_cfg (dict, optional): see mmengine's `BaseModule`.
         **kwargs: not used; the configs of other detectors have train_cfg and test_cfg here.
+
+    Raises:
+        ValueError: some of img_backbone, img_neck and view_transform, but not all.
     """
 
     def __init__(
@@ -44,6 +47,10 @@ class BEVFusion(Base3DDetector):
         init_cfg: Optional[dict] = None,
         **kwargs,
     ):
+        camera = dict(img_backbone=img_backbone, img_neck=img_neck, view_transform=view_transform)
+        absent = [name for name, cfg in camera.items() if cfg is None]
+        if absent and len(absent) < len(camera):
+            raise ValueError(f'{", ".join(camera)} must be given together, absent: {absent}')
         data_preprocessor = copy.deepcopy(data_preprocessor)
         voxelize_cfg = data_preprocessor.pop('voxelize_cfg')
         super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
@@ -51,9 +58,7 @@ class BEVFusion(Base3DDetector):
         self.pts_voxel_layer = Voxelization(**voxelize_cfg)
         parts = dict(
             pts_voxel_encoder=pts_voxel_encoder,
-            img_backbone=img_backbone,
-            img_neck=img_neck,
-            view_transform=view_transform,
+            **camera,
             pts_middle_encoder=pts_middle_encoder,
             fusion_layer=fusion_layer,
             pts_backbone=pts_backbone,

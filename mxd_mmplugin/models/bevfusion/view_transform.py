@@ -6,7 +6,7 @@ The places depend on the calibration and the augmentation only, not on the image
 by cell (`bev_pool_plan`) is kept for as long as those stay the same.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -207,7 +207,7 @@ class ViewTransform(nn.Module):
         context = features[:, self.D :].permute(0, 2, 3, 1).contiguous()
         return (depth.unsqueeze(-1) * context.unsqueeze(1)).flatten(0, 3)
 
-    def get_cam_feats(self, img: Tensor, depth: Tensor) -> Tensor:
+    def get_cam_feats(self, img: Tensor, depth: Callable) -> Tensor:
         """Logits of depths and channels.
 
         Args:
@@ -242,7 +242,14 @@ class ViewTransform(nn.Module):
 
         Returns:
             Tensor: [B, out_channels * nz, nx, ny], the last two halved with downsample 2.
+
+        Raises:
+            ValueError: img is not of feature_size.
         """
+        if img.shape[-2:] != self.feature_size:
+            raise ValueError(
+                f'img must be {self.feature_size}, the feature_size, was {tuple(img.shape[-2:])}'
+            )
 
         def depth():
             matrices = lidar2image, img_aug_matrix, lidar_aug_matrix
