@@ -40,7 +40,7 @@ def test_one_step_and_one_prediction(name, real_nuscenes):
     assert ('loss_dense_depth' in losses) == (config.model.get('depth_branch') is not None)
     changed = [not torch.equal(p, b) for p, b in zip(model.parameters(), before)]
     wanted = [p.requires_grad for p in model.parameters()]
-    assert sum(changed) > 0.95 * sum(wanted) and not any(c > w for c, w in zip(changed, wanted))
+    assert sum(changed) > 0.9 * sum(wanted) and not any(c > w for c, w in zip(changed, wanted))
 
     batch = frame_of(config.val_dataloader, real_nuscenes)
     found = model.eval().test_step(batch)[0].pred_instances_3d

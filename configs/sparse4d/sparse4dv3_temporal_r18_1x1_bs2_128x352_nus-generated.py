@@ -21,7 +21,7 @@ model = dict(
         init_cfg=None,
     ),
     img_neck=dict(num_outs=len(strides), out_channels=embed_dims, in_channels=[32, 64]),
-    depth_branch=dict(embed_dims=embed_dims, num_depth_layers=len(strides), loss_weight=1.0),
+    depth_branch=dict(embed_dims=embed_dims, num_depth_layers=len(strides)),
     use_grid_mask=False,
     head=dict(
         instance_bank=dict(
@@ -86,8 +86,8 @@ test_dataloader = val_dataloader
 val_evaluator = dict(data_root=data_root, ann_file=data_root + 'nuscenes_infos_val.pkl')
 test_evaluator = val_evaluator
 
-lr = 2e-3
-max_iters = 1200
+lr = 1.5e-3
+max_iters = 900
 optim_wrapper = dict(
     _delete_=True,
     type='OptimWrapper',
