@@ -85,12 +85,12 @@ def folder(generated, tmp_path_factory) -> Path:
 @pytest.fixture(scope='module')
 def sequences(folder) -> Path:
     """The working folder; the info files know their sequences, and there are anchors for Sparse4D."""
-    infos = [f'{DATA}/nuscenes_infos_{part}.pkl' for part in ('train', 'val')]
+    train, val = (f'{DATA}/nuscenes_infos_{part}.pkl' for part in ('train', 'val'))
     for command in (
-        ('sparse4d-infos', '--root', DATA, '--version', 'v1.0-mini', *infos),
-        ('sparse4d-anchors', infos[0], '--num', 300, '--out', f'{DATA}/sparse4d_anchors.npy'),
+        f'sparse4d-infos --root {DATA} --version v1.0-mini {train} {val}',
+        f'sparse4d-anchors {train} --num 300 --range 40 --out {DATA}/sparse4d_anchors.npy',
     ):
-        run(folder, '-m', 'mxd_mmplugin', *command, env=on_cpu())
+        run(folder, '-m', 'mxd_mmplugin', *command.split(), env=on_cpu())
     return folder
 
 

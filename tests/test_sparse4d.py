@@ -138,7 +138,7 @@ def a_frame(scene, time, seed=None, objects=5, ids=True):
         truth.instances_id = torch.arange(objects) + 10
     sample.gt_instances_3d = truth
     sample.gt_depth = torch.from_numpy(
-        drawn.uniform(-10, 40, (CAMERAS, 8 * 12 + 4 * 6)).astype(np.float32)
+        drawn.uniform(-10, 40, (CAMERAS, 8 * 12 + 4 * 6 + 2 * 3)).astype(np.float32)
     )
     image = drawn.integers(0, 255, (CAMERAS, 3, HEIGHT, WIDTH)).astype(np.uint8)
     return dict(inputs=dict(img=torch.from_numpy(image)), data_samples=sample)
@@ -393,8 +393,9 @@ def test_half_precision_and_one_step():
         losses = losses_of(model, a_frame(0, 0))
     assert all(torch.isfinite(value) and value.dtype == torch.float32 for value in losses.values())
     wrapper = OptimWrapper(torch.optim.AdamW(model.parameters(), lr=1e-3))
-    logged = [model.train_step(batch_of(a_frame(0, 0)), wrapper)['loss'].item() for _ in range(12)]
-    assert logged[-1] < logged[0]
+    steps = [model.train_step(batch_of(a_frame(0, 0)), wrapper) for _ in range(12)]
+    # That of the boxes grows at first: more and more of them are confident enough to be learned.
+    assert steps[-1]['loss_cls_2'] < 0.7 * steps[0]['loss_cls_2']
 
 
 @pytest.mark.parametrize(

@@ -5,22 +5,19 @@ _base_ = './sparse4dv3_temporal_r50_1x8_bs6_256x704.py'
 data_root = 'data/nuscenes-generated/'
 embed_dims = 64
 num_groups = 4
-strides = [8, 16]
+strides = [8, 16, 32]
 image_norm = dict(type='BN', momentum=0.05)
 attention = dict(embed_dims=embed_dims * 2, num_heads=num_groups, dropout=0.0)
 model = dict(
     img_backbone=dict(
         depth=18,
         base_channels=16,
-        num_stages=3,
-        strides=(1, 2, 2),
-        dilations=(1, 1, 1),
-        out_indices=(1, 2),
+        out_indices=(1, 2, 3),
         norm_cfg=image_norm,
         with_cp=False,
         init_cfg=None,
     ),
-    img_neck=dict(num_outs=len(strides), out_channels=embed_dims, in_channels=[32, 64]),
+    img_neck=dict(num_outs=len(strides), out_channels=embed_dims, in_channels=[32, 64, 128]),
     depth_branch=dict(embed_dims=embed_dims, num_depth_layers=len(strides)),
     use_grid_mask=False,
     head=dict(
@@ -66,11 +63,12 @@ data_aug_conf = dict(
 )
 train_pipeline = _base_.train_pipeline
 train_pipeline[4].downsample = strides
+# At this size nobody sees what is further away.
+train_pipeline[7].class_dist_thred = [40] * 5 + [30] * 5
 del train_pipeline[6]  # the images of all scenes look alike already
-batch_size = 2
 train_dataloader = dict(
-    batch_size=batch_size,
-    num_workers=2,
+    batch_size=1,
+    num_workers=1,
     dataset=dict(
         data_root=data_root,
         metainfo=metainfo,
@@ -86,8 +84,8 @@ test_dataloader = val_dataloader
 val_evaluator = dict(data_root=data_root, ann_file=data_root + 'nuscenes_infos_val.pkl')
 test_evaluator = val_evaluator
 
-lr = 1.5e-3
-max_iters = 900
+lr = 1e-3
+max_iters = 3200
 optim_wrapper = dict(
     _delete_=True,
     type='OptimWrapper',
@@ -98,7 +96,7 @@ param_scheduler = [
     dict(
         type='OneCycleLR',
         eta_max=lr,
-        pct_start=0.2,
+        pct_start=0.1,
         div_factor=10,
         total_steps=max_iters + 1,
         by_epoch=False,
@@ -106,7 +104,7 @@ param_scheduler = [
 ]
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
 default_hooks = dict(
-    logger=dict(interval=25),
+    logger=dict(interval=50),
     checkpoint=dict(interval=max_iters, max_keep_ckpts=1, save_last=True),
 )
 custom_hooks = [
