@@ -43,6 +43,9 @@ def test_losses_are_those_of_the_cpu(sequences):
     run(sequences, TRAIN, 'warm.py', '--work-dir', 'warm', env=on_cpu())
     run(sequences, TRAIN, 'short.py', '--work-dir', 'cpu', env=on_cpu())
     run(sequences, TRAIN, 'short.py', '--work-dir', 'npu', env=on_npu())
-    cpu, npu = (losses(sequences, work) for work in ('cpu', 'npu'))
-    assert len(cpu) == len(npu) == 8
-    assert npu == pytest.approx(cpu, rel=1e-3)
+    # Two objects of a class and two boxes can often be matched either way at the same cost, a sum of distances
+    # along the axes. Then rounding decides: the losses of the classes do not see it, those of the boxes do.
+    for name, tolerance in ('loss', 5e-3), ('loss_cls_2', 1e-4), ('loss_dense_depth', 1e-4):
+        cpu, npu = (losses(sequences, work, name) for work in ('cpu', 'npu'))
+        assert len(cpu) == len(npu) == 8
+        assert npu == pytest.approx(cpu, rel=tolerance), name
