@@ -57,7 +57,7 @@ def project_points(points: Tensor, frame: Frame) -> Tensor:
 class GridSampleAggregation(nn.Module):
     """`DeformableAggregation` with PyTorch's `grid_sample`, one gathered feature for each sample: the reference.
 
-    For comparison, and for machines where nothing else runs; it takes some hundred times the memory.
+    For comparison: it holds what each point sees in each image and scale, and takes several times the time and memory.
     """
 
     def forward(
