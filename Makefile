@@ -5,6 +5,11 @@ PYTHON ?= python3
 MODEL ?= centerpoint
 CONFIG_centerpoint := configs/centerpoint/centerpoint_voxel02_second_secfpn_1xb4-onecycle-7e_nus-generated-3d.py
 CONFIG_bevfusion := configs/bevfusion/bevfusion_lidar-cam_voxel02_second_secfpn_1xb2-onecycle-4e_nus-generated-3d.py
+CONFIG_sparse4d := configs/sparse4d/sparse4dv3_temporal_r18_1x1_bs1_128x352_nus-generated.py
+# One core computes, the other prepares the images.
+THREADS_sparse4d := OMP_NUM_THREADS=1
+# The same weights once more, no frame knowing the one before it.
+SINGLE_FRAME_sparse4d := model.head.instance_bank.max_time_interval=-1
 CONFIG ?= $(CONFIG_$(MODEL))
 DATA ?= data/nuscenes-generated
 WORK_DIR ?= work_dirs/$(basename $(notdir $(CONFIG)))
@@ -26,8 +31,10 @@ help:  ## show this help
 
 venv: $(STAMP)package $(STAMP)runtime $(STAMP)test  ## install everything, the test tools too
 
-train: $(STAMP)package $(DATA)/nuscenes_dbinfos_train.pkl  ## train and evaluate on generated scenes: MODEL=centerpoint or MODEL=bevfusion
-	$(BIN)/python tools/train.py $(CONFIG) --work-dir $(WORK_DIR)
+train: $(STAMP)package $(DATA)/sparse4d_anchors.npy  ## train and evaluate on generated scenes: MODEL=centerpoint, bevfusion or sparse4d
+	$(THREADS_$(MODEL)) $(BIN)/python tools/train.py $(CONFIG) --work-dir $(WORK_DIR)
+	$(if $(SINGLE_FRAME_$(MODEL)),$(BIN)/python tools/test.py $(CONFIG) "$$(cat $(WORK_DIR)/last_checkpoint)" \
+	    --work-dir $(WORK_DIR)/single_frame --cfg-options $(SINGLE_FRAME_$(MODEL)))
 	$(BIN)/python tools/test.py $(CONFIG) "$$(cat $(WORK_DIR)/last_checkpoint)" --work-dir $(WORK_DIR)
 	@echo
 	@echo "data        $(DATA)"
@@ -35,7 +42,7 @@ train: $(STAMP)package $(DATA)/nuscenes_dbinfos_train.pkl  ## train and evaluate
 	@echo "pictures    $(WORK_DIR)/pictures"
 	@echo "logs        $$(ls -td $(WORK_DIR)/20*/ | head -n 2 | paste -sd ' ')(test, training)"
 
-data: $(DATA)/nuscenes_dbinfos_train.pkl  ## generate the nuScenes-format scenes and their info files
+data: $(DATA)/sparse4d_anchors.npy  ## generate the nuScenes-format scenes and their info files
 
 test: lint softnpu $(STAMP)package $(STAMP)runtime .rivals/.stamp  ## check the style and run all tests
 	$(BIN)/python -m pytest
@@ -109,3 +116,7 @@ $(DATA)/.stamp-scenes: $(wildcard mxd_mmplugin/datasets/synth/*.py) | $(STAMP)pa
 $(DATA)/nuscenes_dbinfos_train.pkl: $(DATA)/.stamp-scenes
 	$(BIN)/python tools/create_data.py nuscenes --root-path $(DATA) --out-dir $(DATA) \
 	    --extra-tag nuscenes --version v1.0-mini
+
+$(DATA)/sparse4d_anchors.npy: $(DATA)/nuscenes_dbinfos_train.pkl
+	$(BIN)/mxd sparse4d-infos --root $(DATA) --version v1.0-mini $(DATA)/nuscenes_infos_train.pkl $(DATA)/nuscenes_infos_val.pkl
+	$(BIN)/mxd sparse4d-anchors $(DATA)/nuscenes_infos_train.pkl --num 300 --range 40 --out $@

@@ -11,6 +11,11 @@ COMMANDS = {
         'report versions, devices, backends and swapped names',
     ),
     'softnpu': ('mxd_mmplugin.softnpu', 'run a command on the software NPU'),
+    'sparse4d-anchors': ('mxd_mmplugin.models.sparse4d.anchors', "choose Sparse4D's anchors"),
+    'sparse4d-infos': (
+        'mxd_mmplugin.models.sparse4d.infos',
+        'add sequences to nuScenes info files',
+    ),
     'synth': ('mxd_mmplugin.datasets.synth', 'generate a nuScenes-format data set'),
 }
 

@@ -82,6 +82,18 @@ def folder(generated, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope='module')
+def sequences(folder) -> Path:
+    """The working folder; the info files know their sequences, and there are anchors for Sparse4D."""
+    train, val = (f'{DATA}/nuscenes_infos_{part}.pkl' for part in ('train', 'val'))
+    for command in (
+        f'sparse4d-infos --root {DATA} --version v1.0-mini {train} {val}',
+        f'sparse4d-anchors {train} --num 300 --range 40 --out {DATA}/sparse4d_anchors.npy',
+    ):
+        run(folder, '-m', 'mxd_mmplugin', *command.split(), env=on_cpu())
+    return folder
+
+
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)

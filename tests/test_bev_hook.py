@@ -71,6 +71,21 @@ def test_low_scores_and_unknown_labels_are_left_out(tmp_path):
     assert not has_color(picture, TRUTH, 12, 2) and not has_color(picture, PALETTE[1], 2, 12)
 
 
+def test_tracks_have_colours_of_their_own(tmp_path):
+    boxes = dict(boxes=BOXES, labels=[0, 0], scores=[0.9, 0.8], view_range=VIEW)
+    path = draw_bev(tmp_path / 'a.png', np.zeros((0, 2)), CLASSES, **boxes, tracks=[3, 14])
+    picture = matplotlib.image.imread(path)
+    for x, y, track in ((12, 2, 3), (2, 12, 14)):
+        assert has_color(picture, PALETTE[track % len(PALETTE)], x, y)
+        assert not has_color(picture, PALETTE[0], x, y)
+    # One that is left out takes its number along.
+    path = draw_bev(
+        tmp_path / 'b.png', np.zeros((0, 2)), CLASSES, **boxes, tracks=[3, 14], score_thr=0.85
+    )
+    picture = matplotlib.image.imread(path)
+    assert has_color(picture, PALETTE[3], 12, 2) and not has_color(picture, PALETTE[4], 2, 12)
+
+
 def test_points_are_drawn(tmp_path):
     path = draw_bev(tmp_path / 'a.png', np.full((500, 4), -5.0), CLASSES, view_range=VIEW)
     picture = matplotlib.image.imread(path)

@@ -44,6 +44,19 @@ def test_edges_are_where_the_camera_sees_them(tmp_path):
     assert not has_color(picture, TRUTH, 20, 50) and not has_color(picture, TRUTH, 80, 80)
 
 
+def test_tracks_have_colours_and_numbers(tmp_path):
+    images = np.full((1, 100, 160, 3), 240.0)
+    drawn = dict(boxes=BOX, labels=[0], scores=[0.9])
+    pictures = []
+    for tracks in ((), [5], [5 + len(PALETTE)]):
+        draw_cameras(tmp_path / 'a.png', images, [PIXELS @ LOOK], **drawn, tracks=tracks)
+        pictures.append(matplotlib.image.imread(tmp_path / 'a.png'))
+    edge = 80 - 80 / 7, 50
+    assert [has_color(x, PALETTE[0], *edge) for x in pictures] == [True, False, False]
+    assert [has_color(x, PALETTE[5], *edge) for x in pictures] == [False, True, True]
+    assert not np.array_equal(pictures[1], pictures[2])  # another number in the same colour
+
+
 def test_boxes_behind_the_camera_and_low_scores_are_not_drawn(tmp_path):
     images = np.full((1, 100, 160, 3), 240.0)
     behind = BOX * [-1, 1, 1, 1, 1, 1, 1]

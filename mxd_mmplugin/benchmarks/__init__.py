@@ -23,6 +23,7 @@ OPS = (
     'dynamic_scatter',
     'bev_pool',
     'view_transform',
+    'sparse4d',
 )
 
 

@@ -36,6 +36,7 @@ def draw_bev(
     score_thr=0.3,
     view_range=(-51.2, -51.2, 51.2, 51.2),
     title='',
+    tracks=(),
 ):
     """Draw one frame from above and write it as a PNG file.
 
@@ -56,6 +57,8 @@ def draw_bev(
         score_thr (float): predictions below it are left out.
         view_range (sequence of float): x_min, y_min, x_max, y_max of the picture.
         title (str): the line above the picture.
+        tracks (array): numbers of the predictions' tracks, (P,), or nothing. Boxes then have the
+            colours of their tracks, and the numbers beside them in place of the scores.
 
     Returns:
         Path: the file written.
@@ -67,6 +70,7 @@ def draw_bev(
     boxes, labels, scores = _as_boxes(boxes), np.asarray(labels, dtype=int), np.asarray(scores)
     keep = scores >= score_thr
     boxes, labels, scores = boxes[keep], labels[keep], scores[keep]
+    tracks = np.asarray(tracks, dtype=int)[keep] if len(tracks) else tracks
 
     figure = Figure(figsize=(INCHES, INCHES * (y_max - y_min) / (x_max - x_min)), dpi=DPI)
     figure.set_facecolor(PAPER)
@@ -76,12 +80,14 @@ def draw_bev(
     axes.plot(points[:, 0], points[:, 1], ',', color=POINT, alpha=0.55)
     _draw_rings(axes, view_range)
     _draw_boxes(axes, gt_boxes, [TRUTH] * len(gt_boxes), fill=0.12, width=2.2)
-    colors = [PALETTE[label % len(PALETTE)] for label in labels]
+    numbers = labels if len(tracks) == 0 else tracks
+    colors = [PALETTE[number % len(PALETTE)] for number in numbers]
+    texts = [f'{score:.2f}' for score in scores] if len(tracks) == 0 else map(str, tracks)
     _draw_boxes(axes, boxes, colors, fill=0.0, width=1.3)
-    for box, score, color in zip(boxes, scores, colors):
+    for box, text, color in zip(boxes, texts, colors):
         right, top = _corners(box[None])[0].max(axis=0)
         axes.annotate(
-            f'{score:.2f}',
+            text,
             (right, top),
             textcoords='offset points',
             xytext=(1, 1),
@@ -91,7 +97,7 @@ def draw_bev(
         )
     _draw_ego(axes)
     _draw_scale(axes, view_range)
-    _draw_legend(axes, class_names, gt_labels, labels)
+    _draw_legend(axes, class_names, gt_labels, labels, PALETTE if len(tracks) == 0 else [INK])
     _label(axes, 0.015, 0.985, title, va='top', fontsize=11, weight='bold')
 
     path = Path(path)
@@ -160,12 +166,12 @@ def _draw_scale(axes, view_range):
     )
 
 
-def _draw_legend(axes, class_names, gt_labels, labels):
+def _draw_legend(axes, class_names, gt_labels, labels, palette):
     """Name the colours, and count what was predicted and what is there."""
     handles = [Line2D([], [], color=TRUTH, lw=2.2, label='ground truth')]
     for label in np.union1d(gt_labels, labels).astype(int):
         text = f'{class_names[label]} {(labels == label).sum()} / {(gt_labels == label).sum()}'
-        handles.append(Line2D([], [], color=PALETTE[label % len(PALETTE)], lw=1.3, label=text))
+        handles.append(Line2D([], [], color=palette[label % len(palette)], lw=1.3, label=text))
     legend = axes.legend(
         handles=handles,
         loc='lower right',

@@ -15,7 +15,8 @@ class BEVPictureHook(Hook):
 
     The frames are spread evenly over the data set and are the same ones every time. The pictures
     go to `<work_dir>/pictures/val_epoch_<N>/` and `<work_dir>/pictures/test/`. Boxes have to be in
-    the LiDAR frame; the ground truth is drawn where the data set gives it.
+    the LiDAR frame; the ground truth is drawn where the data set gives it, the numbers of tracks
+    where the predictions have them.
 
     Args:
         frames (int): pictures for each run over the data set. Default: 4.
@@ -47,7 +48,7 @@ class BEVPictureHook(Hook):
 
     @master_only
     def _draw(self, runner, dataloader, name, batch_idx, data_batch, outputs):
-        size = dataloader.batch_size
+        size = dataloader.batch_size or dataloader.batch_sampler.batch_size
         total = min(len(dataloader.dataset), len(dataloader) * size)  # this process's share
         chosen = {i * total // self.frames for i in range(self.frames)}
         for i, sample in enumerate(outputs):
@@ -56,6 +57,7 @@ class BEVPictureHook(Hook):
                 continue
             truth = sample.get('eval_ann_info')
             predicted = sample.pred_instances_3d
+            tracks = predicted.instances_id.cpu() if 'instances_id' in predicted else ()
             # With test-time augmentation the batch has versions: the first one is drawn.
             version = data_batch[0] if isinstance(data_batch, (list, tuple)) else data_batch
             self._picture(
@@ -69,13 +71,15 @@ class BEVPictureHook(Hook):
                 boxes=predicted.bboxes_3d.tensor.cpu(),
                 labels=predicted.labels_3d.cpu(),
                 scores=predicted.scores_3d.cpu(),
+                tracks=tracks,
                 score_thr=self.score_thr,
                 title=f'{name.replace("_", " ")}, frame {frame + 1} of {total}',
             )
 
     def _picture(self, folder, name, inputs, metainfo, classes, **drawn):
         path = folder / f'{name}.png'
-        draw_bev(path, inputs['points'].cpu(), classes, view_range=self.view_range, **drawn)
+        points = inputs['points'].cpu() if 'points' in inputs else np.zeros((0, 2))
+        draw_bev(path, points, classes, view_range=self.view_range, **drawn)
 
 
 class CameraPictureHook(BEVPictureHook):

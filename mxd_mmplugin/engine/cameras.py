@@ -32,6 +32,7 @@ def draw_cameras(
     scores=(),
     score_thr=0.3,
     title='',
+    tracks=(),
 ):
     """Draw the images of one frame, three in a row, and write them as a PNG file.
 
@@ -49,12 +50,17 @@ def draw_cameras(
         boxes, labels, scores (array): predicted boxes (P, 7 or more), their labels and scores.
         score_thr (float): predictions below it are left out.
         title (str): the line above the picture.
+        tracks (array): numbers of the predictions' tracks, (P,), or nothing. Boxes then have the
+            colours of their tracks, and the numbers on them.
 
     Returns:
         Path: the file written.
     """
     keep = np.asarray(scores) >= score_thr
-    kept = [_corners(boxes)[keep], np.asarray(labels, dtype=int)[keep]]
+    tracks = np.asarray(tracks, dtype=int)[keep] if len(tracks) else tracks
+    numbers = np.asarray(labels, dtype=int)[keep] if len(tracks) == 0 else tracks
+    kept = _corners(boxes)[keep]
+    colors = [PALETTE[number % len(PALETTE)] for number in numbers]
     truth = _corners(gt_boxes)[np.asarray(gt_labels, dtype=int) >= 0]
     count, height, width = np.shape(images)[:3]
     columns = min(3, count)
@@ -69,8 +75,9 @@ def draw_cameras(
         axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
         axes.set_axis_off()
         _draw(axes, truth, lidar2pixel[index], [TRUTH] * len(truth), 1.4)
-        colors = [PALETTE[label % len(PALETTE)] for label in kept[1]]
-        _draw(axes, kept[0], lidar2pixel[index], colors, 1.0)
+        _draw(axes, kept, lidar2pixel[index], colors, 1.0)
+        if len(tracks):
+            _write(axes, kept, lidar2pixel[index], colors, tracks)
         name = names[index] if len(names) else f'camera {index}'
         axes.text(0.01, 0.03, name, transform=axes.transAxes, color=INK, bbox=PATCH)
     if title:
@@ -124,3 +131,13 @@ def _draw(axes, corners, matrix, colors, width):
     lines = lines + share[..., None] * (lines[:, ::-1] - lines)
     pixels = lines[..., :2] / lines[..., 2:]
     axes.add_collection(LineCollection(pixels, colors=list(colors), lw=width))
+
+
+def _write(axes, corners, matrix, colors, texts):
+    """Write a text above each box whose middle is in the image."""
+    matrix = np.asarray(matrix, dtype=float)
+    above = corners[:, 4:].mean(axis=1) @ matrix[:3, :3].T + matrix[:3, 3]
+    style = dict(fontsize=7, ha='center', va='bottom', clip_on=True, bbox=dict(PATCH, pad=0.6))
+    for (x, y, depth), text, color in zip(above, texts, colors):
+        if depth > NEAR:
+            axes.text(x / depth, y / depth, str(text), color=color, **style)

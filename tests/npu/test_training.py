@@ -41,11 +41,11 @@ def on_npu(**settings) -> dict:
     return {**os.environ, **settings}
 
 
-def losses(folder, work) -> list[float]:
-    """The loss of each step of all runs in a work folder, in their order."""
+def losses(folder, work, name='loss') -> list[float]:
+    """The loss of each step of all runs in a work folder, in their order; or one of its parts."""
     logs = sorted((folder / work).glob('2*/vis_data/scalars.json'))
     steps = [json.loads(line) for log in logs for line in log.read_text().splitlines()]
-    return [step['loss'] for step in steps if 'loss' in step]
+    return [step[name] for step in steps if 'loss' in step]
 
 
 @pytest.fixture(scope='module')

@@ -239,7 +239,7 @@ class GridMask(BaseTransform):
         if not self.fixed_prob:
             self.prob = self.full_prob * epoch / self.max_epoch
 
-    def _mask(self, height: int, width: int) -> np.ndarray:
+    def draw(self, height: int, width: int) -> np.ndarray:
         """1 where the image is kept, float32 [height, width, 1]."""
         period = np.random.randint(2, min(height, width))
         if self.ratio == 1:
@@ -266,7 +266,7 @@ class GridMask(BaseTransform):
         if np.random.rand() > self.prob:
             return results
         height, width = results['img'][0].shape[:2]
-        mask = self._mask(height, width)
+        mask = self.draw(height, width)
         noise = 0.0
         if self.offset:
             noise = (1 - mask) * np.random.uniform(-1, 1, (height, width, 1)).astype(np.float32)

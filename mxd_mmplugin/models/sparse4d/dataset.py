@@ -1,0 +1,257 @@
+"""nuScenes as sequences: the data set, and samplers that give each sample of a batch a sequence of its own."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Optional, Union
+
+import numpy as np
+import torch
+from mmdet3d.datasets import NuScenesDataset
+from mmengine.dist import get_dist_info
+from torch.utils.data import Sampler
+
+from .transforms import draw_augmentation
+
+
+class NuScenes3DDetTrackDataset(NuScenesDataset):
+    """Frames in the order of their sequences, with the places of the LiDAR and which object is which.
+
+    Reads mmdet3d's info files. `mxd sparse4d-infos` adds to them to which scene a frame belongs, and which
+    object an annotation is. Without it a scene begins where a frame has no sweeps, and objects have no identity.
+
+    Args:
+        data_aug_conf (dict, optional): see `draw_augmentation`.
+        sequences_split_num (int or str): parts that a scene is cut into; 'all' for one frame each.
+        keep_consistent_seq_aug (bool): the same augmentation for all frames of a sequence.
+        seq_frame (int): frames before that come with each (v1), in training.
+        min_interval, max_interval (int): how many frames lie between one of them and the next, drawn at random.
+        fix_interval (bool): draw it once for a frame.
+        max_time_interval (float): a frame of longer ago does not come, seconds.
+        kwargs: see `NuScenesDataset`.
+    """
+
+    def __init__(
+        self,
+        *args,
+        data_aug_conf: Optional[dict] = None,
+        sequences_split_num: Union[int, str] = 1,
+        keep_consistent_seq_aug: bool = True,
+        seq_frame: int = 0,
+        min_interval: int = 1,
+        max_interval: int = 1,
+        fix_interval: bool = True,
+        max_time_interval: float = 5,
+        filter_empty_gt: bool = False,
+        **kwargs,
+    ):
+        self.data_aug_conf = data_aug_conf
+        self.sequences_split_num = sequences_split_num
+        self.keep_consistent_seq_aug = keep_consistent_seq_aug
+        self.seq_frame = seq_frame
+        self.min_interval, self.max_interval = min_interval, max_interval
+        self.fix_interval = fix_interval
+        self.max_time_interval = max_time_interval
+        super().__init__(*args, filter_empty_gt=filter_empty_gt, **kwargs)
+
+    def load_data_list(self) -> list:
+        """Frames scene by scene, in the order of time."""
+        frames = super().load_data_list()
+        scenes, first = [], {}
+        for i, frame in enumerate(frames):
+            scene = frame.get('scene_token')
+            if scene is None:
+                scene = scenes[-1] if i and frame.get('lidar_sweeps') else f'scene {i}'
+            frame['sequence'] = scene
+            scenes.append(scene)
+            first[scene] = min(first.get(scene, np.inf), frame['timestamp'])
+        frames.sort(
+            key=lambda frame: (first[frame['sequence']], frame['sequence'], frame['timestamp'])
+        )
+        return frames
+
+    def full_init(self) -> None:
+        """As the base class does; then the frames know their sequences."""
+        super().full_init()
+        names = [self.get_data_info(i)['sequence'] for i in range(len(self))]
+        self.flag = self._flags(names)
+
+    def _flags(self, names: Sequence) -> np.ndarray:
+        """The number of each frame's sequence, where scenes are cut into parts."""
+        if self.sequences_split_num == 'all':
+            return np.arange(len(names))
+        flags, count = [], 0
+        for _, group in itertools.groupby(names):
+            parts = np.array_split(list(group), self.sequences_split_num)
+            for part in parts:
+                flags += [count] * len(part)
+                count += len(part) > 0
+        return np.array(flags, dtype=np.int64)
+
+    def parse_data_info(self, info: dict) -> dict:
+        """Also where the LiDAR is, `lidar2global`."""
+        info = super().parse_data_info(info)
+        places = info['ego2global'], info['lidar_points']['lidar2ego']
+        info['lidar2global'] = np.asarray(places[0], float) @ np.asarray(places[1], float)
+        return info
+
+    def get_augmentation(self) -> Optional[dict]:
+        """How a sequence is changed, see `draw_augmentation`."""
+        return draw_augmentation(self.data_aug_conf, train=not self.test_mode)
+
+    def prepare_data(self, idx: Union[int, dict]) -> dict:
+        """A frame.
+
+        Args:
+            idx (int or dict): its number; or idx, aug_config, and sequence, a name for what it belongs to.
+
+        Returns:
+            dict: what the pipeline returns; with `seq_frame` the images and matrices of the frames before come
+            after it, and `queue` tells which of them there are.
+        """
+        if not isinstance(idx, dict):
+            idx = dict(idx=idx, aug_config=self.get_augmentation())
+        frame = self._load(**idx)
+        if self.seq_frame < 1 or self.test_mode:
+            return frame
+        before = [self._load(i, idx['aug_config']) for i in self._before(idx['idx'])]
+        return self._join(frame, before)
+
+    def _load(self, idx: int, aug_config: Optional[dict] = None, sequence=None) -> dict:
+        info = self.get_data_info(idx)
+        info.update(
+            box_type_3d=self.box_type_3d, box_mode_3d=self.box_mode_3d, aug_config=aug_config
+        )
+        if sequence is not None:
+            info['sequence'] = sequence
+        if 'instance_id' in info.get('ann_info', {}):
+            info['gt_instances_id'] = info['ann_info']['instance_id']
+        return self.pipeline(info)
+
+    def _before(self, idx: int) -> list:
+        """The numbers of the frames before, the latest first."""
+        now, found = self.get_data_info(idx), []
+        step = np.random.randint(self.min_interval, self.max_interval + self.min_interval)
+        for _ in range(self.seq_frame):
+            idx -= step
+            if idx < 0:
+                break
+            info = self.get_data_info(idx)
+            passed = now['timestamp'] - info['timestamp']
+            if info['sequence'] != now['sequence'] or passed > self.max_time_interval:
+                break
+            found.append(idx)
+            if not self.fix_interval:
+                step = np.random.randint(self.min_interval, self.max_interval + self.min_interval)
+        return found
+
+    def _join(self, frame: dict, before: list) -> dict:
+        """Put the frames before behind a frame; where there are too few, the frame itself fills up."""
+        missing = self.seq_frame - len(before)
+        frames = [frame, *before, *[frame] * missing]
+        frame['inputs']['img'] = torch.cat([x['inputs']['img'] for x in frames])
+        metas = [x['data_samples'].metainfo for x in frames]
+        names = 'projection_mat', 'image_wh', 'focal', 'timestamp', 'lidar2global'
+        joined = {name: np.stack([meta[name] for meta in metas]) for name in names}
+        joined['queue'] = np.arange(len(frames)) <= len(before)
+        frame['data_samples'].set_metainfo(joined)
+        return frame
+
+
+class GroupInBatchSampler(Sampler):
+    """Batches without end for training: each sample of a batch goes through a sequence, frame by frame.
+
+    Sequences come in random order; in each round through them no two samples, over all processes, get the same one.
+
+    Args:
+        sampler (Sampler): mmengine's, for its data set.
+        batch_size (int): samples of a batch.
+        seed (int): of the order, the same in all processes.
+        skip_prob (float): how often a frame is left out.
+        sequence_flip_prob (float): how often a sequence comes backwards.
+    """
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        batch_size: int,
+        seed: int = 0,
+        skip_prob: float = 0.5,
+        sequence_flip_prob: float = 0.1,
+    ):
+        self.sampler = sampler
+        self.dataset = sampler.dataset
+        self.batch_size = batch_size
+        self.seed = seed
+        self.skip_prob = skip_prob
+        self.sequence_flip_prob = sequence_flip_prob
+        self.rank, self.world_size = get_dist_info()
+        self.groups = [np.flatnonzero(self.dataset.flag == i) for i in np.unique(self.dataset.flag)]
+        wanted = batch_size * self.world_size
+        if len(self.groups) < wanted:
+            raise ValueError(
+                f'batch_size {batch_size} on {self.world_size} processes needs {wanted} sequences, there are '
+                f'{len(self.groups)}: cut the scenes with sequences_split_num'
+            )
+
+    def __len__(self) -> int:
+        """Batches in which each frame comes about once."""
+        return max(len(self.dataset) // (self.batch_size * self.world_size), 1)
+
+    def _sequences(self, slot: int) -> Iterator:
+        """Endless numbers of sequences for a sample of a batch."""
+        drawn = np.random.default_rng(self.seed)
+        step = self.batch_size * self.world_size
+        while True:
+            order = drawn.permutation(len(self.groups))
+            yield from order[: len(order) // step * step][slot::step]
+
+    def _frames(self, slot: int) -> Iterator[dict]:
+        """Endless frames for a sample of a batch."""
+        drawn = np.random.default_rng([self.seed, slot])
+        for number, group in enumerate(self._sequences(slot)):
+            frames = self.groups[group].tolist()
+            if drawn.uniform() < self.sequence_flip_prob:
+                frames.reverse()
+            augmentation = self.dataset.get_augmentation()
+            while frames:
+                if len(frames) > 1 and drawn.uniform() < self.skip_prob:
+                    frames.pop(0)
+                if not self.dataset.keep_consistent_seq_aug:
+                    augmentation = self.dataset.get_augmentation()
+                yield dict(idx=frames.pop(0), aug_config=augmentation, sequence=f'{slot}: {number}')
+
+    def __iter__(self) -> Iterator[list]:
+        """Batches of what `NuScenes3DDetTrackDataset` takes as a number."""
+        first = self.rank * self.batch_size
+        yield from map(list, zip(*(self._frames(first + i) for i in range(self.batch_size))))
+
+
+class SequenceBatchSampler(Sampler):
+    """Batches for validation and test: each sample of a batch goes through whole sequences, and each frame comes once.
+
+    Args:
+        sampler (Sampler): mmengine's, for its data set.
+        batch_size (int): sequences at a time.
+    """
+
+    def __init__(self, sampler: Sampler, batch_size: int):
+        self.sampler = sampler
+        self.batch_size = batch_size
+        rank, world_size = get_dist_info()
+        flag = np.asarray(sampler.dataset.flag)
+        groups = [np.flatnonzero(flag == i).tolist() for i in np.unique(flag)]
+        self.batches = []
+        slots = [[] for _ in range(batch_size)]
+        groups = groups[rank::world_size]
+        while groups or any(slots):
+            for slot in slots:
+                if not slot and groups:
+                    slot += groups.pop(0)
+            self.batches.append([slot.pop(0) for slot in slots if slot])
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list]:
+        """The numbers of the frames of each batch."""
+        return iter(self.batches)

@@ -1,0 +1,152 @@
+"""The detector: images to feature maps to boxes and tracks."""
+
+from typing import Optional
+
+import numpy as np
+import torch
+from mmdet3d.models.detectors import Base3DDetector
+from mmdet3d.registry import MODELS
+from mmengine.structures import InstanceData
+from torch import Tensor
+
+from ..bevfusion.transforms import GridMask
+from .aggregation import flatten_maps
+from .box3d import Frame, Truth, encode
+
+
+class Sparse4D(Base3DDetector):
+    """Sparse4D v1, v2 and v3.
+
+    It remembers the frame before: see `InstanceBank`. `eval()` makes it forget.
+
+    Args:
+        img_backbone (dict): config of the backbone.
+        head (dict): config of the head.
+        img_neck (dict, optional): config of the neck.
+        depth_branch (dict, optional): config of the depth that is learned beside, in training only.
+        use_grid_mask (bool): cover parts of the images in training.
+        data_preprocessor, init_cfg: see `Base3DDetector`.
+    """
+
+    def __init__(
+        self,
+        img_backbone: dict,
+        head: dict,
+        img_neck: Optional[dict] = None,
+        depth_branch: Optional[dict] = None,
+        use_grid_mask: bool = True,
+        data_preprocessor: Optional[dict] = None,
+        train_cfg: Optional[dict] = None,
+        test_cfg: Optional[dict] = None,
+        init_cfg: Optional[dict] = None,
+    ):
+        super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
+        self.img_backbone = MODELS.build(img_backbone)
+        self.img_neck = None if img_neck is None else MODELS.build(img_neck)
+        self.head = MODELS.build(head)
+        self.depth_branch = None if depth_branch is None else MODELS.build(depth_branch)
+        self.grid_mask = None
+        if use_grid_mask:
+            self.grid_mask = GridMask(True, True, 1, mode=1, prob=0.7, fixed_prob=True)
+
+    def extract_feat(self, images: Tensor) -> list:
+        """Feature maps.
+
+        Args:
+            images (Tensor): [B, N, 3, H, W].
+
+        Returns:
+            list[Tensor]: [B, N, C, h, w], float32, for each scale.
+        """
+        if self.training and self.grid_mask is not None and np.random.rand() < self.grid_mask.prob:
+            mask = self.grid_mask.draw(*images.shape[-2:])[..., 0]
+            images = images * torch.from_numpy(mask).to(images)
+        maps = self.img_backbone(images.flatten(0, 1))
+        if self.img_neck is not None:
+            maps = self.img_neck(maps)
+        return [x.float().unflatten(0, images.shape[:2]) for x in maps]
+
+    def frames(self, data_samples: list, device) -> list:
+        """The frames of a batch, the present one first, then those before it, the latest first (v1).
+
+        Args:
+            data_samples (list[Det3DDataSample]): with what `NuScenesSparse4DAdaptor` puts into them.
+            device (torch.device): where the images are.
+
+        Returns:
+            list[Frame]: one, or one more for each frame of the queue.
+        """
+        metas = [sample.metainfo for sample in data_samples]
+
+        def stacked(name, dtype):
+            return torch.from_numpy(np.stack([np.asarray(meta[name], dtype) for meta in metas]))
+
+        matrices = stacked('projection_mat', np.float32).to(device)
+        sizes = stacked('image_wh', np.float32).to(device)
+        focal = stacked('focal', np.float32).to(device)
+        times, places = stacked('timestamp', np.float64), stacked('lidar2global', np.float64)
+        sequence = [meta['sequence'] for meta in metas] if 'sequence' in metas[0] else None
+        if 'queue' not in metas[0]:
+            return [Frame(matrices, sizes, times, places, sequence, focal)]
+        valid = stacked('queue', bool)
+        return [
+            Frame(
+                *(x[:, t] for x in (matrices, sizes, times, places)),
+                sequence,
+                focal[:, t],
+                valid[:, t],
+            )
+            for t in range(valid.shape[1])
+        ]
+
+    @staticmethod
+    def truth(data_samples: list, device) -> Truth:
+        """The objects of a batch; `instances_id` where the samples have it."""
+        instances = [sample.gt_instances_3d for sample in data_samples]
+        boxes = [
+            torch.cat([x.bboxes_3d.gravity_center, x.bboxes_3d.tensor[:, 3:]], 1).to(device)
+            for x in instances
+        ]
+        ids = None
+        if all('instances_id' in x for x in instances):
+            ids = [x.instances_id.to(device) for x in instances]
+        return Truth([x.labels_3d.to(device) for x in instances], [encode(x) for x in boxes], ids)
+
+    def _run(self, images: Tensor, data_samples: list, truth: Optional[Truth] = None) -> tuple:
+        """What the head returns, in float32 also under autocast; the maps, as both ways, and the frames."""
+        frames = self.frames(data_samples, images.device)
+        images = images.unflatten(1, (len(frames), -1))
+        maps = self.extract_feat(images[:, 0])
+        queue = []
+        with torch.no_grad():
+            for t in range(1, len(frames)):
+                queue.append((flatten_maps(self.extract_feat(images[:, t])), frames[t]))
+        flat = flatten_maps(maps)
+        with torch.autocast(images.device.type, enabled=False):
+            return self.head(flat, frames[0], truth, queue), maps, flat, frames[0]
+
+    def loss(self, batch_inputs_dict: dict, batch_data_samples: list, **kwargs) -> dict:
+        """Losses of the head, and of the depth where `gt_depth` is in the samples."""
+        images = batch_inputs_dict['imgs']
+        truth = self.truth(batch_data_samples, images.device)
+        out, maps, flat, frame = self._run(images, batch_data_samples, truth)
+        with torch.autocast(images.device.type, enabled=False):
+            losses = self.head.loss(out, truth, flat, frame)
+            if self.depth_branch is not None and 'gt_depth' in batch_data_samples[0]:
+                measured = torch.stack([sample.gt_depth for sample in batch_data_samples])
+                depths = self.depth_branch(maps, frame.focal)
+                losses['loss_dense_depth'] = self.depth_branch.loss(
+                    depths, measured.to(images.device)
+                )
+        return losses
+
+    def predict(self, batch_inputs_dict: dict, batch_data_samples: list, **kwargs) -> list:
+        """The samples with `pred_instances_3d`: see `SparseBox3DDecoder.decode`."""
+        out = self._run(batch_inputs_dict['imgs'], batch_data_samples)[0]
+        found = self.head.predict(out)
+        empty = [InstanceData() for _ in found]
+        return self.add_pred_to_datasample(batch_data_samples, found, empty)
+
+    def _forward(self, batch_inputs_dict: dict, batch_data_samples: list, **kwargs) -> dict:
+        """What the head's `forward` returns."""
+        return self._run(batch_inputs_dict['imgs'], batch_data_samples)[0]

@@ -1,0 +1,281 @@
+"""What each instance should predict: Hungarian matching, and noisy copies of the truth to be denoised (Sparse4D v3)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Optional, Union
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from .box3d import Truth
+from .instance_bank import InstanceBank
+
+PAD, NEGATIVE = -1, -3  # labels of what is only there to fill up, and of noise that is no object
+
+
+@dataclass
+class Noisy:
+    """Noisy boxes in G groups of n, each group a noisy copy of the whole truth.
+
+    Attributes:
+        anchor (Tensor): states, [B, G, n, 11].
+        boxes (Tensor): the states they should become, [B, G, n, 10]; zeros where there is none.
+        labels (Tensor): int64 [B, G, n]; `PAD` or `NEGATIVE` where there is no object.
+        valid (Tensor): bool [B, G, n], whether it is there at all.
+        ids (Tensor): int64 [B, G, n], which object it is; -1 unknown.
+        feature (Tensor, optional): [B, G, n, C], as the last layer left it.
+    """
+
+    anchor: Tensor
+    boxes: Tensor
+    labels: Tensor
+    valid: Tensor
+    ids: Tensor
+    feature: Optional[Tensor] = None
+
+    def apply(self, function) -> 'Noisy':
+        """`function` of each tensor."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return Noisy(**{k: None if v is None else function(v) for k, v in values.items()})
+
+    def attention_mask(self) -> Tensor:
+        """Bool [G * n, G * n]: what must not see each other, other groups."""
+        groups, size = self.labels.shape[1:]
+        group = torch.arange(groups * size, device=self.labels.device) // size
+        return group[:, None] != group
+
+
+def _padded(values: Sequence[Tensor], size: int, fill) -> Tensor:
+    """Stack [n_i, ...] as [B, size, ...]."""
+    out = values[0].new_full((len(values), size, *values[0].shape[1:]), fill)
+    for row, value in zip(out, values):
+        row[: len(value)] = value
+    return out
+
+
+def _assign(cost: Tensor) -> tuple:
+    """Rows and columns of the cheapest matching."""
+    cost = cost.detach().float().cpu().numpy()
+    return linear_sum_assignment(np.nan_to_num(cost, nan=1e8, posinf=1e8, neginf=1e8))
+
+
+class SparseBox3DTarget:
+    """Matches predictions to the truth, and makes noisy boxes.
+
+    Args:
+        cls_weight, box_weight (float): factors of the costs of class and box.
+        alpha, gamma (float): of the focal cost.
+        eps (float): least probability in it.
+        reg_weights (Sequence[float], optional): factors of a state's 10 parts in the cost.
+        cls_wise_reg_weights (dict, optional): label -> factors of the 10 parts, in cost and loss.
+        num_dn_groups (int): groups of noisy boxes; none below 1.
+        num_temp_dn_groups (int): how many of them go on to the next frame.
+        dn_noise_scale (float or Sequence[float]): greatest noise of each part of a positive box; a negative one has
+            once to twice as much.
+        max_dn_gt (int): at most so many objects of a frame get noisy boxes; all below 1.
+        add_neg_dn (bool): also make noisy boxes that are too far off.
+    """
+
+    def __init__(
+        self,
+        cls_weight: float = 2.0,
+        alpha: float = 0.25,
+        gamma: float = 2,
+        eps: float = 1e-12,
+        box_weight: float = 0.25,
+        reg_weights: Optional[Sequence[float]] = None,
+        cls_wise_reg_weights: Optional[dict] = None,
+        num_dn_groups: int = 0,
+        num_temp_dn_groups: int = 0,
+        dn_noise_scale: Union[float, Sequence[float]] = 0.5,
+        max_dn_gt: int = 32,
+        add_neg_dn: bool = True,
+    ):
+        if num_temp_dn_groups > num_dn_groups:
+            raise ValueError(
+                f'num_temp_dn_groups must be at most num_dn_groups, was {num_temp_dn_groups} of {num_dn_groups}'
+            )
+        self.cls_weight = cls_weight
+        self.alpha, self.gamma, self.eps = alpha, gamma, eps
+        self.box_weight = box_weight
+        self.reg_weights = reg_weights or [1.0] * 8 + [0.0] * 2
+        self.cls_wise_reg_weights = cls_wise_reg_weights or {}
+        self.num_dn_groups = num_dn_groups
+        self.num_temp_dn_groups = num_temp_dn_groups
+        self.dn_noise_scale = dn_noise_scale
+        self.max_dn_gt = max_dn_gt
+        self.add_neg_dn = add_neg_dn
+        self.history: Optional[Noisy] = None
+
+    def sample(self, cls_pred: Tensor, box_pred: Tensor, truth: Truth) -> tuple:
+        """Match.
+
+        Args:
+            cls_pred (Tensor): logits, [B, A, classes].
+            box_pred (Tensor): states, [B, A, 10].
+            truth (Truth): the objects.
+
+        Returns:
+            tuple[Tensor, Tensor, Tensor]: labels, int64 [B, A], `classes` where there is no object; states and the
+            weights of their parts, [B, A, 10].
+        """
+        labels = torch.full_like(cls_pred[..., 0], cls_pred.shape[-1], dtype=torch.int64)
+        boxes, weights = torch.zeros_like(box_pred), torch.zeros_like(box_pred)
+        with torch.no_grad():
+            for i, (gt_labels, gt_boxes) in enumerate(zip(truth.labels, truth.boxes)):
+                if len(gt_labels) == 0:
+                    continue
+                factors = (~gt_boxes.isnan()).to(box_pred)
+                for label, values in self.cls_wise_reg_weights.items():
+                    factors[gt_labels == int(label)] = factors.new_tensor(values)
+                cost = self._cls_cost(cls_pred[i], gt_labels)
+                cost = cost + self._box_cost(box_pred[i], gt_boxes.nan_to_num(), factors)
+                found, meant = (torch.from_numpy(x).to(labels.device) for x in _assign(cost))
+                labels[i, found] = gt_labels[meant]
+                boxes[i, found] = gt_boxes[meant].nan_to_num().to(boxes)
+                weights[i, found] = factors[meant]
+        return labels, boxes, weights
+
+    def _cls_cost(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """What a focal loss gains by taking an instance for an object, [A, n]."""
+        share = logits.sigmoid()
+        no = -(1 - share + self.eps).log() * (1 - self.alpha) * share.pow(self.gamma)
+        yes = -(share + self.eps).log() * self.alpha * (1 - share).pow(self.gamma)
+        return (yes - no)[:, labels] * self.cls_weight
+
+    def _box_cost(self, boxes: Tensor, truth: Tensor, factors: Tensor) -> Tensor:
+        """Weighed distance of states [..., A, 10] and [..., n, 10], [..., A, n]."""
+        factors = factors * factors.new_tensor(self.reg_weights)
+        gap = (boxes[..., :, None, :] - truth[..., None, :, :]).abs()
+        return (gap * factors[..., None, :, :]).sum(-1) * self.box_weight
+
+    @torch.no_grad()
+    def noisy(self, truth: Truth, state_dims: int) -> Optional[Noisy]:
+        """Noisy boxes around the truth.
+
+        Args:
+            truth (Truth): the objects.
+            state_dims (int): parts of a state; what the truth has less is zero.
+
+        Returns:
+            Noisy: or None where there is no object, or noisy boxes are not wanted.
+        """
+        most = self.max_dn_gt if self.max_dn_gt > 0 else None
+        size = max((len(labels[:most]) for labels in truth.labels), default=0)
+        if self.num_dn_groups < 1 or size == 0:
+            return None
+        labels = _padded([x[:most] for x in truth.labels], size, PAD)
+        boxes = _padded([x[:most].nan_to_num() for x in truth.boxes], size, 0.0)
+        ids = torch.full_like(labels, -1)
+        if truth.ids is not None:
+            ids = _padded([x[:most] for x in truth.ids], size, -1)
+
+        groups = self.num_dn_groups
+        labels, ids = (x[:, None].expand(-1, groups, -1) for x in (labels, ids))
+        boxes = boxes[:, None].expand(-1, groups, -1, -1)
+        scale = boxes.new_tensor(self.dn_noise_scale)
+        anchor, slot = boxes + (torch.rand_like(boxes) * 2 - 1) * scale, labels
+        if self.add_neg_dn:
+            distance = torch.rand_like(boxes) + 1
+            away = boxes + torch.where(torch.rand_like(boxes) > 0.5, distance, -distance) * scale
+            anchor, slot = torch.cat([anchor, away], 2), torch.cat([labels, labels], 2)
+
+        # Noise may have carried a box to another object: the nearest ones are meant.
+        costs = self._box_cost(anchor, boxes, torch.ones_like(boxes)).flatten(0, 1)
+        pairs = [[torch.from_numpy(x) for x in _assign(cost)] for cost in costs]
+        found, meant = (
+            torch.stack(x).to(labels.device).unflatten(0, (-1, groups)) for x in zip(*pairs)
+        )
+        full = anchor.shape[:3]
+        targets = Noisy(
+            anchor=F.pad(anchor, (0, state_dims - anchor.shape[-1])),
+            boxes=torch.zeros_like(anchor).scatter_(
+                2,
+                found[..., None].expand_as(boxes),
+                boxes.gather(2, meant[..., None].expand_as(boxes)),
+            ),
+            labels=labels.new_full(full, NEGATIVE).scatter_(2, found, labels.gather(2, meant)),
+            valid=torch.zeros(full, dtype=torch.bool, device=labels.device),
+            ids=ids.new_full(full, -1).scatter_(2, found, ids.gather(2, meant)),
+        )
+        targets.valid = (targets.labels >= 0) | ((slot >= 0) & (targets.labels == NEGATIVE))
+        return targets
+
+    def go_on(self, now: Noisy, bank: InstanceBank, feature: Tensor, anchor: Tensor) -> tuple:
+        """Put the groups that the frame before handed on in the place of the present frame's first ones.
+
+        Args:
+            now (Noisy): the present frame's.
+            bank (InstanceBank): knows how the samples go on.
+            feature (Tensor): [B, G * n, C], of the present frame's.
+            anchor (Tensor): states, [B, G * n, 11].
+
+        Returns:
+            tuple: features, states, and the `Noisy` that they are now; None where nothing goes on.
+        """
+        if self.history is None or bank.before is None:
+            return feature, anchor, None
+        shape = now.labels.shape[1:]
+        now = Noisy(
+            anchor.unflatten(1, shape),
+            now.boxes,
+            now.labels,
+            now.valid,
+            now.ids,
+            feature.unflatten(1, shape),
+        )
+        rows = bank.rows.to(anchor.device)
+        past = self.history.apply(lambda x: x[rows])
+        kept, size = past.labels.shape[1:]
+        past.anchor = bank.project(past.anchor.flatten(1, 2)).unflatten(1, (kept, size))
+        # Where the objects are now; what is gone is no object any more.
+        same = past.ids[..., None] == now.ids[:, :kept, None]
+        same &= past.ids[..., None] >= 0
+        past.boxes = same.to(now.boxes) @ now.boxes[:, :kept]
+        gone = (past.labels >= 0) & ~same.any(-1)
+        past.labels = torch.where(gone, PAD, past.labels)
+
+        def merge(old, new):
+            short = new.shape[2] - size
+            if short > 0:
+                old = torch.cat([old, old.new_zeros(*old.shape[:2], short, *old.shape[3:])], 2)
+            old = old[:, :, : new.shape[2]]
+            known = bank.mask.view(-1, *[1] * (new.dim() - 1))
+            return torch.cat([torch.where(known, old, new[:, :kept]), new[:, kept:]], 1)
+
+        merged = Noisy(*(merge(getattr(past, f.name), getattr(now, f.name)) for f in fields(Noisy)))
+        return merged.feature.flatten(1, 2), merged.anchor.flatten(1, 2), merged
+
+    @torch.no_grad()
+    def cache(
+        self, noisy: Optional[Noisy], feature: Optional[Tensor], anchor: Optional[Tensor]
+    ) -> None:
+        """Keep some groups for the next frame.
+
+        Args:
+            noisy (Noisy, optional): the present frame's.
+            feature (Tensor): [B, G * n, C], as the last layer left them.
+            anchor (Tensor): states, [B, G * n, 11].
+        """
+        self.history = None
+        if noisy is None or self.num_temp_dn_groups < 1:
+            return
+        shape = noisy.labels.shape[1:]
+        whole = Noisy(
+            anchor.detach().unflatten(1, shape),
+            noisy.boxes,
+            noisy.labels,
+            noisy.valid,
+            noisy.ids,
+            feature.detach().unflatten(1, shape),
+        )
+        groups = torch.randperm(self.num_dn_groups)[: self.num_temp_dn_groups].sort().values
+        groups = groups.to(anchor.device)
+        self.history = whole.apply(lambda x: x[:, groups])
+
+    def reset(self) -> None:
+        """Forget the frame before."""
+        self.history = None
