@@ -1,4 +1,4 @@
-"""A training step of Sparse4D v3, forward and backward, beside the same model on `GridSampleAggregation`."""
+"""A training step of Sparse4D v3's head, beside the same head on `GridSampleAggregation`."""
 
 import math
 from collections.abc import Iterator
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import torch
 from mmdet3d.registry import MODELS
 from mmengine.registry import init_default_scope
+from torch.utils.flop_counter import FlopCounterMode
 
 from ..models import sparse4d  # noqa: F401, registers the model
 from ..models.sparse4d.aggregation import flatten_maps
@@ -117,27 +118,35 @@ def _cases(anchors: int, layers: int = 6, dims: int = 256) -> Iterator[Case]:
     maps = [torch.randn(1, CAMERAS, dims, *side, requires_grad=True) for side in sides]
     frame, truth = _frame(), _truth()
 
+    def forward(head):
+        torch.manual_seed(0)
+        head.instance_bank.reset()
+        flat = flatten_maps(maps)
+        return sum(head.loss(head(flat, frame, truth), truth, flat, frame).values())
+
     def step(head):
-        def run():
-            torch.manual_seed(0)
-            head.instance_bank.reset()
-            flat = flatten_maps(maps)
-            losses = head.loss(head(flat, frame, truth), truth, flat, frame)
-            total = sum(losses.values())
-            total.backward()
-            head.zero_grad()
-            for x in maps:
-                x.grad = None
-            return total.item()
+        forward(head).backward()
+        head.zero_grad()
+        for x in maps:
+            x.grad = None
 
-        return run
-
-    ours, rival = map(step, heads)
-    gap = abs(ours() - rival())
-    if gap > 1e-3 * abs(ours()):
+    ours, rival = heads
+    loss = forward(ours).item()
+    gap = abs(loss - forward(rival).item())
+    if gap > 1e-3 * abs(loss):
         raise RuntimeError(f'the losses of the two models differ by {gap:.2g}')
     name = f'{layers} layers of {anchors} instances, {dims} channels, six images'
-    yield Case(name, 'training step of the head', ours, {'grid_sample': rival}, size=anchors)
+    for kind, call in ('forward', forward), ('forward and backward', step):
+        with FlopCounterMode(display=False) as products:  # the aggregation itself is not among them
+            call(ours)
+        yield Case(
+            name,
+            kind,
+            lambda call=call: call(ours),
+            {'grid_sample': lambda call=call: call(rival)},
+            flop=products.get_total_flops(),
+            size=anchors,
+        )
 
 
 def cases(shapes: str) -> Iterator[Case]:

@@ -165,13 +165,19 @@ def test_data_loader_workers_inherit_the_device():
 
 
 def test_an_operator_of_cann_is_refused_by_name():
-    """In a process of its own: torch_npu's queue stays broken, as on the hardware."""
+    """In a process of its own: torch_npu's queue stays broken, as on the hardware.
+
+    It empties the queue before it notes the failure, so that the first copy may come between.
+    """
     code = (
-        'import torch\n'
+        'import time, torch\n'
         'boxes = torch.ones(1, 2, 5).npu()\n'
-        'torch.ops.npu.npu_rotated_iou(boxes, boxes).cpu()'
+        'result = torch.ops.npu.npu_rotated_iou(boxes, boxes)\n'
+        'while True:\n'
+        '    result.cpu()\n'
+        '    time.sleep(0.01)\n'
     )
-    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120)
     assert done.returncode != 0 and 'RuntimeError' in done.stderr
     assert "CANN's operator RotatedIou is not part of the software NPU" in done.stderr
 
