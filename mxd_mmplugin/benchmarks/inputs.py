@@ -1,5 +1,6 @@
-"""LiDAR points and voxels to measure on: a recorded frame where there is one."""
+"""What to measure on: LiDAR points and voxels, of a recorded frame where there is one, and cameras."""
 
+import math
 import os
 from functools import lru_cache
 from pathlib import Path
@@ -59,3 +60,21 @@ def voxels(wanted: int):
         for b in range(batch)
     ]
     return torch.cat(rows), batch
+
+
+def cameras(count: int, image: tuple) -> tuple:
+    """Intrinsics and camera2lidar, [1, N, 4, 4], of cameras around a car, whose images are height, width pixels."""
+    height, width = image
+    eyes = torch.eye(4).repeat(1, count, 1, 1)
+    intrinsics, camera2lidar = eyes.clone(), eyes.clone()
+    intrinsics[..., :2, :3] = torch.tensor(
+        [[0.8 * width, 0, width / 2], [0, 0.8 * width, height / 2]]
+    )
+    # Turned and moved a little, so that no row of pixels looks along a border of the cells.
+    heading = torch.arange(count) * (2 * math.pi / count) + 0.1
+    camera2lidar[..., :3, 3] = torch.tensor([0.37, 0.21, 1.6])
+    cos, sin, zero = heading.cos(), heading.sin(), torch.zeros(count)
+    right = torch.stack([sin, -cos, zero], -1)
+    down, forward = torch.tensor([0.0, 0, -1]).expand(count, 3), torch.stack([cos, sin, zero], -1)
+    camera2lidar[0, :, :3, :3] = torch.stack([right, down, forward], -1)
+    return intrinsics, camera2lidar

@@ -1,6 +1,5 @@
 """A training step of Sparse4D v3's head, beside the same head on `GridSampleAggregation`."""
 
-import math
 from collections.abc import Iterator
 
 import torch
@@ -12,6 +11,7 @@ from ..models import sparse4d  # noqa: F401, registers the model
 from ..models.sparse4d.aggregation import flatten_maps
 from ..models.sparse4d.box3d import Frame, Truth
 from .case import Case
+from .inputs import cameras
 
 CAMERAS, OBJECTS, CLASSES = 6, 40, 10
 FRAME = (256, 704)
@@ -87,13 +87,8 @@ def _head(anchors: int, layers: int, dims: int, aggregation: str) -> dict:
 def _frame() -> Frame:
     """Six cameras around a car."""
     height, width = FRAME
-    matrices = torch.eye(4).repeat(1, CAMERAS, 1, 1)
-    for i in range(CAMERAS):
-        angle = i * math.pi / 3
-        cos, sin, focal = math.cos(angle), math.sin(angle), 0.8 * width
-        inner = torch.tensor([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
-        turn = torch.tensor([[sin, -cos, 0], [0, 0, -1], [cos, sin, 0]])
-        matrices[0, i, :3, :3] = inner @ turn
+    intrinsics, camera2lidar = cameras(CAMERAS, FRAME)
+    matrices = intrinsics @ camera2lidar.inverse()
     sizes = torch.tensor([width, height], dtype=torch.float32).expand(1, CAMERAS, 2)
     time, place = torch.zeros(1, dtype=torch.float64), torch.eye(4, dtype=torch.float64)[None]
     return Frame(matrices, sizes, time, place)

@@ -1,6 +1,5 @@
 """A step of BEVFusion's view transform, beside the same in plain PyTorch that computes all places in every step."""
 
-import math
 from collections.abc import Iterator
 
 import torch
@@ -9,24 +8,7 @@ from torch import Tensor
 from ..models.bevfusion.view_transform import LSSTransform
 from .bev_pool import index_add
 from .case import Case
-
-
-def _cameras(count: int, image: tuple) -> list:
-    """Intrinsics, camera2lidar, img_aug [1, N, 4, 4] and lidar_aug [1, 4, 4] of cameras around a car."""
-    height, width = image
-    eyes = torch.eye(4).repeat(1, count, 1, 1)
-    intrinsics, camera2lidar, img_aug = eyes.clone(), eyes.clone(), eyes.clone()
-    intrinsics[..., :2, :3] = torch.tensor(
-        [[0.8 * width, 0, width / 2], [0, 0.8 * width, height / 2]]
-    )
-    # Turned and moved a little, so that no row of pixels looks along a border of the cells.
-    heading = torch.arange(count) * (2 * math.pi / count) + 0.1
-    camera2lidar[..., :3, 3] = torch.tensor([0.37, 0.21, 1.6])
-    cos, sin, zero = heading.cos(), heading.sin(), torch.zeros(count)
-    right = torch.stack([sin, -cos, zero], -1)
-    down, forward = torch.tensor([0.0, 0, -1]).expand(count, 3), torch.stack([cos, sin, zero], -1)
-    camera2lidar[0, :, :3, :3] = torch.stack([right, down, forward], -1)
-    return [intrinsics, camera2lidar, img_aug, torch.eye(4)[None]]
+from .inputs import cameras
 
 
 def plain(
@@ -62,7 +44,9 @@ def _step(image: tuple, feature: tuple, depth: float, channels: int, cell: float
         xbound=[-54.0, 54.0, cell], ybound=[-54.0, 54.0, cell], zbound=[-10.0, 10.0, 20.0]
     )
     transform = LSSTransform(64, channels, image, feature, dbound=[1.0, 60.0, depth], **bounds)
-    intrinsics, camera2lidar, img_aug, lidar_aug = matrices = _cameras(6, image)
+    intrinsics, camera2lidar = cameras(6, image)
+    img_aug, lidar_aug = torch.eye(4).repeat(1, 6, 1, 1), torch.eye(4)[None]
+    matrices = intrinsics, camera2lidar, img_aug, lidar_aug
     img = torch.randn(1, 6, 64, *feature)
     points = 6 * transform.D * feature[0] * feature[1]
     name = (
