@@ -5,11 +5,11 @@ import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional, Union
+from typing import Union
 
 from mmdet3d.evaluation import NuScenesMetric
 from mmdet3d.evaluation.metrics.nuscenes_metric import lidar_nusc_box_to_global, output_to_nusc_box
-from mmengine.logging import MMLogger, print_log
+from mmengine.logging import print_log
 
 EVAL_SETS = {'v1.0-mini': 'mini_val', 'v1.0-trainval': 'val'}
 SUMMARY = (
@@ -49,9 +49,7 @@ class NuScenesTrackingMetric(NuScenesMetric):
         """Both measures."""
         found = super().compute_metrics(results)
         if self.tracking and not self.format_only:
-            with tempfile.TemporaryDirectory() as folder:
-                path = self.write_tracks(results, Path(folder) / 'tracks.json')
-                found.update(self._measure(path, Path(folder)))
+            found.update(self._measure(self._tracks(results)))
         elif self.tracking:
             self.write_tracks(results, Path(self.jsonfile_prefix) / 'tracks.json')
         return found
@@ -66,6 +64,10 @@ class NuScenesTrackingMetric(NuScenesMetric):
         Returns:
             Path: the file.
         """
+        return self._write(self._tracks(results), Path(path))
+
+    def _tracks(self, results: Sequence[dict]) -> dict:
+        """The devkit's boxes with tracks, a list for each frame's token."""
         from nuscenes.eval.common.config import config_factory
 
         names = config_factory(self.tracking_version).tracking_names
@@ -98,28 +100,31 @@ class NuScenesTrackingMetric(NuScenesMetric):
                 for box in boxes
                 if classes[box.label] in names
             ]
-        path = Path(path)
+        return frames
+
+    def _write(self, frames: dict, path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(dict(meta=self.modality, results=frames)))
         return path
 
-    def _measure(self, path: Path, folder: Path, logger: Optional[MMLogger] = None) -> dict:
-        """Run the devkit on a file of tracks; it prints its table."""
-        if not any(json.loads(path.read_text())['results'].values()):
+    def _measure(self, frames: dict) -> dict:
+        """Run the devkit on tracks; it prints its table."""
+        if not any(frames.values()):
             print_log('no box is confident enough for a track: AMOTA 0', logger='current')
             return {'tracking/amota': 0.0}
         from nuscenes.eval.common.config import config_factory
         from nuscenes.eval.tracking.evaluate import TrackingEval
 
-        measure = TrackingEval(
-            config=config_factory(self.tracking_version),
-            result_path=str(path),
-            eval_set=EVAL_SETS[self.version],
-            output_dir=str(folder),
-            nusc_version=self.version,
-            nusc_dataroot=self.data_root,
-            verbose=True,
-        )
-        summary = measure.main(render_curves=False)
+        with tempfile.TemporaryDirectory() as folder:
+            measure = TrackingEval(
+                config=config_factory(self.tracking_version),
+                result_path=str(self._write(frames, Path(folder) / 'tracks.json')),
+                eval_set=EVAL_SETS[self.version],
+                output_dir=folder,
+                nusc_version=self.version,
+                nusc_dataroot=self.data_root,
+                verbose=True,
+            )
+            summary = measure.main(render_curves=False)
         print_log(f'AMOTA {summary["amota"]:.3f}, AMOTP {summary["amotp"]:.3f}', logger='current')
         return {f'tracking/{name}': float(summary[name]) for name in SUMMARY}
