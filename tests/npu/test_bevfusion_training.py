@@ -4,8 +4,8 @@ import pytest
 
 from mxd_mmplugin import softnpu
 
-from ..conftest import ROOT, on_cpu, run
-from .test_training import TRAIN, losses, on_npu
+from ..conftest import ROOT
+from .test_training import losses, train_on_both
 
 pytestmark = pytest.mark.skipif(not softnpu.active(), reason='compares two settings of one machine')
 
@@ -56,11 +56,7 @@ load_from = 'warm/epoch_5.pth'
 
 
 def test_losses_are_those_of_the_cpu(folder):
-    (folder / 'warm.py').write_text(WARM)
-    (folder / 'short.py').write_text(SHORT)
-    run(folder, TRAIN, 'warm.py', '--work-dir', 'warm', env=on_cpu())
-    run(folder, TRAIN, 'short.py', '--work-dir', 'cpu', env=on_cpu())
-    run(folder, TRAIN, 'short.py', '--work-dir', 'npu', env=on_npu())
+    train_on_both(folder, WARM, SHORT)
     warm, cpu, npu = (losses(folder, work) for work in ('warm', 'cpu', 'npu'))
     assert len(cpu) == len(npu) == 12
     assert npu == pytest.approx(cpu, rel=1e-3)

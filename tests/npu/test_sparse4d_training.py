@@ -4,8 +4,8 @@ import pytest
 
 from mxd_mmplugin import softnpu
 
-from ..conftest import ROOT, on_cpu, run
-from .test_training import TRAIN, losses, on_npu
+from ..conftest import ROOT
+from .test_training import losses, train_on_both
 
 pytestmark = pytest.mark.skipif(not softnpu.active(), reason='compares two settings of one machine')
 
@@ -38,11 +38,7 @@ load_from = 'warm/iter_20.pth'
 
 
 def test_losses_are_those_of_the_cpu(sequences):
-    (sequences / 'warm.py').write_text(WARM)
-    (sequences / 'short.py').write_text(SHORT)
-    run(sequences, TRAIN, 'warm.py', '--work-dir', 'warm', env=on_cpu())
-    run(sequences, TRAIN, 'short.py', '--work-dir', 'cpu', env=on_cpu())
-    run(sequences, TRAIN, 'short.py', '--work-dir', 'npu', env=on_npu())
+    train_on_both(sequences, WARM, SHORT)
     # Two objects of a class and two boxes can often be matched either way at the same cost, a sum of distances
     # along the axes. Then rounding decides: the losses of the classes do not see it, those of the boxes do.
     for name, tolerance in ('loss', 5e-3), ('loss_cls_2', 1e-4), ('loss_dense_depth', 1e-4):

@@ -48,6 +48,18 @@ def losses(folder, work, name='loss') -> list[float]:
     return [step[name] for step in steps if 'loss' in step]
 
 
+def train_on_both(folder, warm, short) -> None:
+    """Train a config `warm` on the CPU, then `short`, which goes on from it, on the CPU and on the NPU.
+
+    The configs are warm.py and short.py in the working folder, the work folders are warm, cpu and npu.
+    """
+    (folder / 'warm.py').write_text(warm)
+    (folder / 'short.py').write_text(short)
+    run(folder, TRAIN, 'warm.py', '--work-dir', 'warm', env=on_cpu())
+    for work, env in (('cpu', on_cpu()), ('npu', on_npu())):
+        run(folder, TRAIN, 'short.py', '--work-dir', work, env=env)
+
+
 @pytest.fixture(scope='module')
 def folder(folder):
     """The working folder with a short configuration."""
