@@ -177,18 +177,23 @@ inline void Gatherb(const LocalTensor<T>& dst, const LocalTensor<T>& src,
   offset.CheckRange("the offsets", 0, repeat * 32);
   if (repeat > 0) core.Read(softnpu::kUb, offset.offset(), repeat * 32);
   const uint32_t* offsets = offset.data();
+  uint32_t highest = 0;
   for (int32_t i = 0; i < repeat * 8; ++i) {
     if (offsets[i] % 32 != 0)
       core.Reject("an offset of %u, which must be a multiple of 32", offsets[i]);
-    src.CheckRange("the source of an offset", offsets[i], 32);
-    core.Read(softnpu::kUb, src.offset() + offsets[i], 32);
+    highest = std::max(highest, offsets[i]);
   }
-  for (int32_t i = 0; i < repeat * 8; ++i) {
-    const uint32_t to = (i / 8 * p.dstRepStride + i % 8 * p.dstBlkStride) * 32;
-    dst.CheckRange("the destination", to, 32);
-    core.Write(softnpu::kUb, dst.offset() + to, 32);
-    std::memcpy(core.memory[softnpu::kUb] + dst.offset() + to,
-                core.memory[softnpu::kUb] + src.offset() + offsets[i], 32);
+  if (repeat > 0) src.CheckRange("the source of an offset", highest, 32);
+  if (p.dstBlkStride == 0)
+    core.Reject("dstBlkStride 0: the blocks of a repeat would be written over each other");
+  if (repeat > 0) core.ReadScattered(src.offset(), offsets, repeat * 8, 32);
+  for (int32_t r = 0; r < repeat; ++r) {
+    const uint32_t to = r * p.dstRepStride * 32;
+    dst.CheckRange("the destination", to, (7 * p.dstBlkStride + 1) * 32);
+    core.WriteBlocks(dst.offset() + to, p.dstBlkStride, 8);
+    for (uint32_t i = 0; i < 8; ++i)
+      std::memcpy(core.memory[softnpu::kUb] + dst.offset() + to + i * p.dstBlkStride * 32,
+                  core.memory[softnpu::kUb] + src.offset() + offsets[r * 8 + i], 32);
   }
   core.SpendVector(repeat);
 }
