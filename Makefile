@@ -3,7 +3,7 @@
 # a C++ compiler and make.
 PYTHON ?= python3
 MODEL ?= centerpoint
-CONFIG_centerpoint := configs/centerpoint/centerpoint_voxel02_second_secfpn_1xb4-onecycle-7e_nus-generated-3d.py
+CONFIG_centerpoint := configs/centerpoint/centerpoint_voxel02_second_secfpn_1xb4-onecycle-8e_nus-generated-3d.py
 CONFIG_bevfusion := configs/bevfusion/bevfusion_lidar-cam_voxel02_second_secfpn_1xb2-onecycle-4e_nus-generated-3d.py
 CONFIG_sparse4d := configs/sparse4d/sparse4dv3_temporal_r18_1x1_bs1_128x352_nus-generated.py
 # One core computes, the other prepares the images.
