@@ -186,6 +186,38 @@ extern "C" __global__ __aicore__ void memory_gather(GM_ADDR x, GM_ADDR y) {
   op.Store();
 }
 
+extern "C" __global__ __aicore__ void memory_gatherb_out_of_range(GM_ADDR x, GM_ADDR y) {
+  KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
+  Double op(x, y);
+  op.Load();
+  LocalTensor<uint32_t> words = op.b.ReinterpretCast<uint32_t>();
+  Duplicate(op.b.ReinterpretCast<int32_t>(), 4096, 64);
+  PipeBarrier<PIPE_V>();
+  // error: the source of an offset is out of its buffer
+  Gatherb(words[512], op.a.ReinterpretCast<uint32_t>(), words, 1, GatherRepeatParams(1, 8));
+}
+
+extern "C" __global__ __aicore__ void memory_gatherb_over_itself(GM_ADDR x, GM_ADDR y) {
+  KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
+  Double op(x, y);
+  op.Load();
+  LocalTensor<uint32_t> words = op.b.ReinterpretCast<uint32_t>();
+  Duplicate(op.b.ReinterpretCast<int32_t>(), 32, 64);
+  PipeBarrier<PIPE_V>();
+  // error: dstBlkStride 0: the blocks of a repeat would be written over each other
+  Gatherb(words[512], op.a.ReinterpretCast<uint32_t>(), words, 1, GatherRepeatParams(0, 8));
+}
+
+extern "C" __global__ __aicore__ void memory_gatherb_before_the_offsets(GM_ADDR x, GM_ADDR y) {
+  KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
+  Double op(x, y);
+  op.Load();
+  LocalTensor<uint32_t> words = op.b.ReinterpretCast<uint32_t>();
+  Duplicate(op.b.ReinterpretCast<int32_t>(), 32, 64);
+  // error: race: reads bytes
+  Gatherb(words[512], op.a.ReinterpretCast<uint32_t>(), words, 1, GatherRepeatParams(1, 8));
+}
+
 extern "C" __global__ __aicore__ void memory_counter_mode_left_on(GM_ADDR x, GM_ADDR y) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
   Double op(x, y);
