@@ -73,6 +73,18 @@ def generated(tmp_path_factory) -> Path:
     return folder / DATA
 
 
+@pytest.fixture(scope='session')
+def sweep(request):
+    """The LiDAR sweep of the benchmarks' inputs is the recorded one, or where there is none a generated one."""
+    if (REAL_DATA / 'nuscenes').is_dir():
+        yield
+        return
+    sweeps = request.getfixturevalue('generated') / 'samples' / 'LIDAR_TOP'
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('MXD_FRAME', str(min(sweeps.glob('*.bin'))))
+        yield
+
+
 @pytest.fixture(scope='module')
 def folder(generated, tmp_path_factory) -> Path:
     """A working folder with the generated data set where the configs look for it."""

@@ -18,7 +18,7 @@ def _quick(monkeypatch):
 
 
 @pytest.mark.parametrize('op', benchmarks.OPS)
-def test_small_shapes_of_each_op(op, real_nuscenes, tmp_path, capsys):
+def test_small_shapes_of_each_op(op, sweep, tmp_path, capsys):
     figures, picture = tmp_path / 'bench.json', tmp_path / 'bench.png'
     options = ['--shapes', 'small', '--json', str(figures), '--plot', str(picture)]
     assert main(['bench', op, *options]) == 0

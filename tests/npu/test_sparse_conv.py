@@ -120,8 +120,8 @@ def test_more_kernel_points_than_a_load_of_bounds():
     check(subm(indices, grid=grid, kernel=7), *layer(16, 16, 700, volume=(7, 7, 7)))
 
 
-def test_many_voxels():
-    """200,000 voxels of a real sweep, in the order of a shuffled one."""
+def test_many_voxels(sweep):
+    """200,000 voxels of a sweep, in the order of a shuffled one."""
     indices, batch_size = voxels(200_000)
     check(subm(indices, batch_size), *layer(5, 16, len(indices)), dtype=torch.float16)
 
@@ -180,7 +180,7 @@ def test_kernels_run(tmp_path, monkeypatch):
         assert sorted(launched) == [forward, forward, weight_grad]
 
 
-def test_cost(tmp_path, monkeypatch):
+def test_cost(sweep, tmp_path, monkeypatch):
     """SubMConv3d 64->64 on 80,000 voxels of a sweep: within 3 times what 20 cube cores need for its products."""
     path = tmp_path / 'profile.jsonl'
     monkeypatch.setenv('MXD_SOFTNPU_PROFILE', str(path))

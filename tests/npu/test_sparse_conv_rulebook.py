@@ -105,7 +105,7 @@ def test_a_dense_line_beside_sparse_ones(kind):
 
 
 @KINDS
-def test_real_voxels(real_nuscenes, kind):
+def test_voxels_of_a_sweep(sweep, kind):
     indices, batch_size = voxels(35000)
     strides = dict(stride=[2, 2, 2]) if kind == 'regular' else {}
     check(indices, kind, batch_size=batch_size, spatial_shape=GRID, **strides)
