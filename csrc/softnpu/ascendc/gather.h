@@ -6,6 +6,32 @@
 
 namespace softnpu {
 
+// Rejects a piece of `size` bytes of a tensor that is out of its buffer or not aligned to its size.
+template <typename T>
+inline void CheckPiece(const AscendC::LocalTensor<T>& src, uint64_t at, uint32_t size) {
+  if (at % size != 0) {
+    core().Reject("an offset of %llu, which must be a multiple of %u",
+                  static_cast<unsigned long long>(at), size);
+  }
+  src.CheckRange("the source of an offset", static_cast<int64_t>(at), size);
+}
+
+// Checks and records the reading of `count` pieces, at (base + offset) bytes.
+template <typename T>
+inline void ReadPieces(const AscendC::LocalTensor<T>& src, uint32_t base, const uint32_t* offsets,
+                       uint64_t count, uint32_t size) {
+  uint32_t highest = 0, ragged = base;
+  for (uint64_t i = 0; i < count; ++i) {
+    highest = std::max(highest, offsets[i]);
+    ragged |= offsets[i];
+  }
+  if (ragged % size != 0) {
+    for (uint64_t i = 0; i < count; ++i) CheckPiece(src, uint64_t{base} + offsets[i], size);
+  }
+  if (count > 0) CheckPiece(src, uint64_t{base} + highest, size);
+  core().ReadScattered(src.offset() + base, offsets, count, size);
+}
+
 // Checks and performs dst[lane] = src[(base + offset[lane]) bytes].
 template <typename T>
 inline void GatherRun(const Lanes& lanes, const Strided<T>& dst, const AscendC::LocalTensor<T>& src,
@@ -16,25 +42,9 @@ inline void GatherRun(const Lanes& lanes, const Strided<T>& dst, const AscendC::
   src.CheckIn("the source", kUb);
   Touch<false>(offset, lanes, kLanes, "the offsets");
   const uint8_t* from = c.memory[kUb] + src.offset() + base;
-  const auto check = [&](uint64_t at) {
-    if (at % sizeof(T) != 0) {
-      c.Reject("an offset of %llu, which must be a multiple of %zu",
-               static_cast<unsigned long long>(at), sizeof(T));
-    }
-    src.CheckRange("the source of an offset", static_cast<int64_t>(at), sizeof(T));
-  };
   if (lanes.contiguous) {
     const uint32_t* offsets = offset.tensor.data();
-    uint32_t highest = 0, ragged = base;
-    for (uint64_t i = 0; i < lanes.count; ++i) {
-      highest = std::max(highest, offsets[i]);
-      ragged |= offsets[i];
-    }
-    if (ragged % sizeof(T) != 0) {
-      for (uint64_t i = 0; i < lanes.count; ++i) check(uint64_t{base} + offsets[i]);
-    }
-    if (lanes.count > 0) check(uint64_t{base} + highest);
-    c.ReadScattered(src.offset() + base, offsets, lanes.count, sizeof(T));
+    ReadPieces(src, base, offsets, lanes.count, sizeof(T));
     Touch<true>(dst, lanes, kLanes, "the destination");
     T* out = dst.tensor.data();
     for (uint64_t i = 0; i < lanes.count; ++i) std::memcpy(out + i, from + offsets[i], sizeof(T));
@@ -51,7 +61,7 @@ inline void GatherRun(const Lanes& lanes, const Strided<T>& dst, const AscendC::
   };
   each([&](uint32_t r, uint32_t i) {
     const uint32_t at = *LaneAt(offset, r, i);
-    check(uint64_t{base} + at);
+    CheckPiece(src, uint64_t{base} + at, sizeof(T));
     c.Read(kUb, src.offset() + base + at, sizeof(T));
   });
   Touch<true>(dst, lanes, kLanes, "the destination");
@@ -175,18 +185,13 @@ inline void Gatherb(const LocalTensor<T>& dst, const LocalTensor<T>& src,
   src.CheckIn("the source", softnpu::kUb);
   offset.CheckIn("the offsets", softnpu::kUb);
   offset.CheckRange("the offsets", 0, repeat * 32);
-  if (repeat > 0) core.Read(softnpu::kUb, offset.offset(), repeat * 32);
   const uint32_t* offsets = offset.data();
-  uint32_t highest = 0;
-  for (int32_t i = 0; i < repeat * 8; ++i) {
-    if (offsets[i] % 32 != 0)
-      core.Reject("an offset of %u, which must be a multiple of 32", offsets[i]);
-    highest = std::max(highest, offsets[i]);
+  if (repeat > 0) {
+    core.Read(softnpu::kUb, offset.offset(), repeat * 32);
+    softnpu::ReadPieces(src, 0, offsets, repeat * 8, 32);
   }
-  if (repeat > 0) src.CheckRange("the source of an offset", highest, 32);
   if (p.dstBlkStride == 0)
     core.Reject("dstBlkStride 0: the blocks of a repeat would be written over each other");
-  if (repeat > 0) core.ReadScattered(src.offset(), offsets, repeat * 8, 32);
   for (int32_t r = 0; r < repeat; ++r) {
     const uint32_t to = r * p.dstRepStride * 32;
     dst.CheckRange("the destination", to, (7 * p.dstBlkStride + 1) * 32);
