@@ -7,6 +7,15 @@ from hypothesis import strategies as st
 SETTINGS = settings(max_examples=80, deadline=None, derandomize=True)
 
 
+def coordinates(cells, shape):
+    """Coordinates [N, len(shape)], int32, of cells numbered row by row; torch.unravel_index came with 2.2."""
+    columns = []
+    for size in reversed(shape):
+        columns.insert(0, cells % size)
+        cells = cells // size
+    return torch.stack(columns, 1).int()
+
+
 @st.composite
 def problems(draw, max_dims=3, max_channels=70):
     """A sparse tensor and a convolution that fits it, voxels in any order, also none at all."""
@@ -28,7 +37,7 @@ def problems(draw, max_dims=3, max_channels=70):
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     count = draw(st.integers(0, min(cells, 200)))
     chosen = torch.randperm(cells, generator=generator)[:count]
-    indices = torch.stack(torch.unravel_index(chosen, [batch_size, *shape]), 1).int()
+    indices = coordinates(chosen, [batch_size, *shape])
     inputs = groups * draw(st.integers(1, max(1, max_channels // groups)))
     outputs = groups * draw(st.integers(1, max(1, max_channels // groups)))
     geometry = dict(

@@ -15,6 +15,8 @@ from mxd_mmplugin import (
 )
 from mxd_mmplugin.ops import fallback, sparse_sum, sparse_to_dense, sparse_union
 
+from .sparse_problems import coordinates
+
 
 @st.composite
 def sums(draw, max_channels=20):
@@ -27,7 +29,7 @@ def sums(draw, max_channels=20):
     for _ in range(draw(st.integers(1, 4))):
         count = draw(st.integers(0, min(cells, 60)))
         chosen = torch.randperm(cells, generator=generator)[:count]
-        indices.append(torch.stack(torch.unravel_index(chosen, [batch_size, *shape]), 1).int())
+        indices.append(coordinates(chosen, [batch_size, *shape]))
         features.append(torch.randn(count, channels, dtype=torch.float64, generator=generator))
     return indices, features, batch_size, shape
 
@@ -78,7 +80,7 @@ def test_gradcheck(problem):
 
 
 def tensor(cells, cls=SparseConvTensor, shape=(4, 5, 6), dtype=torch.float32, channels=3):
-    indices = torch.stack(torch.unravel_index(torch.tensor(cells), [2, *shape]), 1).int()
+    indices = coordinates(torch.tensor(cells), [2, *shape])
     return cls(torch.randn(len(cells), channels).to(dtype), indices, list(shape), 2)
 
 

@@ -25,6 +25,7 @@ from mxd_mmplugin.ops import build_rulebook
 
 from . import sparse_reference as reference
 from .conftest import ROOT
+from .sparse_problems import coordinates
 
 LAYERS = {2: (SparseConv2d, SubMConv2d), 3: (SparseConv3d, SubMConv3d)}
 
@@ -32,7 +33,7 @@ LAYERS = {2: (SparseConv2d, SubMConv2d), 3: (SparseConv3d, SubMConv3d)}
 def sparse_tensor(ndim=3, channels=4, count=30, size=6, batch_size=2):
     cells = torch.randperm(batch_size * size**ndim)[:count]
     shape = [size] * ndim
-    indices = torch.stack(torch.unravel_index(cells, [batch_size, *shape]), 1).int()
+    indices = coordinates(cells, [batch_size, *shape])
     return SparseConvTensor(torch.randn(len(indices), channels), indices, shape, batch_size)
 
 

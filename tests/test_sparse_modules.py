@@ -28,13 +28,14 @@ from mxd_mmplugin import (
 )
 
 from .conftest import ROOT
+from .sparse_problems import coordinates
 
 CLASSES = [SparseConvTensor, mmcv.ops.SparseConvTensor]
 
 
 def tensor(cls=SparseConvTensor, count=30, channels=4):
     cells = torch.randperm(2 * 6**3)[:count]
-    indices = torch.stack(torch.unravel_index(cells, [2, 6, 6, 6]), 1).int()
+    indices = coordinates(cells, [2, 6, 6, 6])
     return cls(torch.randn(count, channels), indices, [6, 6, 6], 2)
 
 

@@ -20,7 +20,7 @@ from mxd_mmplugin import (
 )
 from mxd_mmplugin.ops import build_rulebook, fallback, sparse_max_pool
 
-from .sparse_problems import SETTINGS, gradients, line, problems, with_grad
+from .sparse_problems import SETTINGS, coordinates, gradients, line, problems, with_grad
 
 POOLS = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 
@@ -235,7 +235,7 @@ def test_features_of_another_rulebook():
 
 def tensor(ndim=3, channels=4, count=30, size=6, cls=SparseConvTensor):
     cells = torch.randperm(2 * size**ndim)[:count]
-    indices = torch.stack(torch.unravel_index(cells, [2] + [size] * ndim), 1).int()
+    indices = coordinates(cells, [2] + [size] * ndim)
     return cls(torch.randn(len(indices), channels), indices, [size] * ndim, 2)
 
 

@@ -10,12 +10,12 @@ from mxd_mmplugin import SparseConv3d, SparseConvTensor, SubMConv3d
 from mxd_mmplugin.ops import fallback, sparse_from_dense, sparse_to_dense
 
 from . import sparse_reference as reference
-from .sparse_problems import SETTINGS, problems
+from .sparse_problems import SETTINGS, coordinates, problems
 
 
 def sparse_tensor(count=30, channels=4, shape=(5, 6, 7), batch_size=2, **arguments):
     cells = torch.randperm(batch_size * torch.tensor(shape).prod())[:count]
-    indices = torch.stack(torch.unravel_index(cells, [batch_size, *shape]), 1).int()
+    indices = coordinates(cells, [batch_size, *shape])
     return SparseConvTensor(torch.randn(count, channels), indices, shape, batch_size, **arguments)
 
 

@@ -23,7 +23,7 @@ from mxd_mmplugin.ops import (
     sparse_union,
 )
 
-from .sparse_problems import line
+from .sparse_problems import coordinates, line
 
 pytestmark = pytest.mark.skipif(
     not hasattr(torch.library, 'register_fake'), reason='traces on PyTorch 2.4 and later'
@@ -40,7 +40,7 @@ def _rulebooks_have_sizes_that_depend_on_data():
 
 def voxels(count):
     cells = torch.randperm(2 * 8**3)[:count]
-    return torch.stack(torch.unravel_index(cells, [2, *SHAPE]), 1).int()
+    return coordinates(cells, [2, *SHAPE])
 
 
 def same_gradients(out, expected, inputs):

@@ -11,10 +11,12 @@ import mxd_mmplugin.spconv as spconv
 from mxd_mmplugin import fused, ops
 from mxd_mmplugin.spconv import functional as Fsp
 
+from .sparse_problems import coordinates
+
 
 def voxels(count, channels, shape, batch_size):
     cells = torch.randperm(batch_size * torch.tensor(shape).prod())[:count]
-    coors = torch.stack(torch.unravel_index(cells, [batch_size, *shape]), 1)
+    coors = coordinates(cells, [batch_size, *shape]).long()
     return torch.randn(count, channels), coors
 
 

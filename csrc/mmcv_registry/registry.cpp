@@ -143,7 +143,7 @@ void serve_on_cpu(py::module_& extension, const char* name, bool degrees) {
   extension.attr(name) = py::cpp_function(
       [=](const py::args& args, const py::kwargs& kwargs) -> py::object {
         const auto dets = args.size() ? args[0].cast<Tensor>() : Tensor();
-        if (!dets.defined() || !dets.is_privateuseone()) return mmcvs(*args, **kwargs);
+        if (!dets.defined() || !dets.device().is_privateuseone()) return mmcvs(*args, **kwargs);
         warn_of_copies(name);
         // In the tensor of the caller, who gets it back as the result.
         if (degrees) dets.select(1, 4).mul_(M_PI / 180);

@@ -17,6 +17,7 @@ from mxd_mmplugin import (
 )
 from mxd_mmplugin.ops import build_rulebook, sparse_max_pool
 from tests.npu.compare import assert_same, npu, with_grads
+from tests.sparse_problems import coordinates
 
 pytestmark = pytest.mark.npu
 SIZE, AREA = [0.5, 0.5, 1.0], [-4, -4, -1, 4, 4, 1]
@@ -26,7 +27,7 @@ STRIDED = 2, SHAPE, [3] * 3, [2] * 3, [1] * 3, [1] * 3  # batch, grid and geomet
 
 def sites(count=150):
     cells = torch.randperm(2 * 6 * 9 * 8)[:count]
-    return torch.stack(torch.unravel_index(cells, (2, *SHAPE)), 1).int()
+    return coordinates(cells, (2, *SHAPE))
 
 
 def pooled(kind, count):

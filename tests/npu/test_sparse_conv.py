@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mxd_mmplugin.benchmarks.inputs import GRID, voxels
 from mxd_mmplugin.ops import build_rulebook, sparse_conv
 
-from ..sparse_problems import line, problems
+from ..sparse_problems import coordinates, line, problems
 
 pytestmark = pytest.mark.npu
 SETTINGS = settings(
@@ -62,7 +62,7 @@ def subm(indices, batch_size=1, grid=GRID, kernel=3):
 def scattered(count, grid=(9, 30, 30)):
     """Voxels of a grid, sorted."""
     cells = torch.randperm(grid[0] * grid[1] * grid[2])[:count].sort().values
-    return torch.stack([cells * 0, *torch.unravel_index(cells, grid)], 1).int(), list(grid)
+    return coordinates(cells, (1, *grid)), list(grid)
 
 
 def layer(inputs, outputs, count, volume=(3, 3, 3), groups=1):
@@ -111,7 +111,7 @@ def test_dense_neighbourhoods(order):
     cells = torch.arange(11 * 12 * 13)
     if order == 'shuffled':
         cells = torch.randperm(len(cells))
-    indices = torch.stack([cells * 0, *torch.unravel_index(cells, (11, 12, 13))], 1).int()
+    indices = coordinates(cells, (1, 11, 12, 13))
     check(subm(indices, grid=[11, 12, 13]), *layer(64, 64, len(cells)))
 
 

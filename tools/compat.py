@@ -1,0 +1,248 @@
+"""Build this package for one version of torch, in an environment of its own, and test it there.
+
+    make compat TORCH=2.7.1 [PYTHON=python3.9] [COMPAT='--numpy 2 --without-mmcv-ops']
+
+Everything lies in .compat/TORCH and is kept between calls: a virtual environment, a copy of the sources that the
+package is built in, and the headers of the torch_npu of the same version, against which the NPU sources are checked.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+CPU_INDEX = 'https://download.pytorch.org/whl/cpu'
+TESTS = (
+    'bev_pool',
+    'compat',
+    'deformable_aggregation',
+    'dynamic_scatter',
+    'modulated_deform_conv',
+    'modulated_deform_conv_module',
+    'registry',
+    'sparse_add',
+    'sparse_conv_module',
+    'sparse_conv_op',
+    'sparse_encoder',
+    'sparse_modules',
+    'sparse_pool',
+    'sparse_tensor',
+    'sparse_tracing',
+    'spconv_names',
+    'voxelize',
+)
+# These name packages that they do not import on our paths, and some of those a second OpenCV.
+ALONE = ('mmengine', 'mmdet', 'mmdet3d', 'nuscenes-devkit', 'lyft-dataset-sdk')
+# In the place of mmcv's compiled ops: a test that calls one of them is skipped.
+NO_OPS = '''"""Written by tools/compat.py: mmcv was installed without its compiled ops."""
+
+import pytest
+
+
+def __getattr__(name):
+    if name.startswith('__'):
+        raise AttributeError(name)
+    return lambda *args, **kwargs: pytest.skip(f'mmcv was not compiled: {name}')
+'''
+
+
+def say(text: str) -> None:
+    """Print a line at once, also where the output is a file."""
+    print(text, flush=True)
+
+
+def pinned(name: str) -> dict:
+    """The packages of requirements/NAME.txt: name -> pinned version."""
+    lines = (ROOT / 'requirements' / f'{name}.txt').read_text().splitlines()
+    return dict(re.match(r'([\w.-]+)==([\w.]+)', line).groups() for line in lines if '==' in line)
+
+
+class Environment:
+    """The folder of one version of torch.
+
+    Args:
+        torch (str): the version, such as '2.7.1'.
+        numpy (str): the major version of numpy, '1' or '2'.
+        ops (bool): whether mmcv is compiled with its ops.
+    """
+
+    def __init__(self, torch: str, numpy: str, ops: bool):
+        self.torch, self.numpy, self.ops = torch, numpy, ops
+        self.folder = ROOT / '.compat' / torch
+        self.source = self.folder / 'source'
+        self.python = self.folder / 'bin' / 'python'
+
+    def ask(self, code: str) -> str:
+        """What a line of Python prints in the environment, '' where it fails."""
+        command = [self.python, '-c', code]
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+    def pip(self, *arguments: str, check: bool = True, **variables: str) -> bool:
+        """Run pip install, and tell whether it went well.
+
+        Raises:
+            subprocess.CalledProcessError: it failed, where `check` is set.
+        """
+        command = [self.python, '-m', 'pip', 'install', '--quiet', *arguments]
+        env = {**os.environ, 'PIP_DISABLE_PIP_VERSION_CHECK': '1', **variables}
+        return subprocess.run(command, check=check, env=env).returncode == 0
+
+    def install_torch(self) -> None:
+        """The CPU build where PyTorch's own index can be reached; else what the usual index has.
+
+        On x86-64 that is a CUDA build, which imports with the libraries that it depends on.
+        """
+        if not self.python.exists():
+            subprocess.run([sys.executable, '-m', 'venv', self.folder], check=True)
+        constraints = self.folder / 'constraints.txt'
+        constraints.write_text(f'torch=={self.torch}\nnumpy=={self.numpy}.*\nsetuptools<81\n')
+        self.constraints = '--constraint', str(constraints)
+        self.pip(*self.constraints, 'numpy', 'setuptools', 'wheel', 'ninja', 'packaging')
+        if not self.ask('import torch; print(torch.__version__)'):
+            torch = *self.constraints, f'torch=={self.torch}'
+            if not self.pip('--index-url', CPU_INDEX, '--retries', '0', *torch, check=False):
+                say(f'{CPU_INDEX} has no torch {self.torch} for here: the usual index is asked')
+                self.pip(*torch)
+        version = self.ask('import torch; print(torch.__version__)')
+        if not version:
+            raise SystemExit(f'torch {self.torch} does not import: {self.python} -c "import torch"')
+        say(f'torch {version} in {self.folder}')
+        self.torch_build = version
+
+    def install_mmcv(self) -> None:
+        """mmcv, compiled in minutes or without its ops, and the packages that the tests import."""
+        runtime, version = pinned('runtime'), pinned('mmcv')['mmcv']
+        runtime.pop('embreex')  # casts the rays of generated scenes; no operator's test needs it
+        self.pip(*self.constraints, *(name for name in runtime if name not in ALONE))
+        self.pip(*self.constraints, 'pytest', 'hypothesis')
+        self.pip('--no-deps', *(f'{name}=={runtime[name]}' for name in ALONE))
+        extension = Path(self.ask('import mmcv; print(mmcv.__path__[0])') or '.') / '_ext.py'
+        found = self.ask('import mmcv._ext as ext; print(ext.__file__)')
+        if found and (self.ops != found.endswith('.py')):
+            return
+        say(f'mmcv {version}, ' + ('compiled: some minutes' if self.ops else 'without its ops'))
+        extension.unlink(missing_ok=True)
+        # A wheel of mmcv is good for one build of torch.
+        cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'mxd_mmplugin'
+        self.pip(
+            *('--no-deps', '--no-build-isolation', '--force-reinstall', f'mmcv=={version}'),
+            *('--cache-dir', f'{cache}/mmcv-torch-{self.torch_build}-{int(self.ops)}'),
+            MMCV_WITH_OPS=str(int(self.ops)),
+            FORCE_CUDA='0',
+        )
+        if not self.ops:
+            extension = Path(self.ask('import mmcv; print(mmcv.__path__[0])')) / '_ext.py'
+            extension.write_text(NO_OPS)
+
+    def build(self) -> None:
+        """Build the package in a copy of the sources, which keeps its object files."""
+        files = subprocess.run(
+            ['git', 'ls-files', '--cached', '--others', '--exclude-standard'],
+            **dict(cwd=ROOT, check=True, capture_output=True, text=True),
+        ).stdout.splitlines()
+        for folder in ('csrc', 'mxd_mmplugin', 'tests'):
+            shutil.rmtree(self.source / folder, ignore_errors=True)
+        for file in filter(lambda file: (ROOT / file).is_file(), files):
+            (self.source / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / file, self.source / file)
+        self.pip('--no-deps', '--no-build-isolation', '--editable', str(self.source))
+        say('the package is built')
+
+    def check_npu_sources(self) -> str:
+        """Compile the NPU sources, as far as headers go, against the torch_npu of this torch.
+
+        Returns:
+            str: the version of torch_npu.
+
+        Raises:
+            SystemExit: one does not compile.
+        """
+        site, headers = self.folder / 'npu', self.folder / 'launch'
+        if not (site / 'torch_npu').is_dir():
+            # Beside the environment: torch loads a torch_npu that it finds, and that needs CANN.
+            self.pip('--no-deps', '--target', str(site), f'torch_npu=={self.torch}')
+        csrc = self.source / 'csrc'
+        for kernel in sorted((csrc / 'kernels').glob('*.cpp')):
+            extract = self.python, csrc / 'softnpu' / 'ascendc' / 'extract_kernels.py', kernel
+            stub = headers / 'stubs' / kernel.name
+            subprocess.run([*extract, '--stub', stub, '--include-dir', headers], check=True)
+        torch = Path(self.ask('import torch; print(torch.__path__[0])')) / 'include'
+        npu = site / 'torch_npu' / 'include'
+        system = (
+            *(torch, torch / 'torch' / 'csrc' / 'api' / 'include'),
+            *(npu, npu / 'third_party' / 'acl' / 'inc', npu / 'third_party' / 'hccl' / 'inc'),
+            Path(self.ask('import mmcv; print(mmcv.__path__[0])')) / 'ops' / 'csrc' / 'common',
+            self.ask('import sysconfig; print(sysconfig.get_path("include"))'),
+        )
+        abi = self.ask('import torch; print(int(torch.compiled_with_cxx11_abi()))')
+        own = csrc / 'ops', csrc / 'ops' / 'npu', csrc / 'kernels', headers
+        flags = [
+            *('-std=c++20', '-fsyntax-only', '-fPIC', f'-D_GLIBCXX_USE_CXX11_ABI={abi}'),
+            *(f'-I{folder}' for folder in own),
+            *(f'-isystem{folder}' for folder in system),
+        ]
+        sources = [*(csrc / 'ops' / 'npu').glob('*.cpp'), *(csrc / 'mmcv_registry').glob('*.cpp')]
+        for source in sorted(sources):
+            say(f'{source.relative_to(csrc)} against torch_npu {self.torch}')
+            compiler = os.environ.get('CXX', 'g++')
+            if subprocess.run([compiler, *flags, source]).returncode:
+                raise SystemExit(f'{source} does not compile against torch_npu {self.torch}')
+        return self.torch
+
+    def test(self, arguments: list) -> str:
+        """Run the operators' tests.
+
+        Returns:
+            str: how many passed, as pytest says it.
+
+        Raises:
+            SystemExit: one failed.
+        """
+        command = [self.python, '-m', 'pytest', '-q', *(f'tests/test_{name}.py' for name in TESTS)]
+        last = ''
+        with subprocess.Popen(
+            [*command, *arguments], cwd=self.source, stdout=subprocess.PIPE, text=True
+        ) as process:
+            for line in process.stdout:
+                print(line, end='', flush=True)
+                last = line.strip('= \n') or last
+        if process.returncode:
+            raise SystemExit(process.returncode)
+        return re.sub(r' in .*', '', last)
+
+    def row(self, npu: str, tests: str) -> str:
+        """The environment as a row of docs/versions.md."""
+        python = '{}.{}'.format(*sys.version_info)
+        numpy = self.ask('import numpy; print(numpy.__version__)')
+        mmcv = 'compiled' if self.ops else 'without ops'
+        return f'| {self.torch_build} | {npu} | {python} | {numpy} | {mmcv} | {tests} |'
+
+
+def main() -> None:
+    """Run from the Makefile."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('torch', help="the version, such as '2.7.1'; torch_npu is of the same")
+    parser.add_argument('--numpy', choices=('1', '2'), default='1', help='major version of numpy')
+    parser.add_argument(
+        '--without-mmcv-ops',
+        action='store_true',
+        help="spare mmcv's compilation, minutes; tests that call an op of mmcv are skipped",
+    )
+    parser.add_argument('--no-npu', action='store_true', help='leave out the NPU sources')
+    args, rest = parser.parse_known_args()
+    environment = Environment(args.torch, args.numpy, not args.without_mmcv_ops)
+    environment.install_torch()
+    environment.install_mmcv()
+    environment.build()
+    npu = 'not tried' if args.no_npu else environment.check_npu_sources()
+    tests = environment.test(rest)
+    say('| torch | torch_npu: NPU sources compile | Python | numpy | mmcv | tests |')
+    say(environment.row(npu, tests))
+
+
+if __name__ == '__main__':
+    main()
