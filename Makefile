@@ -24,7 +24,7 @@ TORCH := $(shell sed -n "s/^torch==//p" requirements/build.txt)
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help venv train data test lint bench softnpu clean
+.PHONY: help venv train data test lint bench softnpu compat clean
 
 help:  ## show this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,7 +57,10 @@ bench: $(STAMP)package $(STAMP)runtime .rivals/.stamp  ## time the operators bes
 
 softnpu: .softnpu/.stamp  ## build the software NPU, on which the NPU path runs with no NPU (mxd softnpu)
 
-clean:  ## remove what was built; .venv, .rivals, .softnpu/site, data and work_dirs stay
+compat:  ## run the operators' tests on another torch: TORCH=2.7.1 [PYTHON=python3.10] [COMPAT=--without-mmcv-ops]
+	$(PYTHON) tools/compat.py $(TORCH) $(COMPAT)
+
+clean:  ## remove what was built; .venv, .rivals, .softnpu/site, .compat, data and work_dirs stay
 	rm -rf build $(filter-out .softnpu/site,$(wildcard .softnpu/*)) .softnpu/.stamp .softnpu/.ninja* *.egg-info mxd_mmplugin/*.so $(STAMP)package .pytest_cache .hypothesis .ruff_cache
 
 $(BIN)/python:

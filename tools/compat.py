@@ -3,7 +3,7 @@
     make compat TORCH=2.7.1 [PYTHON=python3.9] [COMPAT='--numpy 2 --without-mmcv-ops']
 
 Everything lies in .compat/TORCH and is kept between calls: a virtual environment, a copy of the sources that the
-package is built in, and the headers of the torch_npu of the same version, against which the NPU sources are checked.
+package is built in, and the headers of the torch_npu of that version, against which the NPU sources are checked.
 """
 
 import argparse
@@ -37,6 +37,8 @@ TESTS = (
 )
 # These name packages that they do not import on our paths, and some of those a second OpenCV.
 ALONE = ('mmengine', 'mmdet', 'mmdet3d', 'nuscenes-devkit', 'lyft-dataset-sdk')
+# A function that takes a std::string, as the compiler's old ABI names it.
+OLD_ABI = b'OpCommand10RunOpApiV2ERKSs'
 # In the place of mmcv's compiled ops: a test that calls one of them is skipped.
 NO_OPS = '''"""Written by tools/compat.py: mmcv was installed without its compiled ops."""
 
@@ -81,6 +83,10 @@ class Environment:
         command = [self.python, '-c', code]
         return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
+    def package(self, name: str) -> Path:
+        """Where a package of the environment lies."""
+        return Path(self.ask(f'import {name}; print({name}.__path__[0])'))
+
     def pip(self, *arguments: str, check: bool = True, **variables: str) -> bool:
         """Run pip install, and tell whether it went well.
 
@@ -114,29 +120,30 @@ class Environment:
         self.torch_build = version
 
     def install_mmcv(self) -> None:
-        """mmcv, compiled in minutes or without its ops, and the packages that the tests import."""
+        """Install mmcv, with its ops or without, and the packages that the tests import."""
         runtime, version = pinned('runtime'), pinned('mmcv')['mmcv']
         runtime.pop('embreex')  # casts the rays of generated scenes; no operator's test needs it
         self.pip(*self.constraints, *(name for name in runtime if name not in ALONE))
         self.pip(*self.constraints, 'pytest', 'hypothesis')
         self.pip('--no-deps', *(f'{name}=={runtime[name]}' for name in ALONE))
-        extension = Path(self.ask('import mmcv; print(mmcv.__path__[0])') or '.') / '_ext.py'
         found = self.ask('import mmcv._ext as ext; print(ext.__file__)')
-        if found and (self.ops != found.endswith('.py')):
+        if found and self.ops != found.endswith('.py'):
             return
-        say(f'mmcv {version}, ' + ('compiled: some minutes' if self.ops else 'without its ops'))
-        extension.unlink(missing_ok=True)
+        if found:
+            Path(found).unlink()
+        if not self.ops:
+            self.pip('--no-deps', '--force-reinstall', f'mmcv-lite=={version}')
+            (self.package('mmcv') / '_ext.py').write_text(NO_OPS)
+            return
+        say(f'mmcv {version} is compiled: some minutes')
         # A wheel of mmcv is good for one build of torch.
         cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'mxd_mmplugin'
         self.pip(
             *('--no-deps', '--no-build-isolation', '--force-reinstall', f'mmcv=={version}'),
-            *('--cache-dir', f'{cache}/mmcv-torch-{self.torch_build}-{int(self.ops)}'),
-            MMCV_WITH_OPS=str(int(self.ops)),
+            *('--cache-dir', str(cache / f'mmcv-torch-{self.torch_build}')),
+            MMCV_WITH_OPS='1',
             FORCE_CUDA='0',
         )
-        if not self.ops:
-            extension = Path(self.ask('import mmcv; print(mmcv.__path__[0])')) / '_ext.py'
-            extension.write_text(NO_OPS)
 
     def build(self) -> None:
         """Build the package in a copy of the sources, which keeps its object files."""
@@ -156,7 +163,7 @@ class Environment:
         """Compile the NPU sources, as far as headers go, against the torch_npu of this torch.
 
         Returns:
-            str: the version of torch_npu.
+            str: the version of torch_npu and its C++ ABI.
 
         Raises:
             SystemExit: one does not compile.
@@ -164,18 +171,20 @@ class Environment:
         site, headers = self.folder / 'npu', self.folder / 'launch'
         if not (site / 'torch_npu').is_dir():
             # Beside the environment: torch loads a torch_npu that it finds, and that needs CANN.
-            self.pip('--no-deps', '--target', str(site), f'torch_npu=={self.torch}')
+            self.pip('--no-deps', '--target', str(site), f'torch_npu=={self.torch}.*')
+        (info,) = site.glob('torch_npu-*.dist-info')
+        version = info.name.split('-')[1][: -len('.dist')]
         csrc = self.source / 'csrc'
         for kernel in sorted((csrc / 'kernels').glob('*.cpp')):
             extract = self.python, csrc / 'softnpu' / 'ascendc' / 'extract_kernels.py', kernel
             stub = headers / 'stubs' / kernel.name
             subprocess.run([*extract, '--stub', stub, '--include-dir', headers], check=True)
-        torch = Path(self.ask('import torch; print(torch.__path__[0])')) / 'include'
+        torch = self.package('torch') / 'include'
         npu = site / 'torch_npu' / 'include'
         system = (
             *(torch, torch / 'torch' / 'csrc' / 'api' / 'include'),
             *(npu, npu / 'third_party' / 'acl' / 'inc', npu / 'third_party' / 'hccl' / 'inc'),
-            Path(self.ask('import mmcv; print(mmcv.__path__[0])')) / 'ops' / 'csrc' / 'common',
+            self.package('mmcv') / 'ops' / 'csrc' / 'common',
             self.ask('import sysconfig; print(sysconfig.get_path("include"))'),
         )
         abi = self.ask('import torch; print(int(torch.compiled_with_cxx11_abi()))')
@@ -187,11 +196,12 @@ class Environment:
         ]
         sources = [*(csrc / 'ops' / 'npu').glob('*.cpp'), *(csrc / 'mmcv_registry').glob('*.cpp')]
         for source in sorted(sources):
-            say(f'{source.relative_to(csrc)} against torch_npu {self.torch}')
+            say(f'{source.relative_to(csrc)} against torch_npu {version}')
             compiler = os.environ.get('CXX', 'g++')
             if subprocess.run([compiler, *flags, source]).returncode:
-                raise SystemExit(f'{source} does not compile against torch_npu {self.torch}')
-        return self.torch
+                raise SystemExit(f'{source} does not compile against torch_npu {version}')
+        old = OLD_ABI in (site / 'torch_npu' / 'lib' / 'libtorch_npu.so').read_bytes()
+        return f'{version} ({"old" if old else "new"} ABI)'
 
     def test(self, arguments: list) -> str:
         """Run the operators' tests.
@@ -240,7 +250,7 @@ def main() -> None:
     environment.build()
     npu = 'not tried' if args.no_npu else environment.check_npu_sources()
     tests = environment.test(rest)
-    say('| torch | torch_npu: NPU sources compile | Python | numpy | mmcv | tests |')
+    say('| torch | NPU sources compile against torch_npu | Python | numpy | mmcv | tests |')
     say(environment.row(npu, tests))
 
 
