@@ -98,7 +98,7 @@ extern "C" __global__ __aicore__ void deformable_aggregation(GM_ADDR feature_map
                                                              DeformableAggregationTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
   using namespace mxd::deformable_aggregation;
-  if (tiling.half)
+  if (tiling.is_half)
     Forward<half>(feature_maps, sample_locations, weight, maps, out, tiling).Run();
   else
     Forward<float>(feature_maps, sample_locations, weight, maps, out, tiling).Run();

@@ -195,7 +195,7 @@ extern "C" __global__ __aicore__ void deformable_aggregation_sample_grad(
     GM_ADDR slopes, GM_ADDR grad_weight, DeformableAggregationTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
   using namespace mxd::deformable_aggregation;
-  if (tiling.half)
+  if (tiling.is_half)
     SampleGrad<half>(grad, feature_maps, sample_locations, weight, maps, slopes, grad_weight,
                      tiling)
         .Run();

@@ -262,8 +262,13 @@ class Taps {
       Then();
       AscendC::And(above, above, below, RoundUp(count, kChunkStep) / 16);
     }
-    AscendC::CreateVecIndex(value, 0.0f, count);
+    // 0, 1, 2 ...: not by CreateVecIndex, whose scalar writes would not wait for the reads above.
+    AscendC::Adds(value, number_, 0.0f, Least(kTile, count));
     Then();
+    for (int32_t have = kTile; have < count; have *= 2) {
+      AscendC::Adds(value[have], value, static_cast<float>(have), Least(have, count - have));
+      Then();
+    }
     AscendC::And(masks_, masks_, masks_[2 * mask_], RoundUp(count, kChunkStep) / 16);
     Await<HardEvent::S_V>();  // the numbers that were here have been read
     Then();

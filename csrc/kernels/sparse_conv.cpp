@@ -104,6 +104,8 @@ class VectorCore {
     Take(places_, kTileRows);
     Take(work_, 4 * kTileRows);
     Take(above_, kLanes);
+    Take(lane_, kLanes);
+    Take(repeat_, kTileRows / kLanes * kBlockWords);
     list_rows_ = rows;
 
     gather_free_.Init(pipe_, 2);
@@ -192,17 +194,23 @@ class VectorCore {
     tensor = buffer.Get<U>();
   }
 
+  // to = 0, 1, 2 ... kTileRows - 1: lane i of repeat r is lane_[i] + repeat_[r]. CreateVecIndex
+  // begins with scalar writes, which do not wait for vector work that still reads the buffer.
+  __aicore__ inline void Number(const LocalTensor<int32_t>& to) {
+    Add(to, lane_, repeat_, kLanes, kTileRows / kLanes, BinaryRepeatParams(1, 1, 0, 8, 0, 1));
+  }
+
   // offsets[i] = i / side * outer + i % side * inner, every i standing for `parts` blocks.
   __aicore__ inline void Arrange(const LocalTensor<uint32_t>& offsets, int32_t side, int32_t outer,
                                  int32_t inner, int32_t parts = 1) {
-    const int32_t count = offsets.GetSize(), half = parts / 2;
+    const int32_t count = offsets.GetSize(), shift = parts / 2;
     const LocalTensor<int32_t> to = offsets.ReinterpretCast<int32_t>();
     const LocalTensor<int32_t> index = work_.ReinterpretCast<int32_t>();
     const LocalTensor<int32_t> quotient = work_[kTileRows].ReinterpretCast<int32_t>();
     const LocalTensor<float> ratio = work_[2 * kTileRows];
-    CreateVecIndex(index, 0, count);
+    Number(index);
     PipeBarrier<PIPE_V>();
-    ShiftRight(quotient, index, half, count);
+    ShiftRight(quotient, index, shift, count);
     PipeBarrier<PIPE_V>();
     // Which of the parts, in `to`; then the number of the whole, its quotient and its remainder.
     Muls(to, quotient, -parts, count);
@@ -228,6 +236,10 @@ class VectorCore {
   // The order of blocks that turns rows into fractals' columns, and the products' back into rows;
   // and data wherever an instruction may read beyond what was loaded.
   __aicore__ inline void SetUp() {
+    CreateVecIndex(lane_, 0, kLanes);
+    for (int32_t r = 0; r < kTileRows / kLanes; ++r)
+      Duplicate(repeat_[r * kBlockWords], r * kLanes, kBlockWords);
+    PipeBarrier<PIPE_V>();
     Duplicate(step_pairs_, 0, 4 * list_rows_);
     Duplicate(tile_pairs_, 0, 2 * kTileRows);
     Duplicate(order_words_.ReinterpretCast<int32_t>(), 0, order_words_.GetSize());
@@ -336,24 +348,31 @@ class VectorCore {
     if (unit + 1 < unit_end_) LoadBounds((unit + 1) % tiling_.tiles, 0, (unit + 1) % 3);
     if (next_.order < 0) return;
     const LocalTensor<int32_t> numbers = work_.ReinterpretCast<int32_t>();
-    const LocalTensor<float> distance = work_[kTileRows];
+    const LocalTensor<float> distance = work_[kTileRows], sums = work_[2 * kTileRows];
     s_to_mte2_.Pass();
     tile_pairs_free_.Await();
     LoadPairs(tile_pairs_, pairs_, next_.order, next_.rows);
     mte2_to_v_.Pass();
     s_to_v_.Pass();
     PipeBarrier<PIPE_V>();
-    CreateVecIndex(numbers, static_cast<int32_t>(next_.index * kTileRows), kTileRows);
+    Number(numbers);
     Split(tile_pairs_, 1, tile_rows_, kTileRows);
     tile_pairs_free_.Raise();
     PipeBarrier<PIPE_V>();
     Sub(numbers, tile_rows_, numbers, next_.rows);
     PipeBarrier<PIPE_V>();
+    Adds(numbers, numbers, static_cast<int32_t>(-next_.index * kTileRows), next_.rows);
+    PipeBarrier<PIPE_V>();
+    Duplicate(distance, 0.0f, kTileRows);
+    PipeBarrier<PIPE_V>();
     Cast(distance, numbers, RoundMode::CAST_RINT, next_.rows);
     PipeBarrier<PIPE_V>();
     Abs(distance, distance, next_.rows);
     PipeBarrier<PIPE_V>();
-    ReduceMax(distance_, distance, work_[2 * kTileRows], next_.rows);
+    // Not by ReduceMax, which has the scalar unit wait and write the result.
+    WholeReduceSum(sums, distance, kLanes, kTileRows / kLanes, 1, 1, 8);
+    PipeBarrier<PIPE_V>();
+    WholeReduceSum(distance_, sums, kTileRows / kLanes, 1, 1, 1, 8);
     order_known_.Raise();
   }
 
@@ -364,7 +383,7 @@ class VectorCore {
     PipeBarrier<PIPE_V>();
     // Sort32 and MrgSort put the largest first.
     Duplicate(keys_, 0.0f, kTileRows);
-    CreateVecIndex(places_.ReinterpretCast<int32_t>(), 0, kTileRows);
+    Number(places_.ReinterpretCast<int32_t>());
     PipeBarrier<PIPE_V>();
     Adds(keys_.ReinterpretCast<int32_t>(), rows, kSortable, tile_.rows);
     PipeBarrier<PIPE_V>();
@@ -409,18 +428,18 @@ class VectorCore {
     }
     const LocalTensor<float> wanted = rows.ReinterpretCast<float>();
     const LocalTensor<float> place = work_[kTileRows], key = work_[2 * kTileRows];
-    const LocalTensor<float> half = work_[3 * kTileRows];
+    const LocalTensor<float> jump = work_[3 * kTileRows];
     Adds(rows, rows, kSortable, count);
     Duplicate(place, 0.0f, count);
     for (int32_t step = kTileRows / 2; step > 0; step /= 2) {
-      Duplicate(half, static_cast<float>(step), count);
+      Duplicate(jump, static_cast<float>(step), count);
       PipeBarrier<PIPE_V>();
       LookUp(key, keys_, place, static_cast<float>(step - 1), count);
       Compare(above_, key, wanted, CMPMODE::GT, count);
       PipeBarrier<PIPE_V>();
-      Select(half, above_, half, 0.0f, SELMODE::VSEL_TENSOR_SCALAR_MODE, count);
+      Select(jump, above_, jump, 0.0f, SELMODE::VSEL_TENSOR_SCALAR_MODE, count);
       PipeBarrier<PIPE_V>();
-      Add(place, place, half, count);
+      Add(place, place, jump, count);
       PipeBarrier<PIPE_V>();
     }
     LookUp(key, places_, place, 0.0f, count);
@@ -768,6 +787,7 @@ class VectorCore {
   LocalTensor<float> keys_, places_;  // the tile's rows, the largest first, and where they are
   LocalTensor<float> distance_;       // of the next tile's rows from being in order
   LocalTensor<float> work_;
+  LocalTensor<int32_t> lane_, repeat_;  // see Number; each repeat's number fills a block
   LocalTensor<uint8_t> above_;
 
   Flags<HardEvent::V_MTE2> gather_free_, product_free_, pairs_free_;
@@ -844,6 +864,7 @@ class CubeCore {
   }
 
   __aicore__ inline void Run() {
+    SetHF32Mode(false);  // plain fp32, whatever the kernel before left set
     rows_free_.RaiseAll();
     weight_free_.RaiseAll();
     operands_free_.RaiseAll();

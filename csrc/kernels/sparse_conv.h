@@ -11,7 +11,8 @@ constexpr int32_t kTileRows = 512;  // output rows of a tile of the rulebook
 constexpr int32_t kFractalRows = 16;
 constexpr int32_t kFractalBytes = 512;
 constexpr int32_t kBlockBytes = 32;
-constexpr int32_t kLanes = 64;  // of fp32
+constexpr int32_t kBlockWords = kBlockBytes / 4;  // of int32 and fp32
+constexpr int32_t kLanes = 64;                    // of fp32
 constexpr int32_t kMaxFlags = 8;
 
 __aicore__ inline int32_t Least(int32_t a, int32_t b) { return a < b ? a : b; }

@@ -108,12 +108,12 @@ class Join {
   __aicore__ inline int32_t HeadsBelow(int32_t cell) {
     int32_t first = 0;
     for (int32_t count = tiling_.heads; count > 0;) {
-      const int32_t half = count / 2;
-      if (head_.GetValue(first + half) < cell) {
-        first += half + 1;
-        count -= half + 1;
+      const int32_t below = count / 2;
+      if (head_.GetValue(first + below) < cell) {
+        first += below + 1;
+        count -= below + 1;
       } else {
-        count = half;
+        count = below;
       }
     }
     return first;

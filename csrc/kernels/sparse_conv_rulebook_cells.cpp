@@ -189,7 +189,7 @@ __aicore__ inline void Cells(TPipe* pipe, const SparseConvCellsTiling& tiling, G
   pipe->InitBuffer(buffer, 2 * kChunk * kWord);
   const LocalTensor<int32_t> value = buffer.Get<int32_t>(), inside = value[kChunk];
 
-  ForEachChunk(tiling.voxels, [&](int32_t begin, int32_t count) {
+  ForEachChunk(tiling.voxels, [&](int32_t begin, int32_t count) __aicore__ {
     rows.Load(begin, count);
     LocalTensor<int32_t> cell = queue.AllocTensor<int32_t>();
     Duplicate(cell, tiling.shift, count);
@@ -238,7 +238,7 @@ __aicore__ inline void Decode(TPipe* pipe, const SparseConvDecodeTiling& tiling,
   PipeBarrier<PIPE_V>();
   lanes.MulAdd(offsets, value, kChunk * kWord, kChunk * columns);
 
-  ForEachChunk(tiling.cells, [&](int32_t begin, int32_t count) {
+  ForEachChunk(tiling.cells, [&](int32_t begin, int32_t count) __aicore__ {
     LocalTensor<int32_t> rest = in_queue.AllocTensor<int32_t>();
     DataCopyPad(rest, from[begin], Bytes(count), {false, 0, 0, 0});
     in_queue.EnQue(rest);
@@ -287,7 +287,8 @@ class Reach {
   }
 
   __aicore__ inline void Process() {
-    ForEachChunk(tiling_.voxels, [&](int32_t begin, int32_t count) { ProcessChunk(begin, count); });
+    ForEachChunk(tiling_.voxels,
+                 [&](int32_t begin, int32_t count) __aicore__ { ProcessChunk(begin, count); });
   }
 
  private:

@@ -353,6 +353,7 @@ class CubeCore {
   }
 
   __aicore__ inline void Run() {
+    SetHF32Mode(false);  // plain fp32, whatever the kernel before left set
     rows_free_.RaiseAll();
     operands_free_.RaiseAll();
     sums_free_.RaiseAll();

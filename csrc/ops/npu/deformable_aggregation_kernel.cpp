@@ -28,7 +28,7 @@ DeformableAggregationTiling make_tiling(const at::Tensor& feature_maps, const at
   const auto round_up = [](int32_t a, int32_t b) { return (a + b - 1) / b * b; };
   DeformableAggregationTiling t{};
   t.num_feat = feature_maps.size(1);
-  t.half = kernel_type(feature_maps) == at::kHalf;
+  t.is_half = kernel_type(feature_maps) == at::kHalf;
   t.anchors = weight.size(1);
   t.all_anchors = weight.size(0) * weight.size(1);
   t.samples = weight.size(2) * weight.size(3);
@@ -37,7 +37,7 @@ DeformableAggregationTiling make_tiling(const at::Tensor& feature_maps, const at
   t.groups = weight.size(5);
   t.width = feature_maps.size(2) / t.groups;
 
-  const int32_t block = t.half ? 2 * kBlockFloats : kBlockFloats;  // elements of 32 B
+  const int32_t block = t.is_half ? 2 * kBlockFloats : kBlockFloats;  // elements of 32 B
   const int32_t width = round_up(t.width, block);
   t.slice_groups = std::clamp(kMaxRow / width, 1, t.groups);
   t.slice_width = std::min(t.width, kMaxRow);

@@ -7,7 +7,7 @@
 // A slice of a pixel is a row of UB, each group of it in 32 B blocks of its own.
 struct DeformableAggregationTiling {
   int64_t num_feat;     // rows of feature_maps
-  int32_t half;         // whether maps, weights and gradients are fp16; fp32 otherwise
+  int32_t is_half;      // whether maps, weights and gradients are fp16; fp32 otherwise
   int32_t all_anchors;  // of the whole batch
   int32_t anchors;      // of one element of it
   int32_t samples;      // of an anchor: points x cameras

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
+#include <string_view>
 #include <tuple>
 #include <type_traits>
 
@@ -37,6 +38,19 @@ inline int64_t vector_cores() { return device_cores(ACL_DEVICE_INFO_VECTOR_CORE_
 // The same for kernels with a cube core in each block; 20 on an Ascend910B3.
 inline int64_t cube_cores() { return device_cores(ACL_DEVICE_INFO_AI_CORE_NUM, 20); }
 
+// On another SoC than its kernels were compiled for, a launch stub of CANN prints an error, does
+// nothing and says success: the first launch finds it out. MXD_SOC_VERSION comes from CMake.
+inline void check_soc() {
+  static const bool checked = [] {
+    const char* soc = aclrtGetSocName();
+    TORCH_CHECK(soc == nullptr || std::string_view(soc) == MXD_SOC_VERSION,
+                "the kernels of mxd_mmplugin were compiled for ", MXD_SOC_VERSION,
+                ", and this NPU is a ", soc, ": set SOC_VERSION=", soc, " and install it again");
+    return true;
+  }();
+  static_cast<void>(checked);
+}
+
 namespace detail {
 
 template <typename Argument>
@@ -61,6 +75,7 @@ auto passed(Argument& argument) {
 // are contiguous npu tensors, undefined ones for null pointers, and at last the tiling struct.
 template <typename Kernel, typename... Arguments>
 void launch(Kernel kernel, const char* name, int64_t blocks, const Arguments&... arguments) {
+  check_soc();
   const aclrtStream stream = c10_npu::getCurrentNPUStream().stream(false);
   auto values = std::make_tuple(detail::captured(arguments)...);
   at_npu::native::OpCommand::RunOpApiV2(name, [=]() mutable -> int {

@@ -1,5 +1,6 @@
-// Tilings of the rulebook's kernels. A cell is the number of a place in a grid, row-major over
-// batch index and coordinates: shift plus the sum of coordinate times step.
+// Tilings of the rulebook's kernels. CANN's launch stub repeats the structs without the constants,
+// so that their sizes are literals; they are asserted below. A cell is the number of a place in a
+// grid, row-major over batch index and coordinates: shift plus the sum of coordinate times step.
 #pragma once
 
 #include <cstdint>
@@ -16,18 +17,18 @@ constexpr int32_t kRulebookMaxCell = kRulebookNone - 4 * kRulebookRun;
 // Voxels to cells; those outside of the grid to -1.
 struct SparseConvCellsTiling {
   int32_t voxels, columns;
-  int32_t limit[kRulebookColumns];  // what batch index and coordinates are below
-  int32_t step[kRulebookColumns];
+  int32_t limit[5];  // what batch index and coordinates are below
+  int32_t step[5];
   int32_t shift;
 };
 
 // Cells to voxels, and to their cells in another grid.
 struct SparseConvDecodeTiling {
   int32_t cells, columns;
-  int32_t divisor[kRulebookColumns];
-  float inverse[kRulebookColumns];  // a little less than 1 / divisor
-  float inverse_columns;            // the same of columns
-  int32_t step[kRulebookColumns];
+  int32_t divisor[5];
+  float inverse[5];       // a little less than 1 / divisor
+  float inverse_columns;  // the same of columns
+  int32_t step[5];
   int32_t shift;
 };
 
@@ -35,12 +36,11 @@ struct SparseConvDecodeTiling {
 // voxel reaches at most slots[d] places along dimension d.
 struct SparseConvReachTiling {
   int32_t voxels, pitch, columns, transposed;
-  int32_t limit[kRulebookColumns];  // what batch index and coordinates are below
-  int32_t slots[kRulebookDims], out_shape[kRulebookDims];
-  int32_t kernel[kRulebookDims], stride[kRulebookDims], padding[kRulebookDims],
-      dilation[kRulebookDims];
-  float inverse[kRulebookDims];  // a little less than 1 / stride
-  int32_t step[kRulebookColumns];
+  int32_t limit[5];  // what batch index and coordinates are below
+  int32_t slots[4], out_shape[4];
+  int32_t kernel[4], stride[4], padding[4], dilation[4];
+  float inverse[4];  // a little less than 1 / stride
+  int32_t step[5];
 };
 
 // The join of windows with the voxels of a table. A kernel row is `run` points at consecutive
@@ -49,6 +49,12 @@ struct SparseConvJoinTiling {
   int32_t windows, voxels;
   int32_t heads, head_distance;  // of the table: every head_distance-th cell
   int32_t rows, run, dims;
-  int32_t kernel[kRulebookDims], step[kRulebookDims];
+  int32_t kernel[4], step[4];
   int32_t shift;
 };
+
+static_assert(sizeof(SparseConvCellsTiling::limit) == kRulebookColumns * sizeof(int32_t) &&
+              sizeof(SparseConvDecodeTiling::divisor) == kRulebookColumns * sizeof(int32_t) &&
+              sizeof(SparseConvReachTiling::limit) == kRulebookColumns * sizeof(int32_t) &&
+              sizeof(SparseConvReachTiling::slots) == kRulebookDims * sizeof(int32_t) &&
+              sizeof(SparseConvJoinTiling::kernel) == kRulebookDims * sizeof(int32_t));

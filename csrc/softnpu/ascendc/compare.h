@@ -79,6 +79,14 @@ inline void SelectRun(const Lanes& lanes, const AscendC::LocalTensor<U>& mask, b
   constexpr uint32_t kLanes = 256 / sizeof(T);
   Require<T, half, float>();
   mask.CheckIn("the mask", kUb);
+  if (per_repeat) {
+    // CANN fills a block of its own with the scalar, or with the mask's address, by a Duplicate.
+    if (core().ub_handed_out > AscendC::TMP_UB_OFFSET) {
+      core().Reject("Select keeps a block at byte %u of UB, of which TPipe has handed out %u",
+                    AscendC::TMP_UB_OFFSET, core().ub_handed_out);
+    }
+    core().SpendVector(1);
+  }
   const uint32_t repeats =
       lanes.contiguous ? static_cast<uint32_t>((lanes.count + kLanes - 1) / kLanes) : lanes.repeats;
   const uint32_t mask_bytes =

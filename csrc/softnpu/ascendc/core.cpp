@@ -117,6 +117,8 @@ void Core::Start(int core_index, int block_index, int sub_block_index, bool is_c
   }
   if (number > (1 << 30)) number = 1;
   first_number = ++number;
+  fp32_mode_set = false;
+  ub_handed_out = 0;
   for (Clock& c : clock) {
     std::fill(c.own, c.own + kPipes, number);
     c.others.clear();

@@ -197,6 +197,8 @@ struct Core {
   Here atomic_here;
   const char* atomic_type = "";
   void (*atomic_add)(uint8_t*, const uint8_t*, uint32_t) = nullptr;
+  bool fp32_mode_set = false;  // the cube's fp32 mode outlives a kernel: unknown until it is set
+  uint32_t ub_handed_out = 0;  // by TPipe, at most
   int64_t gather_mask_count = 0;
   float deq_scale = 1;
   uint16_t mrg_sorted[4] = {};

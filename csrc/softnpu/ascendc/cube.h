@@ -155,6 +155,11 @@ inline void MmadRun(const LocalTensor<C>& dst, const LocalTensor<A>& a, const Lo
   } else {
     if (p.m > 4095 || p.n > 4095 || p.k > 4095)
       core.Reject("a product of %d x %d x %d, at most 4095 are possible", p.m, p.k, p.n);
+    if (std::is_same_v<A, float> && !core.fp32_mode_set) {
+      core.Reject(
+          "a product in fp32, or HF32 where the last kernel left that mode: "
+          "SetHF32Mode(false) is missing");
+    }
     a.CheckIn("the left matrix", softnpu::kL0a, softnpu::kFractal);
     b.CheckIn("the right matrix", softnpu::kL0b, softnpu::kFractal);
     dst.CheckIn("the destination", softnpu::kL0c, 1024);

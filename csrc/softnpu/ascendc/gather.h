@@ -259,60 +259,79 @@ inline void Brcb(const LocalTensor<T>& dst, const LocalTensor<T>& src, const int
   core.SpendVector(repeat);
 }
 
+// What CANN composes of scalar writes and vector additions: on the hardware the first block is not
+// ordered behind vector work that still uses the buffer, and the rest is an Adds a block or repeat.
 namespace detail {
-template <typename T>
-inline void IndexRun(const softnpu::Lanes& lanes, T first, const softnpu::Strided<T>& dst) {
+// The scalar unit writes the lanes of dst that `has` names, and the vector pipe waits for it.
+template <typename T, typename Has>
+inline void IndexWrite(const LocalTensor<T>& dst, T first, T step, uint32_t lanes, uint16_t block,
+                       const Has& has, Here here) {
   softnpu::Require<T, half, float, int16_t, int32_t>();
-  constexpr uint32_t kLanes = 256 / sizeof(T);
-  if (lanes.contiguous) {
-    // The hardware counts on from repeat to repeat.
-    softnpu::Touch<true>(dst, lanes, kLanes, "the destination");
-    T* out = dst.tensor.data();
-    for (uint64_t i = 0; i < lanes.count; ++i)
-      out[i] = static_cast<T>(softnpu::Wide(first) + static_cast<float>(i));
-    if constexpr (std::is_integral_v<T>) {
-      for (uint64_t i = 0; i < lanes.count; ++i) out[i] = static_cast<T>(first + static_cast<T>(i));
-    }
-    softnpu::core().SpendVector(static_cast<uint32_t>((lanes.count + kLanes - 1) / kLanes));
-    return;
+  constexpr uint32_t kPerBlock = 32 / sizeof(T);
+  for (uint32_t i = 0; i < lanes; ++i) {
+    if (!has(i)) continue;
+    dst.SetValue(i / kPerBlock * kPerBlock * block + i % kPerBlock,
+                 softnpu::Wide(first) + softnpu::Wide(step) * static_cast<float>(i), here);
   }
-  softnpu::Touch<true>(dst, lanes, kLanes, "the destination");
-  for (uint32_t r = 0; r < lanes.repeats; ++r) {
-    for (uint32_t i = 0; i < kLanes; ++i) {
-      if (lanes.prefix ? i >= lanes.Prefix(r, kLanes) : !lanes.Has(i)) continue;
-      *const_cast<T*>(softnpu::LaneAt(dst, r, i)) =
-          static_cast<T>(first + static_cast<T>(r * kLanes + i));
-    }
+  softnpu::Pass<HardEvent::S_V>(here);
+}
+
+template <typename T, typename Mask>
+inline void IndexAdd(const LocalTensor<T>& dst, uint32_t to, uint32_t from, uint32_t lanes, T step,
+                     Mask mask, uint16_t block, Here here) {
+  Adds(dst[to], dst[from], static_cast<T>(softnpu::Wide(step) * static_cast<float>(lanes)), mask, 1,
+       UnaryRepeatParams(block, block, 8, 8), here);
+  PipeBarrier<PIPE_V>(here);
+}
+
+// Counts on from the first block by blocks, then by repeats.
+template <typename T>
+inline void IndexCount(const LocalTensor<T>& dst, T first, T step, uint32_t count, Here here) {
+  constexpr uint32_t kPerBlock = 32 / sizeof(T), kPerRepeat = 256 / sizeof(T);
+  IndexWrite(dst, first, step, kPerBlock, 1, [](uint32_t) { return true; }, here);
+  for (uint32_t done = kPerBlock; done < count;) {
+    const uint32_t length = done < kPerRepeat ? kPerBlock : kPerRepeat;
+    const uint32_t lanes = std::min(length, count - done);
+    IndexAdd(dst, done, done - length, length, step, static_cast<uint64_t>(lanes), 1, here);
+    done += lanes;
   }
-  softnpu::core().SpendVector(lanes.repeats);
 }
 }  // namespace detail
+
 template <typename T>
 inline void CreateVecIndex(LocalTensor<T> dst, const T& first, uint32_t count, Here here = Here()) {
-  softnpu::BeginVector("CreateVecIndex", here);
-  detail::IndexRun<T>(softnpu::Lanes::Count(count), first, {dst});
+  detail::IndexCount(dst, first, static_cast<T>(1), count, here);
 }
 template <typename T, typename Mask>
   requires(std::is_convertible_v<Mask, uint64_t> || std::is_convertible_v<Mask, const uint64_t*>)
 inline void CreateVecIndex(LocalTensor<T>& dst, const T& first, Mask mask, int32_t repeat,
                            uint16_t block, uint8_t stride, Here here = Here()) {
-  softnpu::BeginVector("CreateVecIndex", here);
-  detail::IndexRun<T>(softnpu::MakeLanes<true>(mask, repeat, 256 / sizeof(T)), first,
-                      {dst, block, stride});
+  constexpr uint32_t kPerBlock = 32 / sizeof(T), kPerRepeat = 256 / sizeof(T);
+  const T one = static_cast<T>(1);
+  if constexpr (std::is_convertible_v<Mask, uint64_t>) {
+    const uint32_t lanes = static_cast<uint32_t>(mask);
+    detail::IndexWrite(
+        dst, first, one, std::min(lanes, kPerBlock), 1, [](uint32_t) { return true; }, here);
+    for (uint32_t done = kPerBlock; done < lanes; done += kPerBlock) {
+      const uint32_t to = done * block;
+      detail::IndexAdd(dst, to, to - kPerBlock * block, kPerBlock, one,
+                       static_cast<uint64_t>(std::min(kPerBlock, lanes - done)), 1, here);
+    }
+  } else {
+    detail::IndexWrite(
+        dst, first, one, kPerRepeat, block,
+        [&](uint32_t i) { return mask[i / 64] >> (i % 64) & 1; }, here);
+  }
+  for (int32_t r = 1; r < repeat; ++r) {
+    const uint32_t to = r * stride * kPerBlock;
+    detail::IndexAdd(dst, to, to - stride * kPerBlock, kPerRepeat, one, mask, block, here);
+  }
 }
-// first, first + step, ...: of the high-level API, a CreateVecIndex with a Muls and an Adds.
+// first, first + step, ...: of the high-level API.
 template <typename T>
 inline void ArithProgression(const LocalTensor<T>& dst, const T first, const T step,
                              const int32_t count, Here here = Here()) {
-  softnpu::BeginVector("ArithProgression", here);
-  softnpu::Require<T, half, float, int16_t, int32_t>();
-  softnpu::Core& core = softnpu::core();
-  const auto lanes = softnpu::Lanes::Count(count);
-  softnpu::Touch<true>(softnpu::Strided<T>{dst}, lanes, 256 / sizeof(T), "the destination");
-  for (int32_t i = 0; i < count; ++i)
-    dst.data()[i] = static_cast<T>(first + static_cast<T>(step * static_cast<T>(i)));
-  for (int i = 0; i < 3; ++i)
-    core.SpendVector(static_cast<uint32_t>((count * sizeof(T) + 255) / 256));
+  detail::IndexCount(dst, first, step, static_cast<uint32_t>(count), here);
 }
 
 // A 16 x 16 matrix of 16-bit elements.

@@ -335,7 +335,7 @@ class TPipe {
     core.Begin("InitBuffer", softnpu::kS, here);
     return core;
   }
-  uint32_t Take(const softnpu::Core& core, softnpu::Memory memory, uint32_t bytes) {
+  uint32_t Take(softnpu::Core& core, softnpu::Memory memory, uint32_t bytes) {
     const uint32_t offset = used_[memory];
     if (offset + static_cast<uint64_t>(bytes) > softnpu::kMemoryBytes[memory]) {
       core.Reject("TPipe hands out %llu bytes of %s, which has %u",
@@ -343,6 +343,7 @@ class TPipe {
                   softnpu::kMemoryBytes[memory]);
     }
     used_[memory] += bytes;
+    if (memory == softnpu::kUb) core.ub_handed_out = std::max(core.ub_handed_out, used_[memory]);
     return offset;
   }
 

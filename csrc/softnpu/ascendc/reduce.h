@@ -131,12 +131,20 @@ inline void GroupReduce(const Lanes& lanes, const AscendC::LocalTensor<T>& dst, 
   core().SpendVector(lanes.repeats);
 }
 
+// SetFlag and WaitFlag, as CANN puts them into the APIs that it composes.
+template <AscendC::HardEvent event>
+inline void Pass(const Here& here) {
+  const auto id = GetTPipePtr()->FetchEventID(event, here);
+  AscendC::SetFlag<event>(id, here);
+  AscendC::WaitFlag<event>(id, here);
+}
+
 // The reduction of `count` elements to one: of repeats first, then of their results in the work
 // tensor.
 template <Reduction kind, typename T>
 inline void ReduceAll(const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<T>& src,
                       const AscendC::LocalTensor<T>& work, const Lanes& lanes,
-                      uint32_t repeat_stride, bool with_index) {
+                      uint32_t repeat_stride, bool with_index, const Here& here) {
   Require<T, half, float>();
   constexpr uint32_t kLanes = 256 / sizeof(T);
   const Strided<T> operand{src, 1, repeat_stride};
@@ -151,7 +159,9 @@ inline void ReduceAll(const AscendC::LocalTensor<T>& dst, const AscendC::LocalTe
   }
   const uint32_t result_bytes = static_cast<uint32_t>((with_index ? 2 : 1) * sizeof(T));
   dst.CheckRange("the destination", 0, result_bytes);
-  core().Write(kUb, dst.offset(), result_bytes);
+  // CANN ends all but these with scalar writes, between waits for the vector pipe.
+  const bool by_vector = kind == Reduction::kSum || (with_index && lanes.repeats == 1);
+  if (by_vector) core().Write(kUb, dst.offset(), result_bytes);
   std::vector<float> sums;
   Extreme<T> best{};
   bool first = true;
@@ -168,7 +178,18 @@ inline void ReduceAll(const AscendC::LocalTensor<T>& dst, const AscendC::LocalTe
                  first = false;
                }
              });
+  for (uint32_t n = lanes.repeats;;) {
+    core().SpendVector(n);
+    if (n <= 1) break;
+    n = (n * each + kLanes - 1) / kLanes;
+  }
   T* out = dst.data();
+  if (!by_vector) {
+    Pass<AscendC::HardEvent::V_S>(here);
+    for (uint32_t i = 0; i < (with_index ? 2u : 1u); ++i) dst.SetValue(i, T(0.0f), here);
+    Pass<AscendC::HardEvent::S_V>(here);
+    Pass<AscendC::HardEvent::S_MTE3>(here);
+  }
   if constexpr (kind == Reduction::kSum) {
     std::vector<float> level = sums;
     while (level.size() > 1) {
@@ -183,11 +204,6 @@ inline void ReduceAll(const AscendC::LocalTensor<T>& dst, const AscendC::LocalTe
   } else {
     out[0] = best.value;
     if (with_index) StoreIndex(out + 1, best.index);
-  }
-  for (uint32_t n = lanes.repeats;;) {
-    core().SpendVector(n);
-    if (n <= 1) break;
-    n = (n * each + kLanes - 1) / kLanes;
   }
 }
 
@@ -250,7 +266,7 @@ inline void ReduceSum(const LocalTensor<T>& dst, const LocalTensor<T>& src,
                       const LocalTensor<T>& work, const int32_t count, Here here = Here()) {
   softnpu::BeginVector("ReduceSum", here);
   softnpu::ReduceAll<softnpu::Reduction::kSum, T>(
-      dst, src, work, softnpu::Lanes::Counted(count, 256 / sizeof(T)), 8, false);
+      dst, src, work, softnpu::Lanes::Counted(count, 256 / sizeof(T)), 8, false, here);
 }
 template <typename T, typename Mask>
 inline void ReduceSum(const LocalTensor<T>& dst, const LocalTensor<T>& src,
@@ -258,7 +274,8 @@ inline void ReduceSum(const LocalTensor<T>& dst, const LocalTensor<T>& src,
                       const int32_t src_repeat, Here here = Here()) {
   softnpu::BeginVector("ReduceSum", here);
   softnpu::ReduceAll<softnpu::Reduction::kSum, T>(
-      dst, src, work, softnpu::MakeLanes<true>(mask, repeat, 256 / sizeof(T)), src_repeat, false);
+      dst, src, work, softnpu::MakeLanes<true>(mask, repeat, 256 / sizeof(T)), src_repeat, false,
+      here);
 }
 #define MXD_REDUCE(NAME, KIND)                                                               \
   template <typename T>                                                                      \
@@ -267,7 +284,7 @@ inline void ReduceSum(const LocalTensor<T>& dst, const LocalTensor<T>& src,
                    Here here = Here()) {                                                     \
     softnpu::BeginVector(#NAME, here);                                                       \
     softnpu::ReduceAll<softnpu::Reduction::KIND, T>(                                         \
-        dst, src, work, softnpu::Lanes::Counted(count, 256 / sizeof(T)), 8, index);          \
+        dst, src, work, softnpu::Lanes::Counted(count, 256 / sizeof(T)), 8, index, here);    \
   }                                                                                          \
   template <typename T, typename Mask>                                                       \
   inline void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src,                     \
@@ -276,7 +293,7 @@ inline void ReduceSum(const LocalTensor<T>& dst, const LocalTensor<T>& src,
     softnpu::BeginVector(#NAME, here);                                                       \
     softnpu::ReduceAll<softnpu::Reduction::KIND, T>(                                         \
         dst, src, work, softnpu::MakeLanes<true>(mask, repeat, 256 / sizeof(T)), src_repeat, \
-        index);                                                                              \
+        index, here);                                                                        \
   }
 MXD_REDUCE(ReduceMax, kMax)
 MXD_REDUCE(ReduceMin, kMin)

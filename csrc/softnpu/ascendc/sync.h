@@ -188,7 +188,13 @@ inline void ResetMask() {
   softnpu::core().mask[0] = ~0ull;
   softnpu::core().mask[1] = ~0ull;
 }
-inline void SetHF32Mode(bool) {}
+inline void SetHF32Mode(bool hf32, Here here = Here()) {
+  softnpu::Core& core = softnpu::core();
+  core.Begin("SetHF32Mode", softnpu::kS, here);
+  if (hf32) core.Reject("products in HF32 are not offered: their rounding is not modelled");
+  core.Spend(1);
+  core.fp32_mode_set = true;
+}
 inline void SetHF32TransMode(bool) {}
 inline void SetMMLayoutTransform(bool) {}
 

@@ -150,6 +150,7 @@ inline constexpr int32_t DEFAULT_C0_SIZE = 32;
 inline constexpr int32_t DEFAULT_BLOCK_SIZE = 256;
 inline constexpr int32_t MAX_REPEAT_TIMES = 255;
 inline constexpr uint32_t TOTAL_UB_SIZE = 192 * 1024;
+inline constexpr uint32_t TMP_UB_OFFSET = 184 * 1024;  // where CANN keeps what it needs itself
 inline constexpr uint32_t TOTAL_L1_SIZE = 512 * 1024;
 inline constexpr uint32_t TOTAL_L0A_SIZE = 64 * 1024;
 inline constexpr uint32_t TOTAL_L0B_SIZE = 64 * 1024;

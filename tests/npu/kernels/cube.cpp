@@ -12,6 +12,7 @@ using namespace AscendC;
 template <typename T, bool transposed_b>
 __aicore__ inline void Product(GM_ADDR a_address, GM_ADDR b_address, GM_ADDR out_address,
                                const ProductSize& size) {
+  SetHF32Mode(false);
   constexpr uint32_t kC0 = 32 / sizeof(T);
   const uint32_t m = size.m, n = size.n, k = size.k;
   const uint32_t rows = (m + 15) / 16 * 16, columns = (n + 15) / 16 * 16,
@@ -110,6 +111,7 @@ struct Twice {
     c = co1.Get<float>();
   }
   __aicore__ inline void Load() {
+    SetHF32Mode(false);
     DataCopy(a1.Get<float>(), x, Nd2NzParams(1, 64, 16, 0, 16, 64, 1, 0));
     SetFlag<HardEvent::MTE2_MTE1>(EVENT_ID0);
     WaitFlag<HardEvent::MTE2_MTE1>(EVENT_ID0);
@@ -216,4 +218,11 @@ extern "C" __global__ __aicore__ void cube_on_a_vector_core(GM_ADDR x, GM_ADDR y
   Twice op(x, y);
   // error: DataCopy .nd2nz. of L1 on a vector core: put it under ASCEND_IS_AIC
   DataCopy(op.a1.Get<float>(), op.x, Nd2NzParams(1, 64, 16, 0, 16, 64, 1, 0));
+}
+
+extern "C" __global__ __aicore__ void cube_fp32_mode_of_the_last_kernel(GM_ADDR x, GM_ADDR y) {
+  KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIC_ONLY);
+  Twice op(x, y);
+  // error: SetHF32Mode.false. is missing
+  Mmad(op.c, op.left, op.right, MmadParams(64, 16, 16, 0, false, true));
 }

@@ -269,3 +269,16 @@ extern "C" __global__ __aicore__ void memory_scalar_write_flushed(GM_ADDR x, GM_
   op.y.SetValue(0, op.x.GetValue(0) + op.x.GetValue(0));
   DataCacheCleanAndInvalid<float, CacheLine::SINGLE_CACHE_LINE, DcciDst::CACHELINE_OUT>(op.y);
 }
+
+extern "C" __global__ __aicore__ void memory_select_beside_its_own_block(GM_ADDR x, GM_ADDR y) {
+  KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
+  Double op(x, y);
+  TBuf<TPosition::VECCALC> buffer;
+  op.pipe.InitBuffer(buffer, 184 * 1024);
+  op.Load();
+  const LocalTensor<uint8_t> mask = buffer.Get<uint8_t>();
+  CompareScalar(mask, op.a, 0.0f, CMPMODE::GT, 64);
+  PipeBarrier<PIPE_V>();
+  // error: Select keeps a block at byte 188416 of UB, of which TPipe has handed out 196608
+  Select(op.b, mask, op.a, 0.0f, SELMODE::VSEL_TENSOR_SCALAR_MODE, 64);
+}

@@ -191,3 +191,40 @@ extern "C" __global__ __aicore__ void order_event_out_of_range(GM_ADDR x, GM_ADD
   // error: event 8, which must be in \[0, 7\]
   SetFlag<HardEvent::MTE2_V>(8);
 }
+
+// CANN composes these APIs of scalar writes and vector instructions.
+extern "C" __global__ __aicore__ void order_index_over_what_is_read(GM_ADDR x, GM_ADDR y) {
+  KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
+  Double op(x, y);
+  op.Load();
+  Add(op.b, op.a, op.a, kCount);
+  PipeBarrier<PIPE_V>();
+  // error: SetValue: race: writes over .* Add of pipe V .* WaitFlag<HardEvent::V_S>
+  CreateVecIndex(op.a, 0.0f, kCount);
+}
+
+extern "C" __global__ __aicore__ void order_index_after_it_is_read(GM_ADDR x, GM_ADDR y) {
+  KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
+  Double op(x, y);
+  op.Load();
+  Add(op.b, op.a, op.a, kCount);
+  SetFlag<HardEvent::V_S>(EVENT_ID0);
+  WaitFlag<HardEvent::V_S>(EVENT_ID0);
+  CreateVecIndex(op.a, 0.0f, kCount);
+  op.Store();
+}
+
+extern "C" __global__ __aicore__ void order_maximum_over_what_is_read(GM_ADDR x, GM_ADDR y) {
+  KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
+  Double op(x, y);
+  TBuf<TPosition::VECCALC> buffer;
+  op.pipe.InitBuffer(buffer, kCount * sizeof(float));
+  op.Load();
+  Add(op.b, op.a, op.a, kCount);
+  SetFlag<HardEvent::V_MTE3>(EVENT_ID0);
+  WaitFlag<HardEvent::V_MTE3>(EVENT_ID0);
+  DataCopy(op.y, op.b, kCount);
+  PipeBarrier<PIPE_V>();
+  // error: SetValue: race: writes over .* DataCopy of pipe MTE3 .* WaitFlag<HardEvent::MTE3_S>
+  ReduceMax(op.b, op.a, buffer.Get<float>(), kCount);
+}
