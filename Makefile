@@ -24,7 +24,7 @@ TORCH := $(shell sed -n "s/^torch==//p" requirements/build.txt)
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help venv train data test lint bench softnpu compat clean
+.PHONY: devcheck help venv train data test lint bench softnpu compat clean
 
 help:  ## show this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ lint: $(STAMP)test  ## check the style of the Python and C++ sources
 
 bench: $(STAMP)package $(STAMP)runtime .rivals/.stamp  ## time the operators beside their rivals (BENCH='voxelize --shapes large')
 	PYTHONPATH=.rivals $(BIN)/mxd bench $(BENCH)
+
+devcheck:  ## read the kernels as CANN's device compiler would: CANN=DIR, its installation or headers; needs clang-19
+	sh tools/devcheck/check.sh csrc/kernels $(CANN)
 
 softnpu: .softnpu/.stamp  ## build the software NPU, on which the NPU path runs with no NPU (mxd softnpu)
 
