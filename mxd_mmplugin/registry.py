@@ -50,9 +50,23 @@ class Status:
     note: str
 
 
+def gpu_count() -> int:
+    """How many GPUs PyTorch itself finds.
+
+    torch.cuda cannot be asked: torch_npu.contrib.transfer_to_npu, which mx_driving imports, lets
+    its functions answer for the NPUs. The function below them stays as it is; only builds of
+    PyTorch for GPUs have it.
+
+    Returns:
+        int: their number; 0 with no driver, or in another build of PyTorch.
+    """
+    count = getattr(torch._C, '_cuda_getDeviceCount', None)
+    return count() if count else 0
+
+
 def cuda_serves() -> bool:
     """Whether the ops run on a GPU through mmcv's own kernels, so that nothing of mmcv's is swapped."""
-    return torch.cuda.is_available() and get_compiling_cuda_version() != 'not available'
+    return gpu_count() > 0 and get_compiling_cuda_version() != 'not available'
 
 
 def _stock_layers() -> dict:

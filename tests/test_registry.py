@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from mmengine.registry import MODELS
 
 import mxd_mmplugin
@@ -60,6 +61,21 @@ def test_a_gpu_keeps_the_kernels_of_mmcv(monkeypatch):
     monkeypatch.setattr(registry, 'cuda_serves', lambda: True)
     layers = [entry for entry in registry.table() if entry.name in NAMES]
     assert [entry.names for entry in layers] == [[f'Mxd{entry.name}'] for entry in layers]
+
+
+@pytest.mark.parametrize('gpus', [None, 0, 2], ids=['no build for GPUs', 'no GPU', 'two GPUs'])
+def test_only_pytorch_itself_is_asked_for_gpus(monkeypatch, gpus):
+    """What torch.cuda says is the answer for NPUs where transfer_to_npu is active."""
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 8)
+    monkeypatch.delattr(torch._C, '_cuda_getDeviceCount', raising=False)
+    if gpus is not None:
+        monkeypatch.setattr(torch._C, '_cuda_getDeviceCount', lambda: gpus, raising=False)
+    monkeypatch.setattr(registry, 'get_compiling_cuda_version', lambda: '12.6')
+    assert registry.gpu_count() == (gpus or 0)
+    assert registry.cuda_serves() == bool(gpus)
+    monkeypatch.setattr(registry, 'get_compiling_cuda_version', lambda: 'not available')
+    assert not registry.cuda_serves()
 
 
 @pytest.mark.parametrize(
