@@ -1,22 +1,58 @@
 """Build the C++ libraries of mxd_mmplugin. Everything that is not about compiling is in pyproject.toml."""
 
+import ctypes
 import importlib.util
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
-import torch
 from setuptools import setup
-from torch.utils.cpp_extension import BuildExtension, CppExtension
+
+try:
+    import torch
+    from torch.utils.cpp_extension import BuildExtension, CppExtension
+except ImportError as error:
+    raise SystemExit(
+        f'mxd_mmplugin compiles against the torch that is installed, and `import torch` says "{error}": '
+        'install torch, then `pip install --no-build-isolation .`'
+    ) from None
+
+DEFAULT_SOC = 'Ascend910B3'
 
 
 def package_folder(name: str) -> Path:
     """Where a package is installed; without importing it, since mmcv's import takes seconds."""
     spec = importlib.util.find_spec(name)
-    if spec is None:
+    if spec is None or spec.origin is None:  # a folder of that name is no package
         raise SystemExit(f'ASCEND_HOME_PATH is set, but {name} is not installed: see docs/npu.md')
     return Path(spec.submodule_search_locations[0])
+
+
+def cmake() -> str:
+    """The cmake beside this Python, else that on PATH."""
+    beside = shutil.which('cmake', path=str(Path(sys.executable).parent))
+    found = beside or shutil.which('cmake')
+    if found is None:
+        raise SystemExit('ASCEND_HOME_PATH is set, but there is no cmake: `pip install cmake`')
+    return found
+
+
+def soc_version() -> str:
+    """The NPU to compile for: SOC_VERSION, else the one of this machine, else an Ascend910B3."""
+    if 'SOC_VERSION' in os.environ:
+        return os.environ['SOC_VERSION']
+    try:
+        acl = ctypes.CDLL(str(Path(os.environ['ASCEND_HOME_PATH']) / 'lib64/libascendcl.so'))
+        acl.aclrtGetSocName.restype = ctypes.c_char_p
+        acl.aclInit(None)
+        found = (acl.aclrtGetSocName() or b'').decode()
+    except (OSError, AttributeError):
+        found = ''
+    if not found:
+        print(f'No NPU was found: its kernels are compiled for {DEFAULT_SOC} (SOC_VERSION)')
+    return found or DEFAULT_SOC
 
 
 class Build(BuildExtension):
@@ -29,6 +65,8 @@ class Build(BuildExtension):
 
     def run(self) -> None:
         """See setuptools' build_ext."""
+        if not any(map(shutil.which, (os.environ.get('CXX', 'c++'), 'c++', 'g++', 'clang++'))):
+            raise SystemExit('mxd_mmplugin needs a C++ compiler: GCC 11 or Clang 14 and later')
         super().run()
         if 'ASCEND_HOME_PATH' in os.environ:
             self.build_npu(Path(self.get_ext_fullpath('mxd_mmplugin._C')).parent / 'npu')
@@ -36,16 +74,18 @@ class Build(BuildExtension):
     def build_npu(self, target: Path) -> None:
         """Builds csrc/CMakeLists.txt and puts its libraries into `target`."""
         folder = Path('build/npu')
-        packages = {
+        values = {
             'TORCH_DIR': Path(torch.__file__).parent,
             'TORCH_NPU_DIR': package_folder('torch_npu'),
             'MMCV_DIR': package_folder('mmcv'),
+            'TORCH_CXX11_ABI': int(torch.compiled_with_cxx11_abi()),
+            'Python3_EXECUTABLE': sys.executable,
+            'SOC_VERSION': soc_version(),
         }
-        settings = [f'-D{name}={path}' for name, path in packages.items()]
-        if 'SOC_VERSION' in os.environ:
-            settings.append(f'-DSOC_VERSION={os.environ["SOC_VERSION"]}')
-        subprocess.run(['cmake', '-S', 'csrc', '-B', str(folder), *settings], check=True)
-        subprocess.run(['cmake', '--build', str(folder), '--parallel'], check=True)
+        settings = [f'-D{name}={value}' for name, value in values.items()]
+        tool = cmake()
+        subprocess.run([tool, '-S', 'csrc', '-B', str(folder), *settings], check=True)
+        subprocess.run([tool, '--build', str(folder), '--parallel'], check=True)
         target.mkdir(parents=True, exist_ok=True)
         for library in (folder / 'lib').glob('libmxd_*.so'):
             shutil.copy2(library, target)
@@ -62,7 +102,15 @@ setup(
             SOURCES,
             depends=sorted(str(path) for path in Path('csrc/ops').rglob('*.h')),
             # No -march: kernels pick their vector width at run time (csrc/ops/cpu/simd.h).
-            extra_compile_args=['-O3', '-ffp-contract=fast', '-fopenmp', '-Wall', '-Wno-psabi'],
+            # -g0: Python's own flags ask for debug information, 35 MB of it.
+            extra_compile_args=[
+                '-O3',
+                '-g0',
+                '-ffp-contract=fast',
+                '-fopenmp',
+                '-Wall',
+                '-Wno-psabi',
+            ],
             extra_link_args=['-fopenmp'],
         )
     ],

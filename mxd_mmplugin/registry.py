@@ -1,6 +1,5 @@
 """The one table of what is registered, and the only place that writes into a registry."""
 
-import importlib.util
 from dataclasses import dataclass
 from typing import Optional
 
@@ -10,6 +9,7 @@ from mmengine.registry import HOOKS, MODELS, Registry
 
 from . import modules
 from .engine.bev_hook import BEVPictureHook, CameraPictureHook
+from .packages import is_installed
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def table() -> list:
     entries += [
         Entry(HOOKS, cls, cls.__name__, note=note) for cls in (BEVPictureHook, CameraPictureHook)
     ]
-    if importlib.util.find_spec('mmdet3d'):
+    if is_installed('mmdet3d'):
         from mmdet3d.registry import TRANSFORMS
 
         from .datasets.db_sampler import DataBaseSampler
@@ -113,7 +113,7 @@ def table() -> list:
 
 def register() -> None:
     """Register every entry of the table; again does nothing new."""
-    if importlib.util.find_spec('mmdet3d'):
+    if is_installed('mmdet3d'):
         # It registers spconv's layers over mmcv's when it is imported: let it be first.
         import mmdet3d.models.layers.spconv  # noqa: F401
     for entry in table():

@@ -4,12 +4,11 @@ Forward times include the rulebook, as a network pays for it at the first layer 
 its transpose. spconv has no backward on the CPU.
 """
 
-import importlib.util
-
 import torch
 
 from ..modules import SparseConvTensor, sparse_add
 from ..ops import build_rulebook, sparse_conv, sparse_max_pool, sparse_to_dense
+from ..packages import is_installed
 from .case import Case
 from .inputs import GRID, voxels
 
@@ -40,7 +39,7 @@ def cases(shapes):
 
 
 def _spconv():
-    if not importlib.util.find_spec('spconv'):
+    if not is_installed('spconv'):
         return None
     from spconv import pytorch
 

@@ -1,17 +1,16 @@
 """Containers and small layers for sparse tensors of mmcv, spconv and ours."""
 
-import importlib.util
-
 import torch
 from mmcv.ops import SparseModule as MmcvSparseModule
 from mmcv.ops import SparseSequential as MmcvSparseSequential
 from torch import nn
 
 from ..ops.tracing import is_compiling
+from ..packages import is_installed
 from .sparse_tensor import TENSORS, MmcvSparseConvTensor, replace_feature
 
 # A SparseSequential hands sparse tensors only to modules of its own package's class: be one of each.
-if importlib.util.find_spec('spconv'):
+if is_installed('spconv'):
     from spconv.pytorch import SparseModule as SpconvSparseModule
 
     _MODULES = (MmcvSparseModule, SpconvSparseModule)

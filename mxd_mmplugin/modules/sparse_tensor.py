@@ -1,6 +1,5 @@
 """Sparse tensors: our own, and what works alike on mmcv's, spconv's and ours."""
 
-import importlib.util
 import math
 import operator
 
@@ -9,9 +8,10 @@ from mmcv.ops import SparseConvTensor as MmcvSparseConvTensor
 from torch import Tensor
 
 from ..ops import sparse_from_dense, sparse_sum, sparse_to_dense, sparse_union
+from ..packages import is_installed
 
 # Code of mmcv, mmdet3d and spconv asks for its own class: ours is each that is installed.
-if importlib.util.find_spec('spconv'):
+if is_installed('spconv'):
     from spconv.pytorch import SparseConvTensor as SpconvSparseConvTensor
 
     TENSORS = (MmcvSparseConvTensor, SpconvSparseConvTensor)

@@ -1,10 +1,11 @@
 """Loads the C++ libraries, which register the `torch.ops.mxd` operators."""
 
-import importlib.util
 import os
 from pathlib import Path
 
 import torch
+
+from ..packages import is_installed
 
 PACKAGE = Path(__file__).parents[1]
 PATH = PACKAGE / '_C.so'
@@ -35,7 +36,7 @@ def load() -> None:
     if not PATH.exists():
         raise ImportError(f'mxd_mmplugin has no compiled library {PATH.name}: {how}')
     _load_library(PATH, how)
-    if importlib.util.find_spec('torch_npu'):
+    if is_installed('torch_npu'):
         import torch_npu  # noqa: F401
 
         kernels = _npu_library('libmxd_npu.so', 'MXD_NPU_LIBRARY')

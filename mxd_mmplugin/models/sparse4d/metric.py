@@ -1,6 +1,5 @@
 """Detection and tracking measured by the nuScenes devkit."""
 
-import importlib.util
 import json
 import tempfile
 from collections.abc import Sequence
@@ -10,6 +9,8 @@ from typing import Union
 from mmdet3d.evaluation import NuScenesMetric
 from mmdet3d.evaluation.metrics.nuscenes_metric import lidar_nusc_box_to_global, output_to_nusc_box
 from mmengine.logging import print_log
+
+from ...packages import is_installed
 
 EVAL_SETS = {'v1.0-mini': 'mini_val', 'v1.0-trainval': 'val'}
 SUMMARY = (
@@ -37,7 +38,7 @@ class NuScenesTrackingMetric(NuScenesMetric):
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
-        if tracking and importlib.util.find_spec('motmetrics') is None:
+        if tracking and not is_installed('motmetrics'):
             raise ImportError(
                 'tracking needs the package motmetrics: install it, or set tracking=False'
             )

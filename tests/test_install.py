@@ -1,0 +1,101 @@
+"""Installing: what setup.py says, what the source distribution holds, how the NPU's libraries link."""
+
+import os
+import subprocess
+import sys
+import tarfile
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CMAKE = ROOT / '.softnpu/site/bin/cmake'
+
+
+def python(*arguments, cwd=ROOT, **environment):
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=cwd,
+        env=dict(os.environ, **environment),
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_without_torch_one_line_says_what_to_do(tmp_path):
+    (tmp_path / 'torch').mkdir()
+    (tmp_path / 'torch/__init__.py').write_text('raise ImportError("no torch here")')
+    result = python('setup.py', '--version', PYTHONPATH=str(tmp_path))
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert 'no torch here' in line and 'pip install --no-build-isolation .' in line
+
+
+def test_a_folder_named_as_a_package_is_not_the_package(tmp_path):
+    (tmp_path / 'spconv').mkdir()
+    (tmp_path / 'torch_npu').mkdir()
+    result = python('-c', 'import mxd_mmplugin, mxd_mmplugin.spconv', cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+
+
+def test_source_distribution_is_complete(tmp_path):
+    result = python(
+        'setup.py', '-q', 'egg_info', '--egg-base', str(tmp_path), 'sdist', '-d', str(tmp_path)
+    )
+    assert result.returncode == 0, result.stderr
+    (archive,) = tmp_path.glob('*.tar.gz')
+    with tarfile.open(archive) as files:
+        names = {name.split('/', 1)[-1] for name in files.getnames()}
+    tracked = subprocess.run(
+        ['git', 'ls-files', 'csrc', 'configs', 'tools', 'requirements', 'mxd_mmplugin', 'Makefile'],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    ).stdout.split()
+    missing = [name for name in tracked if name not in names]
+    assert not missing, missing
+    assert {'setup.py', 'csrc/CMakeLists.txt', 'csrc/kernels/sparse_conv.cpp'} <= names
+
+
+@pytest.mark.skipif(not CMAKE.exists(), reason='`make softnpu` brings cmake and torch_npu')
+def test_libraries_of_the_npu_find_each_other(tmp_path):
+    """CANN's CMake switches RPATHs off; a stand-in for it does the same."""
+    cann = tmp_path / 'cann/tools/tikcpp/ascendc_kernel_cmake'
+    cann.mkdir(parents=True)
+    (cann / 'empty.cpp').write_text('')
+    (cann / 'ascendc.cmake').write_text(
+        'set(CMAKE_SKIP_RPATH TRUE)\n'
+        'function(ascendc_library target type)\n'
+        f'  add_library(${{target}} SHARED {cann}/empty.cpp)\n'
+        'endfunction()\n'
+        'function(ascendc_include_directories)\n'
+        'endfunction()\n'
+    )
+    build = tmp_path / 'build'
+    result = subprocess.run(
+        [
+            CMAKE,
+            *('-S', ROOT / 'csrc', '-B', build, '-G', 'Unix Makefiles'),
+            f'-DTORCH_DIR={Path(find_spec("torch").origin).parent}',
+            f'-DTORCH_NPU_DIR={ROOT / ".softnpu/site/torch_npu"}',
+            f'-DMMCV_DIR={Path(find_spec("mmcv").origin).parent}',
+            f'-DPython3_EXECUTABLE={sys.executable}',
+            '-DTORCH_CXX11_ABI=0',
+            '-DSOC_VERSION=Ascend910B1',
+        ],
+        env=dict(
+            os.environ,
+            ASCEND_HOME_PATH=str(tmp_path / 'cann'),
+            PYTHONPATH=str(ROOT / '.softnpu/site'),
+        ),
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    npu = build / 'CMakeFiles/mxd_npu.dir'
+    assert '$ORIGIN' in (npu / 'link.txt').read_text()
+    flags = (npu / 'flags.make').read_text()
+    assert '_GLIBCXX_USE_CXX11_ABI=0' in flags and 'Ascend910B1' in flags
+    registry = build / 'mmcv_registry/CMakeFiles/mxd_mmcv_registry.dir/link.txt'
+    assert f'-rpath,{Path(find_spec("mmcv").origin).parent}' in registry.read_text()
