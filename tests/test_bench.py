@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from mxd_cli import main
 from mxd_mmplugin import benchmarks
-from mxd_mmplugin.__main__ import main
 from mxd_mmplugin.benchmarks import report
 from mxd_mmplugin.benchmarks.case import Case
 from mxd_mmplugin.benchmarks.measurement import Peak, Result, measure, peak_memory

@@ -1,12 +1,14 @@
 """The device and package report."""
 
+import os
+import subprocess
 import sys
 from argparse import ArgumentParser
 
 import pytest
 
 import mxd_mmplugin.registry
-from mxd_mmplugin.engine import doctor
+from mxd_cli import doctor
 
 
 def report(capsys):
@@ -20,7 +22,15 @@ def report(capsys):
 def test_all_is_fine_here(capsys):
     status, text = report(capsys)
     assert status == 0, text
-    words = 'Packages', 'Devices', 'Ops', 'Registered names', 'SubMConv3d', 'cores', 'docs/npu.md'
+    words = (
+        'Packages',
+        'Devices',
+        'Ops',
+        'Registered names',
+        'SubMConv1d ... 4d',
+        'cores',
+        'docs/npu.md',
+    )
     for word in words:
         assert word in text
 
@@ -65,3 +75,65 @@ def test_an_npu_without_torch_npu_is_missing(monkeypatch, capsys):
     status, text = report(capsys)
     assert status == 1
     assert '2 NPU(s) are in this machine' in text
+
+
+HIDE = """
+import os
+import sys
+
+
+class Hide:
+    def find_spec(self, name, path=None, target=None):
+        if name in os.environ['HIDE'].split(','):
+            raise ImportError(f'No module named {name!r}')
+
+
+sys.meta_path.insert(0, Hide())
+"""
+
+
+@pytest.mark.parametrize(
+    ('hidden', 'remedy'),
+    [
+        ('torch', 'torch is broken: pip install torch'),
+        ('mmcv.ops', 'mmcv is broken: MMCV_WITH_OPS=1 pip install'),
+        ('mmdet3d', 'mmdet3d is broken: pip install --no-deps mmdet3d'),
+    ],
+)
+def test_works_whatever_is_missing(hidden, remedy, tmp_path):
+    (tmp_path / 'sitecustomize.py').write_text(HIDE)
+    result = subprocess.run(
+        [sys.executable, '-m', 'mxd_cli', 'doctor'],
+        env=dict(os.environ, PYTHONPATH=str(tmp_path), HIDE=hidden),
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 1
+    assert 'Traceback' not in result.stdout + result.stderr, result.stderr
+    lines = [line for line in result.stdout.splitlines() if line.startswith('  - ')]
+    assert any(line.startswith(f'  - {remedy}') for line in lines), result.stdout
+    assert not any('mxd-mmplugin' in line for line in lines)
+
+
+def test_another_command_says_what_is_missing(tmp_path):
+    (tmp_path / 'sitecustomize.py').write_text(HIDE)
+    result = subprocess.run(
+        [sys.executable, '-m', 'mxd_cli', 'bench'],
+        env=dict(os.environ, PYTHONPATH=str(tmp_path), HIDE='torch'),
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert "No module named 'torch'" in line and 'mxd doctor' in line
+
+
+def test_names_come_as_families(capsys):
+    parser = ArgumentParser()
+    doctor.add_arguments(parser)
+    doctor.run(parser.parse_args([]))
+    short = capsys.readouterr().out
+    doctor.run(parser.parse_args(['--verbose']))
+    full = capsys.readouterr().out
+    assert 'SparseConv1d ... 4d' in short and 'MxdSparseConv3d' not in short
+    assert 'SparseConv2d' in full and 'MxdSparseConv3d' in full

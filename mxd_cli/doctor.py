@@ -5,16 +5,15 @@ Exit status: 0 when everything that training needs on the found device is there,
 
 import os
 import platform
+import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from glob import glob
 from importlib import import_module, metadata
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-
-from .. import softnpu
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,10 @@ MARKS = {'ok': '[green]ok[/]', 'absent': '[dim]absent[/]'}
 
 
 def add_arguments(parser):
-    """`mxd doctor` takes no arguments."""
+    """See `mxd doctor --help`."""
+    parser.add_argument(
+        '-v', '--verbose', action='store_true', help='every registered name, not families of them'
+    )
 
 
 def run(args) -> int:
@@ -67,11 +69,14 @@ def run(args) -> int:
     """
     console = Console(width=None if sys.stdout.isatty() else 120)
     remedies = []
-    for section in (_packages, _device, _ops, _mmcv_ops, _registry):
+    for section in (_packages, _device, _ops, _mmcv_ops, lambda: _registry(args.verbose)):
+        if remedies and (section is _ops or remedies[0].startswith('torch is')):
+            break  # without torch no section works, without the others none after the devices
         try:
             table, missing = section()
         except Exception as error:
-            table, missing = None, [f'{section.__doc__.split(":")[0]}: {_first_line(error)}']
+            where = (section.__doc__ or _registry.__doc__).split(':')[0]
+            table, missing = None, [f'{where}: {_first_line(error)}']
         if table is not None:
             console.print(table)
         remedies += missing
@@ -98,7 +103,8 @@ def _packages():
         note = package.remedy if state == 'absent' else error
         mark = f'[red]{state}[/]' if package.required or state == 'broken' else MARKS[state]
         table.add_row(package.name, version or '', mark, escape(note))
-        if package.required:
+        # The package itself fails where another one is missing.
+        if package.required and not (missing and package.name == 'mxd-mmplugin'):
             missing.append(f'{package.name} is {state}: {package.remedy}')
     return table, missing
 
@@ -112,10 +118,11 @@ def _device():
     import torch
 
     npus = torch.npu.device_count() if npu_error is None else 0
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    # Of PyTorch itself: transfer_to_npu has torch.cuda answer for the NPUs.
+    gpus = getattr(torch._C, '_cuda_getDeviceCount', int)()
     if npus:
         names = ', '.join(sorted({torch.npu.get_device_name(i) for i in range(npus)}))
-        names += ', in software' if softnpu.active() else ''
+        names += ', in software' if 'MXD_SOFTNPU' in os.environ else ''
         table.add_row('NPU', str(npus), names)
     elif nodes:
         table.add_row('NPU', f'[red]{len(nodes)}, unusable[/]', escape(npu_error or 'no driver'))
@@ -170,10 +177,29 @@ def _mmcv_ops():
     return table, []
 
 
-def _registry():
+def _families(rows):
+    """Rows for `SparseConv1d ... 4d` in place of one a dimension; names that are only ours left out."""
+    families = {}
+    for row in rows:
+        if row.name.startswith('Mxd'):
+            continue
+        stem = re.sub(r'[1-4]d$', '', row.name)
+        cls = re.sub(r'[1-4]d$', 'Nd', row.cls)
+        families.setdefault((row.registry, stem, row.swapped, cls, row.note), []).append(row)
+    for (*_, cls, _), members in families.items():
+        name = members[0].name
+        if len(members) > 1:
+            name, cls = f'{name} ... {members[-1].name[-2:]}', cls
+        else:
+            cls = members[0].cls
+        yield replace(members[0], name=name, cls=cls)
+
+
+def _registry(verbose):
     """Registry: the names that stock configs use, and the class that each one builds."""
     table = _table('Registered names', 'registry', 'name', 'ours', 'class', 'note')
-    for row in import_module('mxd_mmplugin.registry').status():
+    rows = import_module('mxd_mmplugin.registry').status()
+    for row in rows if verbose else _families(rows):
         ours = '[green]yes[/]' if row.swapped else '[yellow]no[/]'
         table.add_row(row.registry, row.name, ours, escape(row.cls), escape(row.note))
     return table, []

@@ -1,0 +1,42 @@
+"""The `mxd` command: one module a subcommand, imported only when it is asked for.
+
+It is beside the package, not in it, so that `mxd doctor` runs where the package cannot be imported.
+"""
+
+import argparse
+import importlib
+import sys
+
+COMMANDS = {
+    'bench': ('mxd_mmplugin.benchmarks', 'time the operators beside their rivals'),
+    'doctor': (
+        'mxd_cli.doctor',
+        'report versions, devices, backends and swapped names',
+    ),
+    'softnpu': ('mxd_mmplugin.softnpu', 'run a command on the software NPU'),
+    'sparse4d-anchors': ('mxd_mmplugin.models.sparse4d.anchors', "choose Sparse4D's anchors"),
+    'sparse4d-infos': (
+        'mxd_mmplugin.models.sparse4d.infos',
+        'add sequences to nuScenes info files',
+    ),
+    'synth': ('mxd_mmplugin.datasets.synth', 'generate a nuScenes-format data set'),
+}
+
+
+def main(argv=None) -> int:
+    """Run `mxd COMMAND ...`; each command's module has `add_arguments(parser)` and `run(args)`."""
+    parser = argparse.ArgumentParser(prog='mxd', description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
+    for name, (module, summary) in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=summary, add_help=False)
+        command.set_defaults(module=module)
+    argv = sys.argv[1:] if argv is None else argv
+    args, rest = parser.parse_args(argv[:1]), argv[1:]
+    try:
+        module = importlib.import_module(args.module)
+    except ImportError as error:
+        print(f'mxd {args.command}: {error}: `mxd doctor` tells what is missing', file=sys.stderr)
+        return 1
+    command = argparse.ArgumentParser(prog=f'mxd {args.command}', description=module.__doc__)
+    module.add_arguments(command)
+    return module.run(command.parse_args(rest)) or 0
