@@ -9,6 +9,8 @@ import sys
 
 COMMANDS = {
     'bench': ('mxd_mmplugin.benchmarks', 'time the operators beside their rivals'),
+    'configs': ('mxd_cli.configs', 'copy the configs of the package into a folder'),
+    'create-data': ('mxd_cli.create_data', 'prepare a data set, as mmdet3d does'),
     'doctor': (
         'mxd_cli.doctor',
         'report versions, devices, backends and swapped names',
@@ -20,11 +22,23 @@ COMMANDS = {
         'add sequences to nuScenes info files',
     ),
     'synth': ('mxd_mmplugin.datasets.synth', 'generate a nuScenes-format data set'),
+    'test': ('mxd_cli.test', 'test and evaluate a model, as mmdet3d does'),
+    'train': ('mxd_cli.train', 'train a model, as mmdet3d does'),
 }
 
 
 def main(argv=None) -> int:
-    """Run `mxd COMMAND ...`; each command's module has `add_arguments(parser)` and `run(args)`."""
+    """Run `mxd COMMAND ...`.
+
+    A command's module has `add_arguments(parser)` and `run(args)`, or `main(arguments)` where the
+    options are those of another program.
+
+    Args:
+        argv (Sequence[str], optional): the command and its arguments; by default this process's.
+
+    Returns:
+        int: the exit status.
+    """
     parser = argparse.ArgumentParser(prog='mxd', description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
     for name, (module, summary) in COMMANDS.items():
@@ -37,6 +51,8 @@ def main(argv=None) -> int:
     except ImportError as error:
         print(f'mxd {args.command}: {error}: `mxd doctor` tells what is missing', file=sys.stderr)
         return 1
+    if hasattr(module, 'main'):
+        return module.main(rest) or 0
     command = argparse.ArgumentParser(prog=f'mxd {args.command}', description=module.__doc__)
     module.add_arguments(command)
     return module.run(command.parse_args(rest)) or 0

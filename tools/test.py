@@ -1,6 +1,8 @@
-"""Test and evaluate a model: mmdet3d's `tools/test.py`, with all of its options."""
+"""The same as `mxd test`, as a file for torchrun."""
 
-from _mmdet3d import run
+import sys
+
+from mxd_cli.test import main
 
 if __name__ == '__main__':
-    run('test.py')
+    main(sys.argv[1:])

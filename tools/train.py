@@ -1,6 +1,8 @@
-"""Train a model: mmdet3d's `tools/train.py`, with all of its options."""
+"""The same as `mxd train`, as a file for torchrun."""
 
-from _mmdet3d import run
+import sys
+
+from mxd_cli.train import main
 
 if __name__ == '__main__':
-    run('train.py')
+    main(sys.argv[1:])

@@ -1,0 +1,16 @@
+"""Train a model: mmdet3d's `tools/train.py`, with all of its options.
+
+CONFIG may also be the name of a config of the package.
+"""
+
+from .configs import with_config
+from .mmdet3d_tools import run
+
+
+def main(arguments) -> None:
+    """Run it.
+
+    Args:
+        arguments (Sequence[str]): of mmdet3d's `train.py`.
+    """
+    run('train.py', with_config(arguments))
