@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from setuptools import setup
+from setuptools.command.build_py import build_py
 
 try:
     import torch
@@ -53,6 +54,17 @@ def soc_version() -> str:
     if not found:
         print(f'No NPU was found: its kernels are compiled for {DEFAULT_SOC} (SOC_VERSION)')
     return found or DEFAULT_SOC
+
+
+class BuildPython(build_py):
+    """Puts the configs into the package, where `mxd train NAME` looks for them; not in an editable install."""
+
+    def run(self) -> None:
+        """See setuptools' build_py."""
+        super().run()
+        if not self.editable_mode:
+            target = Path(self.build_lib, 'mxd_mmplugin', 'configs')
+            shutil.copytree('configs', target, dirs_exist_ok=True)
 
 
 class Build(BuildExtension):
@@ -114,5 +126,8 @@ setup(
             extra_link_args=['-fopenmp'],
         )
     ],
-    cmdclass={'build_ext': Build.with_options(no_python_abi_suffix=True)},
+    cmdclass={
+        'build_ext': Build.with_options(no_python_abi_suffix=True),
+        'build_py': BuildPython,
+    },
 )
