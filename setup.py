@@ -3,6 +3,7 @@
 import ctypes
 import importlib.util
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -62,9 +63,10 @@ class BuildPython(build_py):
     def run(self) -> None:
         """See setuptools' build_py."""
         super().run()
-        if not self.editable_mode:
+        if not getattr(self, 'editable_mode', False):  # setuptools 64 brought it
             target = Path(self.build_lib, 'mxd_mmplugin', 'configs')
-            shutil.copytree('configs', target, dirs_exist_ok=True)
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree('configs', target, ignore=shutil.ignore_patterns('__pycache__'))
 
 
 class Build(BuildExtension):
@@ -77,11 +79,17 @@ class Build(BuildExtension):
 
     def run(self) -> None:
         """See setuptools' build_ext."""
-        if not any(map(shutil.which, (os.environ.get('CXX', 'c++'), 'c++', 'g++', 'clang++'))):
-            raise SystemExit('mxd_mmplugin needs a C++ compiler: GCC 11 or Clang 14 and later')
+        compiler = os.environ.get('CXX', 'c++')  # as PyTorch's BuildExtension picks it
+        if not shutil.which(shlex.split(compiler)[0]):
+            raise SystemExit(
+                'mxd_mmplugin needs a C++ compiler, GCC 11 or Clang 14 and later, '
+                f'and there is no {compiler}: install one, or name it in CXX'
+            )
         super().run()
+        library = Path(self.get_ext_fullpath('mxd_mmplugin._C'))
+        library.with_suffix('.torch').write_text(torch.__version__)
         if 'ASCEND_HOME_PATH' in os.environ:
-            self.build_npu(Path(self.get_ext_fullpath('mxd_mmplugin._C')).parent / 'npu')
+            self.build_npu(library.parent / 'npu')
 
     def build_npu(self, target: Path) -> None:
         """Builds csrc/CMakeLists.txt and puts its libraries into `target`."""
@@ -96,6 +104,8 @@ class Build(BuildExtension):
         }
         settings = [f'-D{name}={value}' for name, value in values.items()]
         tool = cmake()
+        # CANN's scripts read the link line that this generator writes.
+        settings += ['-G', 'Unix Makefiles']
         subprocess.run([tool, '-S', 'csrc', '-B', str(folder), *settings], check=True)
         subprocess.run([tool, '--build', str(folder), '--parallel'], check=True)
         target.mkdir(parents=True, exist_ok=True)

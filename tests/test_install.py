@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from mxd_mmplugin.ops import library
+
 ROOT = Path(__file__).parents[1]
 CMAKE = ROOT / '.softnpu/site/bin/cmake'
 
@@ -30,6 +32,37 @@ def test_without_torch_one_line_says_what_to_do(tmp_path):
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()
     assert 'no torch here' in line and 'pip install --no-build-isolation .' in line
+
+
+def test_without_a_compiler_one_line_says_what_to_do(tmp_path):
+    result = python(
+        *('setup.py', '-q', 'build_ext', '--build-lib', str(tmp_path)),
+        CXX='no-such-compiler -std=c++20',
+    )
+    assert result.returncode == 1 and 'Traceback' not in result.stderr
+    line = result.stderr.splitlines()[-1]
+    assert 'needs a C++ compiler' in line and 'no-such-compiler' in line
+
+
+def test_a_library_of_another_torch_is_named(tmp_path, monkeypatch):
+    (tmp_path / '_C.so').write_text('no library')
+    (tmp_path / '_C.torch').write_text('2.1.0')
+    monkeypatch.setattr(library, 'PATH', tmp_path / '_C.so')
+    monkeypatch.setattr(library, 'BUILT_WITH', tmp_path / '_C.torch')
+    with pytest.raises(ImportError, match=r'was compiled with 2\.1\.0 .*--no-build-isolation'):
+        library.load()
+
+
+def test_configs_are_in_the_package(tmp_path):
+    result = python(
+        *('setup.py', '-q', 'egg_info', '--egg-base', str(tmp_path)),
+        *('build_py', '--build-lib', str(tmp_path)),
+    )
+    assert result.returncode == 0, result.stderr
+    installed = tmp_path / 'mxd_mmplugin/configs'
+    assert {path.relative_to(installed) for path in installed.rglob('*.py')} == {
+        path.relative_to(ROOT / 'configs') for path in (ROOT / 'configs').rglob('*.py')
+    }
 
 
 def test_a_folder_named_as_a_package_is_not_the_package(tmp_path):
@@ -95,7 +128,12 @@ def test_libraries_of_the_npu_find_each_other(tmp_path):
     assert result.returncode == 0, result.stderr
     npu = build / 'CMakeFiles/mxd_npu.dir'
     assert '$ORIGIN' in (npu / 'link.txt').read_text()
+    # CANN links this one again with no shell: the quotes of an RPATH would be part of it.
+    assert 'rpath' not in (build / 'CMakeFiles/mxd_kernels.dir/link.txt').read_text()
     flags = (npu / 'flags.make').read_text()
     assert '_GLIBCXX_USE_CXX11_ABI=0' in flags and 'Ascend910B1' in flags
     registry = build / 'mmcv_registry/CMakeFiles/mxd_mmcv_registry.dir/link.txt'
-    assert f'-rpath,{Path(find_spec("mmcv").origin).parent}' in registry.read_text()
+    mmcv = Path(find_spec('mmcv').origin).parent
+    assert f'-rpath,"{mmcv}:\\$ORIGIN/../../mmcv:' in registry.read_text()
+    cache = (build / 'CMakeCache.txt').read_text()
+    assert f'ASCEND_PYTHON_EXECUTABLE:STRING={sys.executable}\n' in cache

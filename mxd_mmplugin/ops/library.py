@@ -9,6 +9,7 @@ from ..packages import is_installed
 
 PACKAGE = Path(__file__).parents[1]
 PATH = PACKAGE / '_C.so'
+BUILT_WITH = PACKAGE / '_C.torch'  # the version of the PyTorch that setup.py compiled against
 
 
 def _npu_library(name: str, setting: str):
@@ -21,8 +22,10 @@ def _load_library(path: Path, how: str) -> None:
     try:
         torch.ops.load_library(str(path))
     except OSError as error:
+        built = f', was compiled with {BUILT_WITH.read_text()}' if BUILT_WITH.exists() else ''
         raise ImportError(
-            f'{path.name} of mxd_mmplugin does not load with PyTorch {torch.__version__} ({error}): {how}'
+            f'{path.name} of mxd_mmplugin does not load with PyTorch {torch.__version__}{built} '
+            f'({error}): {how}'
         ) from error
 
 
