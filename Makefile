@@ -21,6 +21,7 @@ NATIVE := $(shell find csrc tests -name "*.cpp" -o -name "*.h")
 CPU_NATIVE := $(wildcard csrc/ops/*.* csrc/ops/cpu/*.*)
 PACKAGES := $(abspath .venv)/lib/python3.11/site-packages
 TORCH := $(shell sed -n "s/^torch==//p" requirements/build.txt)
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
@@ -71,8 +72,14 @@ $(BIN)/python:
 	    "Python 3.11 is needed, not %d.%d: make PYTHON=python3.11" % sys.version_info[:2])'
 	$(PYTHON) -m venv .venv
 
+# An index may serve a torch for CUDA: with --no-deps it has none of CUDA's libraries, and its import
+# fails. PyTorch's own index has the build for CPUs.
 $(STAMP)build: requirements/build.txt | $(BIN)/python
 	$(PIP) install --quiet --no-deps -r $<
+	@$(BIN)/python -c 'import torch; exit(bool(torch.version.cuda) and not torch.cuda.is_available())' 2> /dev/null || { \
+	    echo 'This torch is not for a CPU: torch==$(TORCH)+cpu is installed from PyTorch itself.'; \
+	    $(PIP) install --quiet --no-deps --index-url $(TORCH_CPU_INDEX) torch==$(TORCH)+cpu; }
+	$(BIN)/python -c 'import torch'
 	@touch $@
 
 # Several minutes. A wheel of mmcv is good for one torch only, hence a cache folder for each.

@@ -15,7 +15,7 @@ from setuptools.command.build_py import build_py
 try:
     import torch
     from torch.utils.cpp_extension import BuildExtension, CppExtension
-except ImportError as error:
+except (ImportError, OSError) as error:  # OSError: a library of torch's that does not load
     raise SystemExit(
         f'mxd_mmplugin compiles against the torch that is installed, and `import torch` says "{error}": '
         'install torch, then `pip install --no-build-isolation .`'

@@ -1,6 +1,7 @@
 """Installing: what setup.py says, what the source distribution holds, how the NPU's libraries link."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -63,6 +64,33 @@ def test_configs_are_in_the_package(tmp_path):
     assert {path.relative_to(installed) for path in installed.rglob('*.py')} == {
         path.relative_to(ROOT / 'configs') for path in (ROOT / 'configs').rglob('*.py')
     }
+
+
+@pytest.mark.parametrize('served', ['cpu', 'cuda'])
+def test_a_torch_for_cuda_is_replaced(tmp_path, served):
+    """The index serves a torch that imports, or one that lacks CUDA's libraries."""
+    for name in ('Makefile', 'requirements/build.txt'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy2(ROOT / name, tmp_path / name)
+    binaries = tmp_path / '.venv/bin'
+    binaries.mkdir(parents=True)
+    working = '*' if served == 'cpu' else '*whl/cpu*'
+    (binaries / 'pip').write_text(
+        f'#!/bin/sh\necho "$@" >> log\ncase "$*" in {working}) touch works ;; esac\n'
+    )
+    (binaries / 'python').write_text('#!/bin/sh\ntest -e works\n')
+    for path in binaries.iterdir():
+        path.chmod(0o755)
+    result = subprocess.run(
+        ['make', '.venv/.stamp-build'], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    calls = (tmp_path / 'log').read_text().splitlines()
+    assert calls[0].endswith('--no-deps -r requirements/build.txt')
+    replaced = [
+        call for call in calls[1:] if 'https://download.pytorch.org/whl/cpu torch==' in call
+    ]
+    assert len(replaced) == len(calls) - 1 == (served == 'cuda')
 
 
 def test_a_folder_named_as_a_package_is_not_the_package(tmp_path):
