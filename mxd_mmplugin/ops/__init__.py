@@ -96,10 +96,13 @@ def backends() -> dict:
 
     Returns:
         dict[str, dict[str, str]]: operator name -> device type -> 'kernel' (of this package; on an
-        NPU 'Ascend kernel') or 'plain PyTorch'.
+        NPU 'Ascend kernel'), 'plain PyTorch', or 'plain PyTorch (MXD_DISABLE)' where that was asked.
     """
+    disabled = {name for family in fallback.DISABLED for name in fallback.FAMILIES[family]}
 
     def server(name, device, key):
+        if name in disabled:
+            return 'plain PyTorch (MXD_DISABLE)'
         if not torch._C._dispatch_has_kernel_for_dispatch_key(f'mxd::{name}', key):
             return 'plain PyTorch'
         return 'Ascend kernel' if device == 'npu' else 'kernel'
