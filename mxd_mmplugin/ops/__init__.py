@@ -6,7 +6,7 @@ from . import library
 
 library.load()
 
-from . import fallback  # noqa: E402, F401  (its kernels belong to the schemas that the library defines)
+from . import fallback  # noqa: E402  (its kernels belong to the schemas that the library defines)
 from .bev_pool import BEVPoolPlan, bev_pool, bev_pool_plan, npu_bev_pool  # noqa: E402
 from .deformable_aggregation import (  # noqa: E402
     DeformableAggregationFunction,
