@@ -24,6 +24,7 @@ COMMANDS = {
     'synth': ('mxd_mmplugin.datasets.synth', 'generate a nuScenes-format data set'),
     'test': ('mxd_cli.test', 'test and evaluate a model, as mmdet3d does'),
     'train': ('mxd_cli.train', 'train a model, as mmdet3d does'),
+    'verify': ('mxd_mmplugin.engine.verify', 'check every operator beside its reference'),
 }
 
 

@@ -6,7 +6,7 @@ from . import library
 
 library.load()
 
-from . import fallback  # noqa: E402, F401  (its kernels belong to the schemas that the library defines)
+from . import fallback  # noqa: E402  (its kernels belong to the schemas that the library defines)
 from .bev_pool import BEVPoolPlan, bev_pool, bev_pool_plan, npu_bev_pool  # noqa: E402
 from .deformable_aggregation import (  # noqa: E402
     DeformableAggregationFunction,
@@ -96,10 +96,13 @@ def backends() -> dict:
 
     Returns:
         dict[str, dict[str, str]]: operator name -> device type -> 'kernel' (of this package; on an
-        NPU 'Ascend kernel') or 'plain PyTorch'.
+        NPU 'Ascend kernel'), 'plain PyTorch', or 'plain PyTorch (MXD_DISABLE)' where that was asked.
     """
+    disabled = {name for family in fallback.DISABLED for name in fallback.FAMILIES[family]}
 
     def server(name, device, key):
+        if name in disabled:
+            return 'plain PyTorch (MXD_DISABLE)'
         if not torch._C._dispatch_has_kernel_for_dispatch_key(f'mxd::{name}', key):
             return 'plain PyTorch'
         return 'Ascend kernel' if device == 'npu' else 'kernel'

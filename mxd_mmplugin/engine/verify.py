@@ -1,0 +1,592 @@
+"""Check every operator on a device: results and gradients beside the CPU's, two runs beside each other.
+
+On an NPU the reference is the CPU operator, on the CPU the plain PyTorch form. The report is printed and written as
+JSON, to be attached to a bug report. Exit status: 0 when every operator passes, 1 when not.
+"""
+
+import json
+import math
+import os
+import platform
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from itertools import islice
+from pathlib import Path
+from typing import Callable, NamedTuple
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from torch import Tensor
+
+from .. import ops, softnpu
+from ..ops import fallback
+
+# Of the largest difference, relative to the largest value of the reference.
+TOLERANCES = {torch.float32: 1e-4, torch.float16: 2e-3, torch.bfloat16: 2e-2, torch.int32: 0.0}
+FLOATS = torch.float32, torch.float16, torch.bfloat16
+QUICK = 3  # problems of an operator and a dtype
+PACKAGES = 'torch', 'torch-npu', 'mmcv', 'mmdet3d', 'numpy', 'mxd-mmplugin'
+# On an NPU their kernels add with atomics, in the order in which cores come.
+ATOMIC = {'deformable_aggregation'}
+
+
+class Problem(NamedTuple):
+    """One call of an operator.
+
+    Attributes:
+        name: what is special about it.
+        function: takes the tensors of `leaves` and `rest` on one device, returns a tensor or several.
+        leaves: floating tensors, whose gradients are compared too.
+        rest: other tensors.
+    """
+
+    name: str
+    function: Callable
+    leaves: tuple
+    rest: tuple = ()
+
+
+class Operator(NamedTuple):
+    """An operator: the family that `MXD_DISABLE` knows, its dtypes, and its problems, small ones first.
+
+    `problems(dtype, generator)` yields them.
+    """
+
+    family: str
+    problems: Callable
+    dtypes: tuple = FLOATS
+
+
+@dataclass
+class Row:
+    """What was found for an operator and a dtype; times in ms, of the second runs together."""
+
+    operator: str
+    family: str
+    dtype: str
+    served_by: str
+    tolerance: float
+    problems: int = 0
+    worst_error: float = 0.0
+    deterministic: bool = True
+    milliseconds: float = 0.0
+    failures: list = field(default_factory=list)
+
+
+def _randn(generator, dtype, *shape) -> Tensor:
+    return torch.randn(*shape, generator=generator).to(dtype)
+
+
+def _voxels(generator, count: int, shape, batch_size: int = 2) -> Tensor:
+    """`count` different voxels of a grid in any order, int32 [count, ndim + 1]."""
+    sizes = batch_size, *shape
+    cells = torch.randperm(math.prod(sizes), generator=generator)[:count]
+    columns = []
+    for size in reversed(sizes):
+        columns.append(cells % size)
+        cells = cells // size
+    return torch.stack(columns[::-1], 1).int()
+
+
+SPARSE = {  # voxels, grid, kernel size, stride, padding, kind
+    'strided': (150, (6, 9, 8), 3, 2, 1, 'regular'),
+    'no voxel': (0, (6, 9, 8), 3, 1, 1, 'subm'),
+    'one voxel': (1, (6, 9, 8), 3, 2, 1, 'regular'),
+    'submanifold': (150, (6, 9, 8), 3, 1, 1, 'subm'),
+    'transposed': (90, (4, 5, 3), 3, 2, 1, 'transposed'),
+    'inverse': (150, (6, 9, 8), 3, 2, 1, 'inverse'),
+    'even kernel': (150, (6, 9, 8), 2, 2, 0, 'regular'),
+    'two dimensions': (200, (20, 30), 3, 2, 1, 'regular'),
+    'submanifold of a model': (6000, (11, 100, 100), 3, 1, 1, 'subm'),
+    'strided of a model': (6000, (11, 100, 100), 3, 2, 1, 'regular'),
+}
+CHANNELS = (5, 7), (16, 32), (4, 4), (1, 3), (8, 17), (16, 5), (3, 130), (9, 9), (64, 64), (64, 128)
+
+
+def _rulebook(indices: Tensor, shape, kernel: int, stride: int, padding: int, kind: str):
+    sizes = [[number] * len(shape) for number in (kernel, stride, padding, 1)]
+    book = ops.build_rulebook(indices, 2, shape, *sizes, kind == 'subm', kind == 'transposed')
+    return book.inverse if kind == 'inverse' else book
+
+
+def rulebooks(dtype, generator):
+    """Output voxels, and the pairs in an order that no layout changes, forward and transposed."""
+
+    def ordered(pairs, bounds):
+        offsets = fallback.sparse_conv.offset_of_pairs(bounds)
+        return ((offsets << 42) + (pairs[:, 0].long() << 21) + pairs[:, 1]).sort().values
+
+    for name, (count, *geometry) in SPARSE.items():
+
+        def function(indices, geometry=geometry):
+            book = _rulebook(indices, *geometry)
+            return book.out_indices, ordered(book.pairs, book.bounds), ordered(*book.transpose)
+
+        yield Problem(name, function, (), (_voxels(generator, count, geometry[0]),))
+
+
+def sparse_conv(dtype, generator):
+    """Sparse convolutions of every kind, with a bias."""
+    for (name, (count, *geometry)), (inputs, outputs) in zip(SPARSE.items(), CHANNELS):
+
+        def function(features, weight, bias, indices, geometry=geometry):
+            book = _rulebook(indices, *geometry)
+            return ops.sparse_conv(features, weight, bias, book)
+
+        shape, kernel = geometry[:2]
+        indices = _voxels(generator, count, shape)
+        if geometry[-1] == 'inverse':
+            with fallback.Plain():  # whatever the kernel does, there is a problem for it
+                count = len(_rulebook(indices, *geometry).indices)
+        volume = kernel ** len(shape)
+        weight = torch.randn(*[kernel] * len(shape), inputs, outputs, generator=generator)
+        leaves = (
+            _randn(generator, dtype, count, inputs),
+            (weight / math.sqrt(volume * inputs)).to(dtype),
+            _randn(generator, dtype, outputs),
+        )
+        yield Problem(name, function, leaves, (indices,))
+
+
+def sparse_pool(dtype, generator):
+    """Sparse max pooling over the regular windows."""
+    for (name, (count, *geometry)), (channels, _) in zip(SPARSE.items(), CHANNELS):
+        if geometry[-1] in ('regular', 'subm'):
+
+            def function(features, indices, geometry=geometry):
+                return ops.sparse_max_pool(features, _rulebook(indices, *geometry))
+
+            leaves = (_randn(generator, dtype, count, channels),)
+            yield Problem(name, function, leaves, (_voxels(generator, count, geometry[0]),))
+
+
+def sparse_add(dtype, generator):
+    """Sums of two sparse tensors over the union of their voxels."""
+    shape = 6, 30, 40
+
+    def function(a, b, at_a, at_b):
+        sites, rows = ops.sparse_union([at_a, at_b], 2, shape)
+        return sites, rows, ops.sparse_sum([a, b], rows, len(sites))
+
+    for counts, channels in (
+        ((150, 90), 5),
+        ((0, 90), 4),
+        ((1, 1), 1),
+        ((0, 0), 3),
+        ((300, 300), 17),
+        ((3000, 2000), 64),
+    ):
+        leaves = (_randn(generator, dtype, count, channels) for count in counts)
+        rest = (_voxels(generator, count, shape) for count in counts)
+        yield Problem(f'{counts[0]} and {counts[1]} voxels', function, (*leaves,), (*rest,))
+
+
+def sparse_dense(dtype, generator):
+    """Sparse voxels to a dense grid and back, channels first and last."""
+    for count, shape, channels in (
+        (150, (6, 9, 8), 5),
+        (0, (6, 9, 8), 4),
+        (1, (6, 9, 8), 1),
+        (4000, (2, 60, 60), 64),
+    ):
+        for first in (True, False):
+
+            def function(features, dense, indices, shape=shape, first=first):
+                return (
+                    ops.sparse_to_dense(features, indices, 2, shape, first),
+                    ops.sparse_from_dense(dense, indices, first),
+                )
+
+            size = (2, channels, *shape) if first else (2, *shape, channels)
+            leaves = (
+                _randn(generator, dtype, count, channels),
+                _randn(generator, dtype, *size),
+            )
+            name = f'{count} voxels, channels {"first" if first else "last"}'
+            yield Problem(name, function, leaves, (_voxels(generator, count, shape),))
+
+
+def deformable_aggregation(dtype, generator):
+    """Sparse4D's aggregation: half of the points are outside of the images."""
+    for name, bs, anchors, points, cams, channels, groups, maps in (
+        ('small', 2, 6, 3, 2, 8, 2, ((5, 7), (3, 4))),
+        ('no anchor', 1, 0, 3, 2, 8, 2, ((5, 7),)),
+        ('one sample', 1, 1, 1, 1, 1, 1, ((1, 1),)),
+        ('odd channels', 1, 9, 5, 3, 21, 3, ((5, 7), (3, 4), (1, 2))),
+        ('one group', 2, 7, 4, 2, 40, 1, ((8, 8),)),
+        ('of a model', 1, 60, 13, 6, 256, 8, ((16, 44), (8, 22), (4, 11), (2, 6))),
+    ):
+        shapes = torch.tensor([maps] * cams)
+        sizes = shapes.prod(-1).flatten()
+        start = (sizes.cumsum(0) - sizes).view(cams, len(maps))
+        shape = bs, anchors, points, cams
+        leaves = (
+            _randn(generator, dtype, bs, int(sizes.sum()), channels),
+            torch.rand(*shape, 2, generator=generator) * 1.4 - 0.2,
+            torch.rand(*shape, len(maps), groups, generator=generator).to(dtype),
+        )
+
+        def function(features, locations, weight, shapes, start):
+            return ops.deformable_aggregation(features, shapes, start, locations, weight)
+
+        yield Problem(name, function, leaves, (shapes, start))
+
+
+def _deform_conv(dtype, generator, modulated: bool):
+    for name, batch, size, inputs, outputs, kernel, stride, dilation, groups, deform_groups in (
+        ('small', 2, (7, 6), 4, 6, 3, 1, 1, 2, 2),
+        ('no image', 0, (7, 6), 4, 6, 3, 1, 1, 1, 1),
+        ('one pixel', 1, (1, 1), 1, 1, 1, 1, 1, 1, 1),
+        ('odd channels', 1, (9, 11), 15, 7, 3, 1, 1, 1, 3),
+        ('stride 2', 2, (9, 11), 8, 16, 3, 2, 1, 1, 1),
+        ('dilation 2', 1, (9, 11), 8, 16, 3, 1, 2, 1, 1),
+        ('of a model', 1, (16, 44), 128, 128, 3, 1, 1, 1, 1),
+    ):
+        padding = kernel // 2 * dilation
+        out = [(n + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1 for n in size]
+        samples = deform_groups * kernel * kernel
+        weight = torch.randn(outputs, inputs // groups, kernel, kernel, generator=generator)
+        leaves = [
+            _randn(generator, dtype, batch, inputs, *size),
+            _randn(generator, dtype, batch, 2 * samples, *out),
+            (weight / math.sqrt(inputs * kernel * kernel)).to(dtype),
+        ]
+        geometry = stride, padding, dilation, groups, deform_groups
+        if modulated:
+            leaves += [
+                torch.rand(batch, samples, *out, generator=generator).to(dtype),
+                _randn(generator, dtype, outputs),
+            ]
+
+        def function(x, offset, weight, mask=None, bias=None, geometry=geometry):
+            if mask is None:
+                return ops.deform_conv2d(x, offset, weight, *geometry)
+            return ops.modulated_deform_conv2d(x, offset, mask, weight, bias, *geometry)
+
+        yield Problem(name, function, tuple(leaves))
+
+
+def deform_conv2d(dtype, generator):
+    """Deformable convolution, v1."""
+    yield from _deform_conv(dtype, generator, False)
+
+
+def modulated_deform_conv2d(dtype, generator):
+    """Modulated deformable convolution, v2."""
+    yield from _deform_conv(dtype, generator, True)
+
+
+def _clouds(dtype, generator):
+    """Yield name, points, voxel size and range; no point of float32 is near a border of the cells.
+
+    In 16 bits points lie on borders, but sizes are powers of two there, and a cell is exact.
+    """
+    size = (0.075, 0.075, 0.2) if dtype == torch.float32 else (0.5, 0.5, 0.25)
+    for name, count, columns, grid in (
+        ('small', 300, 5, (8, 10, 4)),
+        ('no point', 0, 4, (8, 10, 4)),
+        ('one point', 1, 3, (8, 10, 4)),
+        ('one cell', 70, 4, (1, 1, 1)),
+        ('a pillar each', 500, 4, (40, 40, 1)),
+        ('of a model', 20000, 5, (256, 256, 40)),
+    ):
+        cells, low = torch.tensor(grid), [-n * s / 2 for n, s in zip(grid, size)]
+        # One cell around the grid is outside.
+        place = (torch.rand(count, 3, generator=generator) * (cells + 2)).floor() - 1
+        place += 0.2 + 0.6 * torch.rand(count, 3, generator=generator)
+        points = torch.rand(count, columns, generator=generator)
+        points[:, :3] = place * torch.tensor(size) + torch.tensor(low)
+        yield name, points.to(dtype), size, (*low, *(-n for n in low))
+
+
+def hard_voxelize(dtype, generator):
+    """Hard voxelization, some points and voxels beyond the limits."""
+    for name, points, size, area in _clouds(dtype, generator):
+
+        def function(points, size=size, area=area):
+            return tuple(ops.hard_voxelize(points, size, area, 5, 9000))
+
+        yield Problem(name, function, (points,))
+
+
+def dynamic_voxelize(dtype, generator):
+    """Dynamic voxelization."""
+    for name, points, size, area in _clouds(dtype, generator):
+
+        def function(points, size=size, area=area):
+            return ops.dynamic_voxelize(points, size, area)
+
+        yield Problem(name, function, (), (points,))
+
+
+def dynamic_scatter(dtype, generator):
+    """Reduction of the points of each voxel, in the three ways."""
+    for count, channels, cells in ((90, 6, 3), (0, 4, 3), (1, 1, 3), (8000, 64, 12)):
+        for reduce_type in ('max', 'mean', 'sum'):
+
+            def function(feats, coors, reduce_type=reduce_type):
+                return ops.dynamic_scatter(feats, coors, reduce_type)
+
+            coors = torch.randint(-1, cells, (count, 3), generator=generator).int()
+            leaves = (_randn(generator, dtype, count, channels),)
+            yield Problem(f'{reduce_type} of {count} points', function, leaves, (coors,))
+
+
+def bev_pool(dtype, generator):
+    """BEV pooling; some points are outside of the grid."""
+    for count, channels, grid in (
+        (200, 5, (2, 3, 10, 12)),
+        (0, 4, (1, 1, 8, 8)),
+        (1, 1, (1, 1, 1, 1)),
+        (500, 17, (1, 1, 33, 47)),
+        (900, 3, (3, 2, 16, 16)),
+        (15000, 80, (1, 1, 128, 128)),
+    ):
+        b, d, h, w = grid
+        columns = [torch.randint(-1, n + 1, (count,), generator=generator) for n in (h, w, d, b)]
+
+        def function(feats, coords, grid=grid):
+            return ops.bev_pool(feats, coords, *grid)
+
+        leaves = (_randn(generator, dtype, count, channels),)
+        yield Problem(f'{count} points', function, leaves, (torch.stack(columns, 1),))
+
+
+OPERATORS = {
+    'sparse_conv_rulebook': Operator('sparse_conv', rulebooks, (torch.int32,)),
+    'sparse_conv': Operator('sparse_conv', sparse_conv),
+    'sparse_max_pool': Operator('sparse_pool', sparse_pool),
+    'sparse_add': Operator('sparse_add', sparse_add),
+    'sparse_dense': Operator('sparse_dense', sparse_dense),
+    'deformable_aggregation': Operator('deformable_aggregation', deformable_aggregation),
+    'deform_conv2d': Operator('modulated_deform_conv', deform_conv2d),
+    'modulated_deform_conv2d': Operator('modulated_deform_conv', modulated_deform_conv2d),
+    'hard_voxelize': Operator('voxelize', hard_voxelize),
+    'dynamic_voxelize': Operator('voxelize', dynamic_voxelize),
+    'dynamic_scatter': Operator('dynamic_scatter', dynamic_scatter),
+    'bev_pool': Operator('bev_pool', bev_pool),
+}
+
+
+def add_arguments(parser) -> None:
+    """Options of `mxd verify`."""
+    parser.add_argument('--device', choices=('npu', 'cpu'), help='npu where there is one, else cpu')
+    parser.add_argument('--json', default='mxd_verify.json', metavar='F', help='report to write')
+    parser.add_argument('--quick', action='store_true', help=f'{QUICK} problems each')
+
+
+def run(args) -> int:
+    """Check all operators, print the table and write the report.
+
+    Returns:
+        int: the exit status, 0 or 1.
+    """
+    device = args.device or ('npu' if _has_npu() else 'cpu')
+    if device == 'npu' and not _has_npu():
+        raise SystemExit('mxd verify: --device was npu, but torch_npu sees none: try `mxd doctor`')
+    rows = []
+    for name, operator in OPERATORS.items():
+        for dtype in operator.dtypes:
+            rows.append(check(name, dtype, device, QUICK if args.quick else None))
+            done = f'{len(rows)}. {name} {rows[-1].dtype}: {rows[-1].problems} problems'
+            print(done, file=sys.stderr, flush=True)
+    versions = _versions(device)
+    report = dict(versions=versions, device=device, rows=[asdict(row) for row in rows])
+    Path(args.json).write_text(json.dumps(report, indent=1) + '\n')
+    return _print(rows, versions, args.json)
+
+
+def check(name: str, dtype: torch.dtype, device: str, most=None) -> Row:
+    """Run the problems of an operator, each twice, and compare.
+
+    Args:
+        name (str): of `OPERATORS`.
+        dtype (torch.dtype): of the features.
+        device (str): 'npu' or 'cpu'.
+        most (int, optional): so many problems at most.
+
+    Returns:
+        Row: a problem that raised is one of its failures.
+    """
+    operator = OPERATORS[name]
+    served_by = _served_by(operator.family, device)
+    row = Row(name, operator.family, str(dtype).split('.')[-1], served_by, TOLERANCES[dtype])
+    promised = device == 'cpu' or ('kernel' in served_by and operator.family not in ATOMIC)
+    problems = operator.problems(dtype, torch.Generator().manual_seed(0))
+    for problem in islice(problems, most):
+        row.problems += 1
+        try:
+            error, same, spent = _compare(problem, device)
+        except Exception as raised:
+            row.failures.append(f'{problem.name}: {type(raised).__name__}: {_first_line(raised)}')
+            continue
+        row.worst_error = max(row.worst_error, error)
+        row.deterministic &= same
+        row.milliseconds += spent
+        if error > row.tolerance:
+            row.failures.append(f'{problem.name}: relative error {error:.2g}')
+        if not same and promised:
+            row.failures.append(f'{problem.name}: two runs differ')
+    return row
+
+
+def _compare(problem: Problem, device: str) -> tuple:
+    """Largest relative error, whether two runs are bit-identical, and the second's milliseconds."""
+    first, _ = _timed(problem, device)
+    second, spent = _timed(problem, device)
+    if device == 'cpu':
+        with fallback.Plain():
+            wanted = _tensors(problem, 'cpu')
+    else:
+        wanted = _tensors(problem, 'cpu')
+    same = all(a.shape == b.shape and _bits(a).equal(_bits(b)) for a, b in zip(first, second))
+    return max(_error(a, b) for a, b in zip(first, wanted)), same, spent
+
+
+def _tensors(problem: Problem, device: str) -> list:
+    """Results and gradients on a device, under gradients of the results that vary."""
+    leaves = [x.to(device).detach().requires_grad_() for x in problem.leaves]
+    outputs = problem.function(*leaves, *(x.to(device) for x in problem.rest))
+    outputs = list(outputs) if isinstance(outputs, tuple) else [outputs]
+    differentiable = [x for x in outputs if x.requires_grad]
+    slopes = [
+        torch.linspace(-1, 1, x.numel()).view(x.shape).to(device, x.dtype) for x in differentiable
+    ]
+    grads = torch.autograd.grad(differentiable, leaves, slopes) if leaves else ()
+    return [x.detach() for x in (*outputs, *grads)]
+
+
+def _timed(problem: Problem, device: str) -> tuple:
+    """Results on the CPU, and milliseconds: by events of the device where it has any."""
+    if device == 'npu':
+        begin, end = (torch.npu.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        tensors = _tensors(problem, device)
+        end.record()
+        torch.npu.synchronize()
+        spent = begin.elapsed_time(end)
+    else:
+        start = time.perf_counter()
+        tensors = _tensors(problem, device)
+        spent = (time.perf_counter() - start) * 1e3
+    return [x.cpu() for x in tensors], spent
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    return tensor.contiguous().flatten().view(torch.uint8)
+
+
+def _error(found: Tensor, wanted: Tensor) -> float:
+    """Largest difference over the largest value; infinite where integers or NaN differ."""
+    if (found.shape, found.dtype) != (wanted.shape, wanted.dtype):
+        raise ValueError(
+            f'gave {found.dtype} {list(found.shape)}, the reference {wanted.dtype} '
+            f'{list(wanted.shape)}'
+        )
+    if found.equal(wanted):
+        return 0.0
+    if not found.is_floating_point():
+        return math.inf
+    error = (found.double() - wanted.double()).abs().max() / wanted.double().abs().max()
+    return math.inf if error.isnan() else float(error)
+
+
+def _served_by(family: str, device: str) -> str:
+    """The first of the family's servers that is not plain PyTorch, if there is one."""
+    served, names = ops.backends(), fallback.FAMILIES[family]
+    return min((served[name][device] for name in names), key=lambda how: 'plain' in how)
+
+
+def _has_npu() -> bool:
+    return hasattr(torch, 'npu') and torch.npu.is_available()
+
+
+def _versions(device: str) -> dict:
+    """What a bug report should name."""
+    versions = {'python': platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = 'absent'
+    versions['cann'] = _cann()
+    name = torch.npu.get_device_name(0) if device == 'npu' else 'CPU'
+    versions['device'] = name + (', in software' if device == 'npu' and softnpu.active() else '')
+    versions['processor'] = _processor()
+    versions['os'] = platform.platform()
+    versions['MXD_DISABLE'] = os.environ.get('MXD_DISABLE', '')
+    return versions
+
+
+def _cann() -> str:
+    """CANN's own version file, in one line."""
+    root = os.environ.get('ASCEND_HOME_PATH')
+    if not root:
+        return 'ASCEND_HOME_PATH is not set'
+    for pattern in ('version.cfg', '*/ascend_toolkit_install.info', 'version.info'):
+        for path in sorted(Path(root).glob(pattern)):
+            return '; '.join(path.read_text(errors='replace').split('\n')).strip('; ')
+    return f'no version file in {root}'
+
+
+def _processor() -> str:
+    """The model's name where Linux tells it, and the architecture."""
+    info = Path('/proc/cpuinfo')
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = (line.partition(':')[2].strip() for line in lines if line.startswith('model name'))
+    return f'{next(names, platform.processor())} ({platform.machine()}, {os.cpu_count()} cores)'
+
+
+def _print(rows: list, versions: dict, path: str) -> int:
+    """Print the table and what to do; return the exit status."""
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    console.print(', '.join(f'{name} {value}' for name, value in versions.items() if value))
+    table = Table(title='[bold]Operators[/]', title_justify='left')
+    for column in ('operator', 'dtype', 'served by', 'result'):
+        table.add_column(column)
+    for column in ('problems', 'worst error', 'tolerance', 'deterministic', 'ms'):
+        table.add_column(column, justify='right')
+    for row in rows:
+        table.add_row(
+            row.operator,
+            row.dtype,
+            row.served_by,
+            '[bold red]failed[/]' if row.failures else '[green]ok[/]',
+            str(row.problems),
+            f'{row.worst_error:.1e}',
+            f'{row.tolerance:.0e}',
+            'yes' if row.deterministic else 'no',
+            f'{row.milliseconds:.1f}',
+        )
+    console.print(table)
+    console.print(f'The report for an issue is {escape(path)}.')
+    failed = [row for row in rows if row.failures]
+    if not failed:
+        console.print('[bold green]Every operator passes.[/]')
+        return 0
+    for row in failed:
+        for failure in row.failures:
+            console.print(f'[red]{row.operator} {row.dtype}[/] {escape(failure)}')
+    families = dict.fromkeys(row.family for row in failed)
+    kernels = [
+        name
+        for name in families
+        if any(row.family == name and 'plain' not in row.served_by for row in failed)
+    ]
+    for name in families:
+        if name not in kernels:
+            console.print(f'{name} is served by plain PyTorch: please report it.')
+    if kernels:
+        known = [name for name in fallback.FAMILIES if name in fallback.DISABLED]
+        console.print('To train without the kernels that fail, set:')
+        # Never wrapped: it is there to be copied.
+        console.print(f'export MXD_DISABLE={",".join([*known, *kernels])}', soft_wrap=True)
+    return 1
+
+
+def _first_line(error) -> str:
+    return next(iter(str(error).strip().splitlines()), '')
