@@ -49,7 +49,7 @@ def main(argv=None) -> int:
     args, rest = parser.parse_args(argv[:1]), argv[1:]
     try:
         module = importlib.import_module(args.module)
-    except ImportError as error:
+    except (ImportError, ValueError) as error:  # ValueError: MXD_DISABLE names what is not there
         print(f'mxd {args.command}: {error}: `mxd doctor` tells what is missing', file=sys.stderr)
         return 1
     if hasattr(module, 'main'):

@@ -105,7 +105,8 @@ def _packages():
         table.add_row(package.name, version or '', mark, escape(note))
         # The package itself fails where another one is missing.
         if package.required and not (missing and package.name == 'mxd-mmplugin'):
-            missing.append(f'{package.name} is {state}: {package.remedy}')
+            cause = f' ({error})' if state == 'broken' else ''
+            missing.append(f'{package.name} is {state}: {package.remedy}{cause}')
     return table, missing
 
 

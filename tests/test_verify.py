@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from argparse import ArgumentParser
+from pathlib import Path
 
 import pytest
 import torch
@@ -65,7 +66,8 @@ def test_the_kernels_of_a_cpu_pass(capsys, tmp_path):
     for row in found['rows']:
         assert row['problems'] == verify.QUICK and row['deterministic'], row
     assert found['versions']['torch'] and found['versions']['processor'] and found['versions']['os']
-    assert 'MXD_DISABLE' not in text
+    assert {'cann', 'driver'} <= found['versions'].keys()
+    assert 'MXD_DISABLE' not in text and all(row['modelled'] is None for row in found['rows'])
 
 
 @pytest.mark.parametrize('fault', faults())
@@ -138,3 +140,17 @@ def test_a_family_that_is_none():
     done = python('import mxd_mmplugin', 'pool')
     assert done.returncode == 1
     assert 'ValueError: MXD_DISABLE must name families of sparse_conv,' in done.stderr
+
+
+@pytest.mark.parametrize('command', ['verify', 'doctor'])
+def test_a_command_tells_of_a_family_that_is_none(command, tmp_path):
+    done = subprocess.run(
+        [sys.executable, '-m', 'mxd_cli', command],
+        env={**os.environ, 'MXD_DISABLE': 'pool', 'PYTHONPATH': str(Path(__file__).parents[1])},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    text = ' '.join((done.stdout + done.stderr).split())
+    assert done.returncode == 1 and 'Traceback' not in text
+    assert 'MXD_DISABLE must name families' in text

@@ -9,12 +9,14 @@ import math
 import os
 import platform
 import sys
+import tempfile
 import time
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from itertools import islice
 from pathlib import Path
-from typing import Callable, NamedTuple
+from typing import Callable, NamedTuple, Optional
 
 import torch
 from rich.console import Console
@@ -24,11 +26,13 @@ from torch import Tensor
 
 from .. import ops, softnpu
 from ..ops import fallback
+from ..softnpu import profile
 
 # Of the largest difference, relative to the largest value of the reference.
 TOLERANCES = {torch.float32: 1e-4, torch.float16: 2e-3, torch.bfloat16: 2e-2, torch.int32: 0.0}
 FLOATS = torch.float32, torch.float16, torch.bfloat16
 QUICK = 3  # problems of an operator and a dtype
+DRIVER = Path('/usr/local/Ascend/driver/version.info')  # where its installer puts it
 PACKAGES = 'torch', 'torch-npu', 'mmcv', 'mmdet3d', 'numpy', 'mxd-mmplugin'
 # On an NPU their kernels add with atomics, in the order in which cores come.
 ATOMIC = {'deformable_aggregation'}
@@ -63,7 +67,10 @@ class Operator(NamedTuple):
 
 @dataclass
 class Row:
-    """What was found for an operator and a dtype; times in ms, of the second runs together."""
+    """What was found for an operator and a dtype; times in ms, of the second runs together.
+
+    `modelled` is what the software NPU says of this package's kernels, None where it is not there.
+    """
 
     operator: str
     family: str
@@ -74,6 +81,7 @@ class Row:
     worst_error: float = 0.0
     deterministic: bool = True
     milliseconds: float = 0.0
+    modelled: Optional[float] = None
     failures: list = field(default_factory=list)
 
 
@@ -420,13 +428,15 @@ def check(name: str, dtype: torch.dtype, device: str, most=None) -> Row:
     for problem in islice(problems, most):
         row.problems += 1
         try:
-            error, same, spent = _compare(problem, device)
+            error, same, spent, modelled = _compare(problem, device)
         except Exception as raised:
             row.failures.append(f'{problem.name}: {type(raised).__name__}: {_first_line(raised)}')
             continue
         row.worst_error = max(row.worst_error, error)
         row.deterministic &= same
         row.milliseconds += spent
+        if modelled is not None:
+            row.modelled = (row.modelled or 0) + modelled
         if error > row.tolerance:
             row.failures.append(f'{problem.name}: relative error {error:.2g}')
         if not same and promised:
@@ -435,16 +445,18 @@ def check(name: str, dtype: torch.dtype, device: str, most=None) -> Row:
 
 
 def _compare(problem: Problem, device: str) -> tuple:
-    """Largest relative error, whether two runs are bit-identical, and the second's milliseconds."""
+    """Largest relative error, whether two runs are bit-identical, the second's time and modelled time in ms."""
     first, _ = _timed(problem, device)
-    second, spent = _timed(problem, device)
+    with _model(device) as modelled:
+        second, spent = _timed(problem, device)
+        cost = modelled()
     if device == 'cpu':
         with fallback.Plain():
             wanted = _tensors(problem, 'cpu')
     else:
         wanted = _tensors(problem, 'cpu')
     same = all(a.shape == b.shape and _bits(a).equal(_bits(b)) for a, b in zip(first, second))
-    return max(_error(a, b) for a, b in zip(first, wanted)), same, spent
+    return max(_error(a, b) for a, b in zip(first, wanted)), same, spent, cost
 
 
 def _tensors(problem: Problem, device: str) -> list:
@@ -474,6 +486,22 @@ def _timed(problem: Problem, device: str) -> tuple:
         tensors = _tensors(problem, device)
         spent = (time.perf_counter() - start) * 1e3
     return [x.cpu() for x in tensors], spent
+
+
+@contextmanager
+def _model(device: str):
+    """Yield what tells the modelled ms of the launches since; None where they are not modelled, or for another."""
+    setting = 'MXD_SOFTNPU_PROFILE'
+    if device != 'npu' or not softnpu.active() or setting in os.environ:
+        yield lambda: None
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / 'profile.jsonl'
+        os.environ[setting] = str(path)
+        try:
+            yield lambda: sum(row['modelled_us'] for row in profile.load(path)) / 1e3
+        finally:
+            del os.environ[setting]
 
 
 def _bits(tensor: Tensor) -> Tensor:
@@ -514,6 +542,7 @@ def _versions(device: str) -> dict:
         except metadata.PackageNotFoundError:
             versions[package] = 'absent'
     versions['cann'] = _cann()
+    versions['driver'] = _text(DRIVER) if DRIVER.exists() else f'no {DRIVER}'
     name = torch.npu.get_device_name(0) if device == 'npu' else 'CPU'
     versions['device'] = name + (', in software' if device == 'npu' and softnpu.active() else '')
     versions['processor'] = _processor()
@@ -529,8 +558,13 @@ def _cann() -> str:
         return 'ASCEND_HOME_PATH is not set'
     for pattern in ('version.cfg', '*/ascend_toolkit_install.info', 'version.info'):
         for path in sorted(Path(root).glob(pattern)):
-            return '; '.join(path.read_text(errors='replace').split('\n')).strip('; ')
+            return _text(path)
     return f'no version file in {root}'
+
+
+def _text(path: Path) -> str:
+    """A file's lines in one."""
+    return '; '.join(path.read_text(errors='replace').split('\n')).strip('; ')
 
 
 def _processor() -> str:
@@ -548,7 +582,7 @@ def _print(rows: list, versions: dict, path: str) -> int:
     table = Table(title='[bold]Operators[/]', title_justify='left')
     for column in ('operator', 'dtype', 'served by', 'result'):
         table.add_column(column)
-    for column in ('problems', 'worst error', 'tolerance', 'deterministic', 'ms'):
+    for column in ('problems', 'worst error', 'tolerance', 'deterministic', 'ms', 'modelled'):
         table.add_column(column, justify='right')
     for row in rows:
         table.add_row(
@@ -561,6 +595,7 @@ def _print(rows: list, versions: dict, path: str) -> int:
             f'{row.tolerance:.0e}',
             'yes' if row.deterministic else 'no',
             f'{row.milliseconds:.1f}',
+            f'{row.modelled:.3f}' if row.modelled else '',
         )
     console.print(table)
     console.print(f'The report for an issue is {escape(path)}.')
