@@ -95,8 +95,10 @@ $(STAMP)package: setup.py pyproject.toml $(CPU_NATIVE) $(STAMP)build
 	$(PIP) install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
+# Stays empty on a processor that no rival has a wheel for.
 .rivals/.stamp: requirements/bench.txt | $(BIN)/python
 	rm -rf .rivals
+	mkdir .rivals
 	$(PIP) install --quiet --no-deps --target .rivals -r $<
 	@touch $@
 

@@ -30,6 +30,15 @@ def test_small_shapes_of_each_op(op, sweep, tmp_path, capsys):
     assert picture.read_bytes().startswith(b'\x89PNG')
 
 
+def test_a_rival_that_is_not_installed_is_left_out_with_a_line(sweep, monkeypatch, capsys):
+    for module in ('', '.sparse_conv', '.voxelize'):
+        monkeypatch.setattr(f'mxd_mmplugin.benchmarks{module}.is_installed', lambda name: False)
+    assert main(['bench', 'voxelize', 'sparse_conv', '--shapes', 'small']) == 0
+    printed = capsys.readouterr().out
+    assert printed.count('spconv is left out, as it is not installed') == 1
+    assert 'mmcv: time' in printed and 'spconv: time' not in printed
+
+
 def test_unknown_op_is_named():
     with pytest.raises(SystemExit, match=r"op must be one of .*sparse_conv.*, was 'conv9d'"):
         main(['bench', 'conv9d'])

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from ..packages import is_installed
 from . import report
 from .case import SHAPES
 from .measurement import measure, measure_peak
@@ -25,6 +26,8 @@ OPS = (
     'view_transform',
     'sparse4d',
 )
+# Op -> the rival that is a package which nothing else needs.
+RIVALS = dict(sparse_conv='spconv', voxelize='spconv')
 
 
 def add_arguments(parser) -> None:
@@ -42,8 +45,14 @@ def run(args) -> int:
     for op in args.op:
         if op not in OPS:
             raise SystemExit(f'mxd bench: op must be one of {", ".join(OPS)}, was {op!r}')
-    results = []
-    for op in args.op or OPS:
+    ops, results = args.op or OPS, []
+    for rival in dict.fromkeys(RIVALS[op] for op in ops if op in RIVALS):
+        if not is_installed(rival):
+            print(
+                f'{rival} is left out, as it is not installed: '
+                '`make bench` installs it on x86-64, the only processor it has wheels for.'
+            )
+    for op in ops:
         cases = importlib.import_module(f'.{op}', __name__).cases(args.shapes)
         peak = measure_peak()
         rows = []

@@ -7,6 +7,7 @@ from mmcv.ops import voxelization as mmcv_voxelization
 from torch import Tensor
 
 from ..ops import dynamic_voxelize, hard_voxelize
+from ..packages import is_installed
 from .case import Case
 from .inputs import RANGE, VOXEL_SIZE, points
 
@@ -27,10 +28,10 @@ def sweep(wanted: int) -> Tensor:
 
 
 def _spconv(cloud: Tensor, voxel_size, coors_range, max_points: int, max_voxels: int) -> dict:
-    try:
-        from spconv.pytorch.utils import PointToVoxel
-    except ImportError:
+    if not is_installed('spconv'):
         return {}
+    from spconv.pytorch.utils import PointToVoxel
+
     layer = PointToVoxel(
         list(voxel_size), list(coors_range), cloud.shape[1], max_voxels, max_points
     )
