@@ -45,14 +45,15 @@ class Faces:
             face: (R,) int64, 0 without a hit.
             cosine: (R,) float64, of the angle of incidence, 0..1.
         """
-        distance, slot = _cast(
+        distance, place = _cast(
             np.ascontiguousarray(origins),
             np.ascontiguousarray(directions),
             self._low,
             self._high,
-            self._planes,
+            self._planes.reshape(-1, 4),
+            self._order.shape[1],
         )
-        face = np.where(slot < 0, 0, self._order.reshape(-1)[slot])
+        face = np.where(place < 0, 0, self._order.reshape(-1)[place])
         cosine = np.abs(np.sum(self._normals[face] * directions, axis=1))
         return distance, face, cosine
 
@@ -93,52 +94,52 @@ def _planes(quads: np.ndarray, normals: np.ndarray) -> np.ndarray:
 
 
 @_compiled
-def _product(plane, point):
-    return plane[0] * point[0] + plane[1] * point[1] + plane[2] * point[2]
-
-
-@_compiled
-def _enters(low, high, origin, inverse, reach):
+def _enters(low, high, node, origin, inverse, reach):
     """The distance at which a ray enters a box, infinite where it misses it or enters beyond `reach`."""
     first, last = 0.0, reach
     for axis in range(3):
-        a = (low[axis] - origin[axis]) * inverse[axis]
-        b = (high[axis] - origin[axis]) * inverse[axis]
+        a = (low[node, axis] - origin[axis]) * inverse[axis]
+        b = (high[node, axis] - origin[axis]) * inverse[axis]
         first = max(first, min(a, b))
         last = min(last, max(a, b))
     return first if first <= last else np.inf
 
 
 @_compiled
-def _meets(planes, origin, direction):
+def _side(planes, row, point):
+    return planes[row, 0] * point[0] + planes[row, 1] * point[1] + planes[row, 2] * point[2]
+
+
+@_compiled
+def _meets(planes, face, origin, direction):
     """The distance at which a ray meets a face, infinite where it does not."""
-    slope = _product(planes[0], direction)
-    if slope == 0:
-        return np.inf
-    distance = (planes[0, 3] - _product(planes[0], origin)) / slope
-    if distance <= 0:
+    plane = 5 * face
+    slope = _side(planes, plane, direction)
+    distance = (planes[plane, 3] - _side(planes, plane, origin)) / slope
+    if not 0 < distance < np.inf:
         return np.inf
     point = (
         origin[0] + distance * direction[0],
         origin[1] + distance * direction[1],
         origin[2] + distance * direction[2],
     )
-    for edge in range(1, 5):
-        if _product(planes[edge], point) < planes[edge, 3]:
+    for edge in range(plane + 1, plane + 5):
+        if _side(planes, edge, point) < planes[edge, 3]:
             return np.inf
     return distance
 
 
 @_compiled
-def _cast(origins, directions, low, high, planes):
+def _cast(origins, directions, low, high, planes, size):
     """Distance (R,) and place (R,) among the faces of all leaves of the nearest face, -1 without one."""
-    leaves, size = planes.shape[:2]
+    leaves = len(low) // 2
     distances = np.full(len(origins), np.inf)
     places = np.full(len(origins), -1)
     waiting = np.empty(64, np.int64)
     entered = np.empty(64)
     for ray in range(len(origins)):
-        origin, direction = origins[ray], directions[ray]
+        origin = (origins[ray, 0], origins[ray, 1], origins[ray, 2])
+        direction = (directions[ray, 0], directions[ray, 1], directions[ray, 2])
         inverse = (1 / direction[0], 1 / direction[1], 1 / direction[2])
         nearest, place = np.inf, -1
         waiting[0], entered[0], count = 1, 0.0, 1
@@ -149,17 +150,22 @@ def _cast(origins, directions, low, high, planes):
                 continue
             if node >= leaves:
                 for face in range((node - leaves) * size, (node - leaves + 1) * size):
-                    distance = _meets(planes[face // size, face % size], origin, direction)
+                    distance = _meets(planes, face, origin, direction)
                     if distance < nearest:
                         nearest, place = distance, face
                 continue
-            one = _enters(low[2 * node], high[2 * node], origin, inverse, nearest)
-            two = _enters(low[2 * node + 1], high[2 * node + 1], origin, inverse, nearest)
-            # The nearer one is pushed last and looked at first.
-            first, second = (2 * node, 2 * node + 1) if one > two else (2 * node + 1, 2 * node)
-            for child, entry in ((first, max(one, two)), (second, min(one, two))):
-                if entry < nearest:
-                    waiting[count], entered[count] = child, entry
-                    count += 1
+            left, right = 2 * node, 2 * node + 1
+            enters_left = _enters(low, high, left, origin, inverse, nearest)
+            enters_right = _enters(low, high, right, origin, inverse, nearest)
+            # The nearer one is put on top, where it is looked at first.
+            if enters_left < enters_right:
+                left, right = right, left
+                enters_left, enters_right = enters_right, enters_left
+            if enters_left < nearest:
+                waiting[count], entered[count] = left, enters_left
+                count += 1
+            if enters_right < nearest:
+                waiting[count], entered[count] = right, enters_right
+                count += 1
         distances[ray], places[ray] = nearest, place
     return distances, places
