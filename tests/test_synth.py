@@ -296,6 +296,19 @@ def test_rays_end_at_the_nearest_of_all_faces(count):
     np.testing.assert_allclose(cosine, np.abs(np.sum(normals * directions, axis=1)))
 
 
+def test_of_faces_in_one_plane_the_first_is_hit():
+    rng = np.random.default_rng(0)
+    along, across = np.array([1.0, 0.3, 0.1]), np.array([-0.2, 0.7, 0.6])
+    low, high = rng.uniform(-9, -1, (2, 40, 1)), rng.uniform(1, 9, (2, 40, 1))
+    u = np.stack([low[0], high[0], high[0], low[0]], axis=1)
+    v = np.stack([low[1], low[1], high[1], high[1]], axis=1)
+    quads = u * along + v * across + [0, 0, 20]
+    directions = np.column_stack([rng.uniform(-0.02, 0.02, (500, 2)), np.ones(500)])
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    distance, face, _ = Faces(quads).cast(np.zeros((500, 3)), directions)
+    assert np.isfinite(distance).all() and (face == 0).all()
+
+
 def test_a_face_without_area_is_never_hit():
     quads = np.zeros((2, 4, 3)) + [1.0, 0, 0]
     distance, face, _ = Faces(quads).cast(np.zeros((1, 3)), np.array([[1.0, 0, 0]]))

@@ -15,6 +15,7 @@ from .geometry import face_normals
 
 LEAF = 4  # faces in a leaf at most
 MARGIN = 1e-6  # metres that a box is wider than its faces: rounding must not lose a flat one
+TIE = 1e-9  # metres: of faces in one plane the first one is hit, however the distances are rounded
 _compiled = njit(error_model='numpy')  # 1 / 0 is infinite
 
 
@@ -45,15 +46,14 @@ class Faces:
             face: (R,) int64, 0 without a hit.
             cosine: (R,) float64, of the angle of incidence, 0..1.
         """
-        distance, place = _cast(
+        distance, face = _cast(
             np.ascontiguousarray(origins),
             np.ascontiguousarray(directions),
             self._low,
             self._high,
             self._planes.reshape(-1, 4),
-            self._order.shape[1],
+            self._order,
         )
-        face = np.where(place < 0, 0, self._order.reshape(-1)[place])
         cosine = np.abs(np.sum(self._normals[face] * directions, axis=1))
         return distance, face, cosine
 
@@ -130,29 +130,31 @@ def _meets(planes, face, origin, direction):
 
 
 @_compiled
-def _cast(origins, directions, low, high, planes, size):
-    """Distance (R,) and place (R,) among the faces of all leaves of the nearest face, -1 without one."""
-    leaves = len(low) // 2
+def _cast(origins, directions, low, high, planes, leaves):
+    """Distance (R,) and number (R,) of each ray's nearest face."""
+    count, size = leaves.shape
     distances = np.full(len(origins), np.inf)
-    places = np.full(len(origins), -1)
+    faces = np.zeros(len(origins), np.int64)
     waiting = np.empty(64, np.int64)
     entered = np.empty(64)
     for ray in range(len(origins)):
         origin = (origins[ray, 0], origins[ray, 1], origins[ray, 2])
         direction = (directions[ray, 0], directions[ray, 1], directions[ray, 2])
         inverse = (1 / direction[0], 1 / direction[1], 1 / direction[2])
-        nearest, place = np.inf, -1
-        waiting[0], entered[0], count = 1, 0.0, 1
-        while count:
-            count -= 1
-            node = waiting[count]
-            if entered[count] >= nearest:
+        nearest, face = np.inf, 0
+        waiting[0], entered[0], top = 1, 0.0, 1
+        while top:
+            top -= 1
+            node = waiting[top]
+            if entered[top] >= nearest:
                 continue
-            if node >= leaves:
-                for face in range((node - leaves) * size, (node - leaves + 1) * size):
-                    distance = _meets(planes, face, origin, direction)
-                    if distance < nearest:
-                        nearest, place = distance, face
+            if node >= count:
+                leaf = node - count
+                for i in range(size):
+                    distance = _meets(planes, leaf * size + i, origin, direction)
+                    lower = leaves[leaf, i] < face
+                    if distance < nearest - TIE or (lower and distance < nearest + TIE):
+                        nearest, face = distance, leaves[leaf, i]
                 continue
             left, right = 2 * node, 2 * node + 1
             enters_left = _enters(low, high, left, origin, inverse, nearest)
@@ -162,10 +164,10 @@ def _cast(origins, directions, low, high, planes, size):
                 left, right = right, left
                 enters_left, enters_right = enters_right, enters_left
             if enters_left < nearest:
-                waiting[count], entered[count] = left, enters_left
-                count += 1
+                waiting[top], entered[top] = left, enters_left
+                top += 1
             if enters_right < nearest:
-                waiting[count], entered[count] = right, enters_right
-                count += 1
-        distances[ray], places[ray] = nearest, place
-    return distances, places
+                waiting[top], entered[top] = right, enters_right
+                top += 1
+        distances[ray], faces[ray] = nearest, face
+    return distances, faces
