@@ -13,6 +13,7 @@ from mxd_mmplugin.datasets.synth.actors import KINDS, Actor, draw_body, drop_col
 from mxd_mmplugin.datasets.synth.camera import Frame
 from mxd_mmplugin.datasets.synth.geometry import face_normals, rotate
 from mxd_mmplugin.datasets.synth.lidar import Lidar
+from mxd_mmplugin.datasets.synth.raycast import Faces
 from mxd_mmplugin.datasets.synth.scenes import SCENES
 from mxd_mmplugin.datasets.synth.sensors import CAMERAS, IMAGE_HEIGHT, IMAGE_WIDTH, LIDAR
 from mxd_mmplugin.datasets.synth.world import SCENERY, make_world
@@ -253,6 +254,65 @@ def test_devkit_evaluates_perfect_predictions_as_perfect(nusc, tmp_path):
     # A class is scored 0 when no box of it is in range; every other one is found as a whole.
     assert all(value in (0, pytest.approx(1)) for value in precisions.values())
     assert sum(value > 0 for value in precisions.values()) >= 9
+
+
+def _nearest_by_all(quads, origins, directions):
+    """Distance (R,) to the nearest of all triangles, infinite without one: no tree, no planes."""
+    triangles = np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]])
+    corner, one, two = triangles[:, 0], *(triangles[:, i] - triangles[:, 0] for i in (1, 2))
+    with np.errstate(divide='ignore', invalid='ignore'):
+        across = np.cross(directions[:, None], two)
+        scale = 1 / np.sum(across * one, axis=2)
+        offset = origins[:, None] - corner
+        u = np.sum(offset * across, axis=2) * scale
+        around = np.cross(offset, one)
+        v = np.sum(directions[:, None] * around, axis=2) * scale
+        distance = np.sum(around * two, axis=2) * scale
+        hit = (u >= 0) & (v >= 0) & (u + v <= 1) & (distance > 0)
+    return np.where(hit, distance, np.inf).min(1)
+
+
+@pytest.mark.parametrize('count', [1, 4, 5, 300])
+def test_rays_end_at_the_nearest_of_all_faces(count):
+    rng = np.random.default_rng(count)
+    centre, along, across = rng.normal(0, 4, (count, 1, 3)), *rng.normal(0, 1, (2, count, 1, 3))
+    quads = centre + along * [[-1], [1], [1], [-1]] + across * [[-1], [-1], [1], [1]]
+    quads[::3, 3] = quads[::3, 2]  # triangles
+    quads[::5, :, 2] = 0  # flat boxes
+    origins = rng.normal(0, 3, (2000, 3))
+    directions = rng.normal(0, 1, (2000, 3))
+    directions[::4, 0] = directions[::8, 1] = 0  # along walls, straight up and down
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    distance, face, cosine = Faces(quads).cast(origins, directions)
+    np.testing.assert_allclose(distance, _nearest_by_all(quads, origins, directions), rtol=1e-9)
+    hit = np.isfinite(distance)
+    assert hit.any() and not hit.all()
+    normals, places = (
+        face_normals(quads[face]),
+        origins[hit] + directions[hit] * distance[hit, None],
+    )
+    above = np.sum(normals[hit] * (places - quads[face[hit], 0]), axis=1)
+    np.testing.assert_allclose(above, 0, atol=1e-9)
+    np.testing.assert_allclose(cosine, np.abs(np.sum(normals * directions, axis=1)))
+
+
+def test_of_faces_in_one_plane_the_first_is_hit():
+    rng = np.random.default_rng(0)
+    along, across = np.array([1.0, 0.3, 0.1]), np.array([-0.2, 0.7, 0.6])
+    low, high = rng.uniform(-9, -1, (2, 40, 1)), rng.uniform(1, 9, (2, 40, 1))
+    u = np.stack([low[0], high[0], high[0], low[0]], axis=1)
+    v = np.stack([low[1], low[1], high[1], high[1]], axis=1)
+    quads = u * along + v * across + [0, 0, 20]
+    directions = np.column_stack([rng.uniform(-0.02, 0.02, (500, 2)), np.ones(500)])
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    distance, face, _ = Faces(quads).cast(np.zeros((500, 3)), directions)
+    assert np.isfinite(distance).all() and (face == 0).all()
+
+
+def test_a_face_without_area_is_never_hit():
+    quads = np.zeros((2, 4, 3)) + [1.0, 0, 0]
+    distance, face, _ = Faces(quads).cast(np.zeros((1, 3)), np.array([[1.0, 0, 0]]))
+    assert distance[0] == np.inf and face[0] == 0
 
 
 def _depth_at(view, world, camera, step, pixels):

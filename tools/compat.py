@@ -122,9 +122,6 @@ class Environment:
     def install_mmcv(self) -> None:
         """Install mmcv, with its ops or without, and the packages that the tests import."""
         runtime, version = pinned('runtime'), pinned('mmcv')['mmcv']
-        runtime.pop(
-            'embreex', None
-        )  # casts the rays of generated scenes; no operator's test needs it
         self.pip(*self.constraints, *(name for name in runtime if name not in ALONE))
         self.pip(*self.constraints, 'pytest', 'hypothesis')
         self.pip('--no-deps', *(f'{name}=={runtime[name]}' for name in ALONE))

@@ -43,7 +43,7 @@ def run(args) -> int:
     _check('--seed', args.seed, 0, 2**32 - 1)
     _check('--keyframes', args.keyframes, 2, 40)
     _check('--workers', args.workers, 1, 256)
-    # Imported late, so that `mxd synth --help` and a wrong argument need no Embree.
+    # Imported late, so that `mxd synth --help` and a wrong argument need no Numba.
     from .generate import generate
 
     start = time.monotonic()

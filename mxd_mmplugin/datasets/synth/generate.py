@@ -19,7 +19,7 @@ from .sensors import CAMERAS, LIDAR, SWEEP_SECONDS, SWEEPS_PER_KEY_FRAME
 from .tables import SceneTables, common_tables, token, write_tables
 from .world import World, make_streets, make_world
 
-FORMAT = 1  # counts up whenever the same arguments come to give other bytes
+FORMAT = 2  # counts up whenever the same arguments come to give other bytes
 MANIFEST = 'synth.json'
 JPEG_QUALITY = 90
 SWEEP_MICROSECONDS = round(SWEEP_SECONDS * 1e6)
@@ -73,7 +73,7 @@ def generate(out: Path, scenes: int, seed: int, key_frames: int, workers: int) -
 
 def _generate_scenes(out, specs, seed, key_frames, workers) -> list[dict]:
     """The rows of each scene, in the order of `specs`."""
-    # Not forked: Embree's threads would not live on in the child.
+    # Not forked: OpenCV's threads would not live on in the child.
     context = multiprocessing.get_context('spawn')
     done = context.Value('i', 0)
     workers = min(workers, len(specs))

@@ -1,4 +1,4 @@
-"""The LiDAR: 32 beams that turn 20 times a second, cast with Embree against the world's faces.
+"""The LiDAR: 32 beams that turn 20 times a second, cast against the world's faces.
 
 A sweep ends at its time stamp. Each column of beams starts where the sensor was when it fired,
 and the points are then given in the sensor's frame at the time stamp, as nuScenes does. Actors
@@ -7,10 +7,9 @@ points, boxes and images agree.
 """
 
 import numpy as np
-from embreex.mesh_construction import TriangleMesh
-from embreex.rtcore_scene import EmbreeScene
 
 from .geometry import face_normals, rotate
+from .raycast import Faces
 from .sensors import LIDAR
 from .world import World
 
@@ -31,7 +30,7 @@ class Lidar:
     def __init__(self, world: World):
         """Builds the part of the scene that never moves."""
         self.world = world
-        self._fixed = _EmbreeFaces(world.vertices(0)[world.mesh.faces[: world.fixed_faces]])
+        self._fixed = Faces(world.vertices(0)[world.mesh.faces[: world.fixed_faces]])
 
     def sweep(self, step: int, rng) -> tuple[np.ndarray, np.ndarray]:
         """Casts sweep `step`.
@@ -47,7 +46,7 @@ class Lidar:
         near = _may_be_hit(quads, world.sensor_pose(LIDAR, step)[0])
         distance, face, cosine = self._fixed.cast(origins, directions)
         if near.any():
-            hit, moving_face, moving_cosine = _EmbreeFaces(quads[near]).cast(origins, directions)
+            hit, moving_face, moving_cosine = Faces(quads[near]).cast(origins, directions)
             closer = np.flatnonzero(hit < distance)
             numbers = np.flatnonzero(near) + world.fixed_faces
             distance[closer] = hit[closer]
@@ -99,33 +98,6 @@ def _may_be_hit(quads: np.ndarray, origin: np.ndarray) -> np.ndarray:
     # The sensor moves by less than a metre in a sweep, and may see a little round a face's edge.
     outside = np.sum(face_normals(quads) * offset, axis=1) < 1.0
     return outside & (np.linalg.norm(offset, axis=1) < MAX_RANGE)
-
-
-class _EmbreeFaces:
-    """Quadrilaterals (F, 4, 3) that rays can be cast against."""
-
-    def __init__(self, quads: np.ndarray):
-        self._normals = face_normals(quads)
-        # Embree works in single precision: keep its numbers small.
-        self._centre = quads.reshape(-1, 3).mean(0)
-        self._scene = EmbreeScene()
-        first = 4 * np.arange(len(quads))[:, None]
-        triangles = np.concatenate([first + (0, 1, 2), first + (0, 2, 3)], axis=1).reshape(-1, 3)
-        corners = (quads.reshape(-1, 3) - self._centre).astype(np.float32)
-        TriangleMesh(self._scene, corners, triangles.astype(np.int32))
-
-    def cast(self, origins, directions):
-        """Distance (R,), infinite without a hit, face (R,) and |cosine| of incidence (R,)."""
-        hits = self._scene.run(
-            (origins - self._centre).astype(np.float32),
-            directions.astype(np.float32),
-            output=True,
-        )
-        missed = hits['primID'] < 0
-        face = np.where(missed, 0, hits['primID'] // 2)
-        distance = np.where(missed, np.inf, hits['tfar'])
-        cosine = np.abs(np.sum(self._normals[face] * directions, axis=1))
-        return distance, face, cosine
 
 
 def count_points(points: np.ndarray, boxes: np.ndarray) -> np.ndarray:
