@@ -13,6 +13,7 @@ extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon', 'sphin
 myst_heading_anchors = 3
 highlight_language = 'default'
 
+add_module_names = False
 autodoc_member_order = 'bysource'
 autodoc_typehints = 'none'  # the docstrings name types and shapes
 autodoc_default_options = {'members': True, 'show-inheritance': True}
