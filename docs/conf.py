@@ -25,7 +25,8 @@ napoleon_use_rtype = False
 
 html_theme = 'furo'
 html_title = f'mxd_mmplugin {release}'
-html_static_path = []
+html_static_path = ['_static']
+html_css_files = ['wide.css']
 
 
 def escape(app, what, name, obj, options, lines):
