@@ -69,7 +69,8 @@ def run(args) -> int:
     """
     console = Console(width=None if sys.stdout.isatty() else 120)
     remedies = []
-    for section in (_packages, _device, _ops, _mmcv_ops, lambda: _registry(args.verbose)):
+    sections = _packages, _device, _ops, _mmcv_ops, lambda: _registry(args.verbose), _effects
+    for section in sections:
         if remedies and (section is _ops or remedies[0].startswith('torch is')):
             break  # without torch no section works, without the others none after the devices
         try:
@@ -203,6 +204,14 @@ def _registry(verbose):
     for row in rows if verbose else _families(rows):
         ours = '[green]yes[/]' if row.swapped else '[yellow]no[/]'
         table.add_row(row.registry, row.name, ours, escape(row.cls), escape(row.note))
+    return table, []
+
+
+def _effects():
+    """Changes in other packages: what importing the package does to them."""
+    table = _table('Changes in other packages', 'what', 'change', 'made')
+    for effect, made in import_module('mxd_mmplugin.activation').activate().items():
+        table.add_row(escape(effect.target), escape(effect.change), 'yes' if made else 'not needed')
     return table, []
 
 

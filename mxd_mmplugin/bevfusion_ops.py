@@ -46,6 +46,11 @@ class Voxelization(modules.Voxelization):
         return _xyz(super().forward(input))
 
 
-def serve_project() -> None:
-    """Be what `from .ops import ...` finds in the project, unless its own ops are imported already."""
-    sys.modules.setdefault(f'{PROJECT}.ops', sys.modules[__name__])
+def serve_project() -> bool:
+    """Be what `from .ops import ...` finds in the project, unless its own ops are imported already.
+
+    Returns:
+        bool: whether this module is in their place.
+    """
+    this = sys.modules[__name__]
+    return sys.modules.setdefault(f'{PROJECT}.ops', this) is this

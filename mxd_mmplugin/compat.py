@@ -31,7 +31,7 @@ def _method(owner: type, name: str):
     return getattr(owner, name)
 
 
-def allow_mmengine_checkpoints() -> None:
+def allow_mmengine_checkpoints() -> bool:
     """Let `torch.load(weights_only=True)` read what mmengine's Runner saves besides weights.
 
     PyTorch 2.6 made `weights_only` the default, which refuses the logs, the data set's meta
@@ -39,12 +39,16 @@ def allow_mmengine_checkpoints() -> None:
     `--resume` with them. Exactly those types are allowed, under the names that numpy 1 and
     numpy 2 write. Earlier versions load them as they are, so nothing is done there. Calling it
     again changes nothing.
+
+    Returns:
+        bool: whether this PyTorch needs it.
     """
     if digit_version(torch.__version__) < digit_version('2.6'):
-        return
+        return False
     reconstruct, (scalar, *_) = np.empty(0).__reduce__()[0], np.float64().__reduce__()
     names = [ConfigDict, *_METHODS, np.ndarray, np.dtype, (_method, 'builtins.getattr')]
     for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
         names += [(reconstruct, f'{module}._reconstruct'), (scalar, f'{module}.scalar')]
     names += {type(np.dtype(code)) for code in _NUMBER_CODES}
     torch.serialization.add_safe_globals(names)
+    return True

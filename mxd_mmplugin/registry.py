@@ -69,12 +69,21 @@ def cuda_serves() -> bool:
     return gpu_count() > 0 and get_compiling_cuda_version() != 'not available'
 
 
-def _stock_layers() -> dict:
-    """The layers that stand in for mmcv's: the name that configs know -> class."""
-    classes = ((name, getattr(modules, name)) for name in modules.__all__)
-    # Sparse layers have their own names; a container or a base class has no number of dimensions.
-    sparse = {name: cls for name, cls in classes if isinstance(getattr(cls, 'ndim', None), int)}
-    return dict(sparse, DCN=modules.DeformConv2dPack, DCNv2=modules.ModulatedDeformConv2dPack)
+# The layers that stand in for mmcv's, by the names that configs know.
+SPARSE_LAYERS = {
+    f'{stem}{ndim}d': getattr(modules, f'{stem}{ndim}d')
+    for stem in (
+        'SparseConv',
+        'SparseConvTranspose',
+        'SparseInverseConv',
+        'SparseMaxPool',
+        'SubMConv',
+    )
+    for ndim in (1, 2, 3, 4)
+}
+# On npu tensors the backward pass of mmcv's calls torch.npu_deformable_conv2dbk, which torch_npu 2.1
+# and later refuse.
+DEFORM_LAYERS = {'DCN': modules.DeformConv2dPack, 'DCNv2': modules.ModulatedDeformConv2dPack}
 
 
 def table() -> list:
@@ -83,7 +92,7 @@ def table() -> list:
     note = "for mmcv's" if swap else "left to mmcv's CUDA kernel"
     entries = [
         Entry(MODELS, cls, f'Mxd{cls.__name__}', name, swap, note)
-        for name, cls in _stock_layers().items()
+        for name, cls in {**SPARSE_LAYERS, **DEFORM_LAYERS}.items()
     ]
     entries.append(
         Entry(
@@ -111,13 +120,18 @@ def table() -> list:
     return entries
 
 
-def register() -> None:
-    """Register every entry of the table; again does nothing new."""
+def register() -> bool:
+    """Register every entry of the table; again does nothing new.
+
+    Returns:
+        bool: True.
+    """
     if is_installed('mmdet3d'):
         # It registers spconv's layers over mmcv's when it is imported: let it be first.
         import mmdet3d.models.layers.spconv  # noqa: F401
     for entry in table():
         entry.registry.register_module(name=entry.names, module=entry.cls, force=True)
+    return True
 
 
 def register_classes(classes: dict) -> None:

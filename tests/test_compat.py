@@ -7,10 +7,18 @@ import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModel
+from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from mmengine.utils import digit_version
 
 from mxd_mmplugin import compat
+
+
+@pytest.fixture(autouse=True)
+def _scope(monkeypatch):
+    """A Runner's scope, in which mmdet3d's names are not found, ends with the test."""
+    monkeypatch.setattr(DefaultScope, '_instance_dict', DefaultScope._instance_dict.copy())
+
 
 needs_weights_only = pytest.mark.skipif(
     digit_version(torch.__version__) < digit_version('2.6'), reason='loads everything by default'

@@ -128,4 +128,7 @@ def _upgrade_in_parent(parent, name, child) -> None:
         parent._register_load_state_dict_pre_hook(partial(_rename_old_offsets, name))
 
 
-register_module_module_registration_hook(_upgrade_in_parent)
+def upgrade_old_checkpoints() -> bool:
+    """Let old checkpoints load into every module that gets a layer of this file from now on."""
+    register_module_module_registration_hook(_upgrade_in_parent)
+    return True

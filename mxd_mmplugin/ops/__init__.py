@@ -62,32 +62,7 @@ __all__ = [
     'voxelization',
 ]
 
-OPERATORS = (
-    'sparse_conv_rulebook',
-    'sparse_conv_rulebook_transpose',
-    'sparse_conv',
-    'sparse_conv_weight_grad',
-    'sparse_max_pool',
-    'sparse_max_pool_backward',
-    'sparse_to_dense',
-    'sparse_from_dense',
-    'sparse_union',
-    'sparse_sum',
-    'modulated_deform_conv2d',
-    'modulated_deform_conv2d_backward',
-    'deformable_aggregation',
-    'deformable_aggregation_feature_grad',
-    'deformable_aggregation_sample_grad',
-    'voxelize_hard',
-    'voxelize_dynamic',
-    'voxelize_gather',
-    'voxelize_gather_grad',
-    'dynamic_scatter_plan',
-    'dynamic_scatter',
-    'bev_pool_plan',
-    'bev_pool',
-    'bev_pool_grad',
-)
+OPERATORS = tuple(name for forms in fallback.FAMILIES.values() for name in forms)
 DEVICES = {'cpu': 'CPU', 'npu': 'PrivateUse1', 'cuda': 'CUDA'}
 
 

@@ -45,8 +45,21 @@ def load() -> None:
         kernels = _npu_library('libmxd_npu.so', 'MXD_NPU_LIBRARY')
         if kernels:
             _load_library(kernels, how)
-        registry = _npu_library('libmxd_mmcv_registry.so', 'MXD_MMCV_REGISTRY')
-        if registry:
-            import mmcv.ops  # noqa: F401  the registry that it fills
 
-            _load_library(registry, how)
+
+def load_mmcv_registry() -> bool:
+    """Load the library that fills mmcv's C++ registry for npu tensors.
+
+    Returns:
+        bool: whether torch_npu is installed and the library was built.
+
+    Raises:
+        ImportError: the library was built for another PyTorch or mmcv.
+    """
+    registry = _npu_library('libmxd_mmcv_registry.so', 'MXD_MMCV_REGISTRY')
+    if not (is_installed('torch_npu') and registry):
+        return False
+    import mmcv.ops  # noqa: F401  the registry that it fills
+
+    _load_library(registry, 'build it again with the installed PyTorch and mmcv')
+    return True

@@ -8,6 +8,7 @@ Papers: Liu et al., "BEVFusion: Multi-Task Multi-Sensor Fusion with Unified Bird
 
 from mmdet3d.registry import MODELS, TASK_UTILS, TRANSFORMS
 
+from ...datasets.multi_view import BEVLoadMultiViewImageFromFiles, GridMask
 from ...registry import register_classes
 from .assigner import BBoxBEVL1Cost, HeuristicAssigner3D, HungarianAssigner3D, IoU3DCost
 from .box_coder import TransFusionBBoxCoder
@@ -22,8 +23,6 @@ from .layers import (
 from .transforms import (
     BEVFusionGlobalRotScaleTrans,
     BEVFusionRandomFlip3D,
-    BEVLoadMultiViewImageFromFiles,
-    GridMask,
     ImageAug3D,
 )
 from .view_transform import DepthLSSTransform, LSSTransform

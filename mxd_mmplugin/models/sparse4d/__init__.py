@@ -8,8 +8,8 @@ Detection and Tracking" (arXiv 2311.11722).
 
 from mmdet3d.registry import DATA_SAMPLERS, DATASETS, METRICS, MODELS, TASK_UTILS, TRANSFORMS
 
+from ...datasets.multi_view import BEVLoadMultiViewImageFromFiles
 from ...registry import register_classes
-from ..bevfusion.transforms import BEVLoadMultiViewImageFromFiles
 from .aggregation import DeformableFeatureAggregation, GridSampleAggregation
 from .dataset import GroupInBatchSampler, NuScenes3DDetTrackDataset, SequenceBatchSampler
 from .decoder import SparseBox3DDecoder

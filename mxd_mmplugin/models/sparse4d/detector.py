@@ -9,7 +9,7 @@ from mmdet3d.registry import MODELS
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from ..bevfusion.transforms import GridMask
+from ...datasets.multi_view import GridMask
 from .aggregation import flatten_maps
 from .box3d import Frame, Truth, encode
 

@@ -14,7 +14,7 @@ from mmcv.transforms import BaseTransform
 from mmdet3d.structures import Det3DDataSample
 from mmengine.structures import InstanceData
 
-from ..bevfusion.transforms import ImageAug3D
+from ...datasets.multi_view import transform_image
 
 META_KEYS = (
     *('sample_idx', 'token', 'sequence', 'timestamp', 'lidar2global', 'lidar2img', 'img_path'),
@@ -73,9 +73,8 @@ class ResizeCropFlipImage(BaseTransform):
         resize, crop = config['resize'], config['crop']
         height, width = results['img'][0].shape[:2]
         size = int(width * resize), int(height * resize)
-        step = ImageAug3D(None, None, None, None, False, False)
         changed = [
-            step.img_transform(img, resize, size, crop, config['flip'], config['rotate'])
+            transform_image(img, resize, size, crop, config['flip'], config['rotate'])
             for img in results['img']
         ]
         results['img'] = [img for img, _ in changed]

@@ -1,0 +1,65 @@
+"""Everything that importing the package changes in other packages; `mxd doctor` lists it."""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Callable
+
+from .bevfusion_ops import serve_project
+from .compat import allow_mmengine_checkpoints
+from .modules.modulated_deform_conv import upgrade_old_checkpoints
+from .ops.library import load_mmcv_registry
+from .registry import cuda_serves, register
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A change in another package.
+
+    Attributes:
+        target: what is changed.
+        change: how.
+        apply: makes the change; returns whether there was something to do on this machine.
+    """
+
+    target: str
+    change: str
+    apply: Callable[[], bool]
+
+
+def _serve_project() -> bool:
+    return not cuda_serves() and serve_project()
+
+
+EFFECTS = (
+    Effect('registries of mmengine and mmdet3d', 'the names in the table above', register),
+    Effect(
+        "mmcv's C++ registry, mmcv._ext.nms_rotated and nms_quadri",
+        'npu tensors are served where mmcv was built without FORCE_NPU',
+        load_mmcv_registry,
+    ),
+    Effect(
+        'sys.modules',
+        "projects.BEVFusion.bevfusion.ops, mmdet3d's project, runs on our operators",
+        _serve_project,
+    ),
+    Effect(
+        'torch.nn.Module',
+        'a module that gets a DCN layer reads the offsets of old checkpoints',
+        upgrade_old_checkpoints,
+    ),
+    Effect(
+        'torch.serialization',
+        "torch.load(weights_only=True) reads the checkpoints of mmengine's Runner",
+        allow_mmengine_checkpoints,
+    ),
+)
+
+
+@cache
+def activate() -> dict:
+    """Make every change; again does nothing.
+
+    Returns:
+        dict[Effect, bool]: each change, and whether it was made on this machine.
+    """
+    return {effect: effect.apply() for effect in EFFECTS}
