@@ -189,3 +189,16 @@ def test_the_number_of_devices_is_a_setting():
         out = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True)
         assert out.stdout.split()[-1] == str(count)
         assert ('1 to 8 are possible' in out.stderr) == (count == 1)
+
+
+def test_kernels_of_another_soc_are_refused():
+    code = (
+        'import torch, mxd_mmplugin\n'
+        'indices = torch.tensor([[0, 1]], dtype=torch.int32, device="npu")\n'
+        'mxd_mmplugin.build_rulebook(indices, 1, [4], [3], [1], [1], [1], True)\n'
+        'torch.npu.synchronize()'
+    )
+    env = {**os.environ, 'MXD_SOFTNPU_SOC': 'Ascend910A'}
+    done = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert 'compiled for Ascend910B3, and this NPU is a Ascend910A: set SOC_VERSION' in done.stderr
