@@ -1,20 +1,17 @@
 // BEV pooling on the CPU. The points are listed by tiles of cells that fit a core's cache. One
 // thread sums a tile in the order of the points: it reads the features in runs of neighbouring rows
 // and writes each cell once.
-#include <ATen/Dispatch.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
 #include <vector>
 
 #include "../bev_pool.h"
+#include "compute_type.h"
 #include "rows.h"
 
 namespace mxd::bev_pool {
 namespace {
-
-#define MXD_DISPATCH(type, name, ...) \
-  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, type, name, __VA_ARGS__)
 
 // Fills the cell and the tile of each point; outside of the grid they are -1 and grid.tiles().
 template <typename Index>
@@ -129,7 +126,7 @@ at::Tensor pool_cpu(const at::Tensor& feats, const at::Tensor& cells, const at::
                     feats.size(0));
   cpu::check_rows("ranks", all_ranks, 0, feats.size(0));
   auto out = cpu::empty_output({B, D, H, W, feats.size(1)}, feats.options());
-  MXD_DISPATCH(feats.scalar_type(), "bev_pool", [&] {
+  MXD_DISPATCH_FLOAT(feats.scalar_type(), "bev_pool", [&] {
     const PoolArgs<scalar_t> args{rows.const_data_ptr<scalar_t>(),
                                   all_cells.const_data_ptr<int32_t>(),
                                   all_ranks.const_data_ptr<int32_t>(),

@@ -39,7 +39,7 @@ MXD_INLINE void add_pair(const Sampling<T>& s, const T* weight, const T* grad, T
   for (int64_t group = 0; group < s.groups; group++) {
     const T left_factor = left_share * weight[group], right_factor = right_share * weight[group];
     for_each_vector<T, Bytes>(group * width, (group + 1) * width,
-                              [&](int64_t c, auto bytes) __attribute__((always_inline)) {
+                              [&](int64_t c, auto bytes) MXD_INLINED {
                                 using V = Simd<T, bytes>;
                                 const typename V::Vec g = V::load(grad + c);
                                 V::store(left + c, V::load(left + c) + left_factor * g);
@@ -49,42 +49,31 @@ MXD_INLINE void add_pair(const Sampling<T>& s, const T* weight, const T* grad, T
 }
 
 // `unused` is a row that takes what falls beside the map.
-template <typename T, int Bytes>
-MXD_INLINE void add_band(const Args<T>& args, const Band& band, T* unused) {
-  const Sampling<T>& s = args.sampling;
-  const int64_t width = s.maps[band.map].width;
-  T* pixels = args.out + band.start * s.channels;
-  std::fill(pixels + band.begin * width * s.channels, pixels + band.end * width * s.channels, T(0));
-  // The taps with y = begin - 1 have their lower pixels in the band.
-  const std::vector<int64_t>& rows = args.sorted.rows[band.map];
-  for (int64_t i = rows[band.begin]; i < rows[band.end + 1]; i++) {
-    const Tap<T>& tap = args.sorted.taps[i];
-    T* upper = pixels + (tap.y * width + tap.x) * s.channels;
-    auto add = [&](T* row, T share) __attribute__((always_inline)) {
-      add_pair<T, Bytes>(s, s.weight + tap.number * s.groups, args.grad + tap.anchor * s.channels,
-                         share * (1 - tap.right), share * tap.right, tap.x >= 0 ? row : unused,
-                         tap.x + 1 < width ? row + s.channels : unused);
-    };
-    if (tap.y >= band.begin) add(upper, 1 - tap.down);
-    if (tap.y + 1 < band.end) add(upper + width * s.channels, tap.down);
-  }
-}
-
 template <typename T>
-struct Kernels {
-  void (*add_band)(const Args<T>&, const Band&, T* unused);
+struct AddBand {
+  template <typename W>
+  static MXD_INLINE void run(const Args<T>& args, const Band& band, T* unused) {
+    const Sampling<T>& s = args.sampling;
+    const int64_t width = s.maps[band.map].width;
+    T* pixels = args.out + band.start * s.channels;
+    std::fill(pixels + band.begin * width * s.channels, pixels + band.end * width * s.channels,
+              T(0));
+    // The taps with y = begin - 1 have their lower pixels in the band.
+    const std::vector<int64_t>& rows = args.sorted.rows[band.map];
+    for (int64_t i = rows[band.begin]; i < rows[band.end + 1]; i++) {
+      const Tap<T>& tap = args.sorted.taps[i];
+      T* upper = pixels + (tap.y * width + tap.x) * s.channels;
+      auto add = [&](T* row, T share) MXD_INLINED {
+        add_pair<T, W::kBytes>(s, s.weight + tap.number * s.groups,
+                               args.grad + tap.anchor * s.channels, share * (1 - tap.right),
+                               share * tap.right, tap.x >= 0 ? row : unused,
+                               tap.x + 1 < width ? row + s.channels : unused);
+      };
+      if (tap.y >= band.begin) add(upper, 1 - tap.down);
+      if (tap.y + 1 < band.end) add(upper + width * s.channels, tap.down);
+    }
+  }
 };
-
-#define MXD_KERNELS(W, TARGET)                                                      \
-  template <typename T>                                                             \
-  struct KernelsOf##W {                                                             \
-    TARGET static void run_band(const Args<T>& args, const Band& band, T* unused) { \
-      add_band<T, cpu::W::kBytes>(args, band, unused);                              \
-    }                                                                               \
-    static constexpr Kernels<T> kernels{&run_band};                                 \
-  };
-
-MXD_EVERY_WIDTH(MXD_KERNELS)
 
 // Writes the gradient of every pixel of every map to out [batch, rows, channels], map m beginning
 // at row starts[m]; no two maps may share a row.
@@ -104,7 +93,7 @@ void write_grad(const Sampling<T>& s, const T* grad, const std::vector<int64_t>&
     const SortedTaps<T> sorted = sort_taps(s, batch);
     const Args<T> args{s, sorted, grad, out + batch * rows * s.channels};
     for_each_unit(bands.size(), [&](int64_t band, int64_t worker) {
-      kernels<T>().add_band(args, bands[band], unused[worker].data());
+      cpu::run_widest<AddBand<T>>(args, bands[band], unused[worker].data());
     });
   }
 }
@@ -153,10 +142,12 @@ at::Tensor feature_grad_cpu(const at::Tensor& grad, const at::Tensor& feature_ma
                             const at::Tensor& sample_locations, const at::Tensor& weight) {
   check_inputs(feature_maps, spatial_shape, scale_start_index, sample_locations, weight);
   check_grad(grad, feature_maps, sample_locations);
-  const auto type = cpu::compute_type(feature_maps.scalar_type());
-  const auto run = type == at::kDouble ? &feature_grad_in<double> : &feature_grad_in<float>;
-  return run(grad.to(type).contiguous(), feature_maps, spatial_shape, scale_start_index,
-             sample_locations.to(type).contiguous(), weight.to(type).contiguous())
+  return cpu::with_compute_type(feature_maps,
+                                [&](auto number, const auto& convert) {
+                                  return feature_grad_in<decltype(number)>(
+                                      convert(grad), feature_maps, spatial_shape, scale_start_index,
+                                      convert(sample_locations), convert(weight));
+                                })
       .to(feature_maps.scalar_type());
 }
 

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <tuple>
 
 #include "../sparse_conv.h"
 #include "parallel.h"
@@ -56,5 +57,9 @@ inline void check_rows(const at::Tensor& pairs, const at::Tensor& bounds, int64_
   TORCH_CHECK_VALUE(inside, "pairs must name input rows below ", num_in, " and output rows below ",
                     num_out, ", and some do not");
 }
+
+// The same pairs with input and output exchanged, grouped by tiles of input rows.
+std::tuple<at::Tensor, at::Tensor> transpose_rulebook(const at::Tensor& pairs,
+                                                      const at::Tensor& bounds, int64_t num_in);
 
 }  // namespace mxd::sparse_conv

@@ -120,13 +120,13 @@ at::Tensor sum_cpu(at::TensorList features, const at::Tensor& rows, int64_t num_
                         " is there twice in tensor ", t);
       place = static_cast<int32_t>(n);
     }
-  const auto type = cpu::compute_type(features[0].scalar_type());
-  std::vector<at::Tensor> in;
-  for (const at::Tensor& tensor : features) in.push_back(tensor.to(type).contiguous());
-  auto out = cpu::empty_output({num_out, features[0].size(1)}, in[0].options());
-  const auto run = type == at::kDouble ? &sum_in<double> : &sum_in<float>;
-  run(in, source, out);
-  return out.to(features[0].scalar_type());
+  return cpu::with_compute_type(features[0], [&](auto number, const auto& convert) {
+    std::vector<at::Tensor> in;
+    for (const at::Tensor& tensor : features) in.push_back(convert(tensor));
+    auto out = cpu::empty_output({num_out, features[0].size(1)}, in[0].options());
+    sum_in<decltype(number)>(in, source, out);
+    return out.to(features[0].scalar_type());
+  });
 }
 
 }  // namespace
