@@ -6,7 +6,7 @@
 #include <ATen/Dispatch.h>
 #include <ATen/core/Tensor.h>
 
-// Runs a lambda in which scalar_t is the type of the tensor.
+// Runs a lambda, in which scalar_t is the C++ type of a floating dtype.
 #define MXD_DISPATCH_FLOAT(type, name, ...) \
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, type, name, __VA_ARGS__)
 
@@ -16,8 +16,8 @@ inline at::ScalarType compute_type(at::ScalarType type) {
   return type == at::kDouble ? at::kDouble : at::kFloat;
 }
 
-// Returns body(number, convert): a number of the type that tensors like this one are computed in,
-// and what brings a tensor to it, contiguous.
+// Returns body(number, convert). `number` has the type that tensors like this one are computed in;
+// convert(tensor) is the tensor in this type, contiguous.
 template <typename Body>
 auto with_compute_type(const at::Tensor& like, const Body& body) {
   const at::ScalarType type = compute_type(like.scalar_type());

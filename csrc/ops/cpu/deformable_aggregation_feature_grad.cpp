@@ -1,7 +1,7 @@
 // Deformable aggregation on the CPU: the gradient of the feature maps. The taps are sorted by pixel
-// (deformable_aggregation_taps.h); a thread takes a band of rows of one map, which stays in its
-// cache, and adds what the band's taps bring. Every row of the gradient is written to memory once,
-// and its sum has one order whatever the number of threads.
+// (deformable_aggregation_taps.h). A thread takes a band of rows of one map, which stays in its
+// cache, and adds the gradients of the band's taps. So every row is written to memory once, and its
+// sum has the same order for any number of threads.
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
@@ -15,7 +15,7 @@ namespace {
 using cpu::for_each_unit;
 using cpu::Simd;
 
-// Bytes of the gradient in one band: half of a core's cache at least is left to the output's
+// Bytes of the gradient in one band: at most half of a core's cache, the rest is for the output's
 // gradient.
 constexpr int64_t kBandBytes = 128 << 10;
 
@@ -48,7 +48,7 @@ MXD_INLINE void add_pair(const Sampling<T>& s, const T* weight, const T* grad, T
   }
 }
 
-// `unused` is a row that takes what falls beside the map.
+// Adds the taps of a band. Pixels outside of the map are added to the row `unused`.
 template <typename T>
 struct AddBand {
   template <typename W>
@@ -122,7 +122,7 @@ at::Tensor feature_grad_in(const at::Tensor& grad, const at::Tensor& feature_map
     write_grad(s, from, starts, s.num_feat, out.template mutable_data_ptr<T>());
     return out;
   }
-  // Maps with gaps between them, or maps that share rows: side by side first.
+  // There are gaps between maps, or maps share rows: write the maps side by side first.
   int64_t rows = 0;
   for (const Map& map : s.maps) {
     starts.push_back(rows);
@@ -140,8 +140,7 @@ at::Tensor feature_grad_in(const at::Tensor& grad, const at::Tensor& feature_map
 at::Tensor feature_grad_cpu(const at::Tensor& grad, const at::Tensor& feature_maps,
                             const at::Tensor& spatial_shape, const at::Tensor& scale_start_index,
                             const at::Tensor& sample_locations, const at::Tensor& weight) {
-  check_inputs(feature_maps, spatial_shape, scale_start_index, sample_locations, weight);
-  check_grad(grad, feature_maps, sample_locations);
+  check_grad(grad, feature_maps, spatial_shape, scale_start_index, sample_locations, weight);
   return cpu::with_compute_type(feature_maps,
                                 [&](auto number, const auto& convert) {
                                   return feature_grad_in<decltype(number)>(

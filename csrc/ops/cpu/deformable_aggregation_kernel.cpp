@@ -1,7 +1,7 @@
 // Deformable aggregation on the CPU: the output, and the gradients of locations and weights. The
-// taps are sorted by pixel (deformable_aggregation_taps.h). Anchors collide in the output, so each
-// thread has channels of its own there and takes all taps in their order; the gradients of a tap
-// collide with nothing.
+// taps are sorted by pixel (deformable_aggregation_taps.h), so the taps of one anchor are spread
+// over the whole list. Forward, each thread therefore takes all taps, but only some channels. The
+// gradients of a tap belong to this tap alone, so there each thread takes some taps.
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 #include <torch/library.h>
@@ -17,8 +17,8 @@ using cpu::Simd;
 // Taps that a thread takes at a time.
 constexpr int64_t kTapsInRange = 256;
 
-// Channels of one group, one vector at most: which vectors a channel meets, and with that the last
-// bit of its sum, does not depend on how the channels are shared out.
+// Channels of one group, at most one vector of them. Slices do not depend on the number of threads:
+// a channel is always computed in the same vector, and its sum is always the same to the last bit.
 struct Slice {
   int64_t group, begin, end;
 };
@@ -28,7 +28,7 @@ struct ForwardArgs {
   const Sampling<T>& sampling;
   const SortedTaps<T>& sorted;
   const T* features;  // [num_feat, channels], of one element of the batch
-  const T* zeros;     // [channels], a pixel beside the map
+  const T* zeros;     // [channels], a pixel outside of the map
   T* out;             // [batch * anchors, channels]
 };
 
@@ -37,7 +37,7 @@ struct SampleGradArgs {
   const Sampling<T>& sampling;
   const SortedTaps<T>& sorted;
   const T* features;  // [num_feat, channels], of one element of the batch
-  const T* zeros;     // [channels], a pixel beside the map
+  const T* zeros;     // [channels], a pixel outside of the map
   const T* grad;      // [batch * anchors, channels]
   T* grad_weight;     // as Sampling::weight
   T* slopes;          // [taps by number, 2]: gradient by x and y
@@ -232,8 +232,7 @@ std::tuple<at::Tensor, at::Tensor> sample_grad_cpu(const at::Tensor& grad,
                                                    const at::Tensor& scale_start_index,
                                                    const at::Tensor& sample_locations,
                                                    const at::Tensor& weight) {
-  check_inputs(feature_maps, spatial_shape, scale_start_index, sample_locations, weight);
-  check_grad(grad, feature_maps, sample_locations);
+  check_grad(grad, feature_maps, spatial_shape, scale_start_index, sample_locations, weight);
   const auto [grad_locations, grad_weight] =
       cpu::with_compute_type(feature_maps, [&](auto number, const auto& convert) {
         return sample_grad_in<decltype(number)>(convert(grad), convert(feature_maps), spatial_shape,

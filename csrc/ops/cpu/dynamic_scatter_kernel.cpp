@@ -68,7 +68,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> make_plan(const at::T
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> plan_cpu(const at::Tensor& coors) {
-  check_coors(coors);
+  check_plan(coors);
   const at::Tensor rows = coors.contiguous();
   return coors.scalar_type() == at::kInt ? make_plan<int32_t>(rows) : make_plan<int64_t>(rows);
 }
@@ -115,8 +115,8 @@ class VoxelReduce {
 std::tuple<at::Tensor, at::Tensor> reduce_cpu(const at::Tensor& feats, const at::Tensor& ranks,
                                               const at::Tensor& intervals,
                                               c10::string_view reduce_type) {
+  check_reduce(feats, ranks, intervals, reduce_type);
   const Reduce reduce = parse_reduce(reduce_type);
-  check_reduce(feats, ranks, intervals);
   const at::Tensor rows = feats.contiguous(), all_ranks = ranks.contiguous(),
                    all_intervals = intervals.contiguous();
   const int64_t voxels = intervals.size(0) - 1, channels = feats.size(1);

@@ -8,7 +8,7 @@
 
 namespace mxd::cpu {
 
-// How a product begins: with what the output holds, with zero, or with a row of biases.
+// What a product is added to: what the output holds, zero, or a row of biases.
 enum class Start { kAdd, kZero, kBias };
 
 // The one kernel of all products: Rows rows by Vectors vectors of columns, summed in registers.

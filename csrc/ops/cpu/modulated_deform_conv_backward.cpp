@@ -75,7 +75,7 @@ Gradients backward_in(const Layout& layout, const at::Tensor& grad, const at::Te
     if (mask.defined()) grad_mask = cpu::empty_output(mask.sizes(), options);
     packed = pack_transposed<T>(layout, weight);
   }
-  // Not by the number of threads, as the forward pass has it: the order of sums follows from it.
+  // Unlike the forward pass's, not by the number of threads: the order of the sums depends on it.
   const int64_t chunk = layout.images_in_chunk(kTilesInUnit * kMaxUnits);
   const int64_t all_units =
       std::min(std::clamp<int64_t>(chunk * layout.tiles / kTilesInUnit, kMinUnits, kMaxUnits),
@@ -139,7 +139,7 @@ Gradients backward_cpu(const at::Tensor& grad, const at::Tensor& input, const at
                        at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation,
                        int64_t groups, int64_t deform_groups, bool of_data, bool of_parameters) {
   check_backward(grad, input, offset, mask, weight, stride, padding, dilation, groups,
-                 deform_groups);
+                 deform_groups, of_data, of_parameters);
   const auto grads = cpu::with_compute_type(input, [&](auto number, const auto& convert) {
     using T = decltype(number);
     const Layout layout(input, weight, grad.sizes(), stride, padding, dilation, groups,

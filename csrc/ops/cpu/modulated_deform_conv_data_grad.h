@@ -5,17 +5,18 @@
 
 namespace mxd::modulated_deform_conv {
 
-// A run of a unit's tiles that lie in one image, and the rows of the image that they touch.
+// The tiles of a unit that lie in one image. They add to a gradient of the input of their own,
+// which has only those rows of the image that their samples touch; collect() adds up all pieces.
 struct Piece {
   int64_t image, first_tile, last_tile;
   Range rows{0, 0};
-  int64_t begin = 0;  // of its partial gradient of the input, in pixels
+  int64_t begin = 0;  // its first pixel in the buffer of all pieces
 
-  // Of its partial gradient: those of its rows, and one for what lies outside of the image.
+  // Pixels of its gradient: those of its rows, and one for samples outside of the image.
   int64_t pixels(const Layout& layout) const { return rows.size() * layout.width + 1; }
 };
 
-// The gradients that become those of input, offset and mask.
+// Where the gradients of input, offset and mask are written.
 template <typename T>
 struct DataGrad {
   T* input;   // of the pieces, each [its pixels, in_row]
@@ -23,8 +24,8 @@ struct DataGrad {
   T* mask;    // [images, deform_groups, points, positions] or null
 };
 
-// Scatters the columns' gradient to the pixels, puts its products with the pixels around each
-// sample into `dot`, and replaces it by the columns themselves.
+// From the columns' gradient: adds the gradient of the pixels around each sample, writes the dot
+// products with these pixels to `dot`, and replaces the columns' gradient by the columns.
 template <typename T, int Bytes>
 MXD_INLINE void scatter(const Layout& layout, int64_t count, int64_t block, Samples<T>* samples,
                         const T* input, T* columns, const Range& pixels, T* grad_input) {
@@ -38,7 +39,7 @@ MXD_INLINE void scatter(const Layout& layout, int64_t count, int64_t block, Samp
       for (int i = 0; i < 4; i++) {
         const int64_t pixel = samples[k].pixel[i][p];
         from[i] = input + pixel * layout.in_row;
-        // What is outside of the image goes behind the rows and is not read.
+        // Outside of the image: to the pixel after the piece's rows, which nobody reads.
         to[i] = grad_input + (std::min(pixel, pixels.end) - pixels.begin) * layout.in_row;
         weight[i] = samples[k].weight[i][p];
         dot[i] = typename V::Vec{};
@@ -62,7 +63,7 @@ MXD_INLINE void scatter(const Layout& layout, int64_t count, int64_t block, Samp
     }
 }
 
-// The gradients of offset and mask from the products of `scatter`.
+// The gradients of offset and mask from the dot products of `scatter`.
 template <typename T>
 MXD_INLINE void offset_grad(int64_t count, const Samples<T>& samples, T* grad_y, T* grad_x,
                             T* grad_mask) {
@@ -79,8 +80,8 @@ MXD_INLINE void offset_grad(int64_t count, const Samples<T>& samples, T* grad_y,
   }
 }
 
-// All of it for one deform group and `block` kernel points from `first` on; the columns' gradient
-// is replaced by the columns.
+// All three gradients for one deform group and `block` kernel points from `first` on. Replaces the
+// columns' gradient by the columns.
 template <typename T, int Bytes>
 MXD_INLINE void data_grad(const Layout& layout, const Tile& tile, const Piece& piece,
                           int64_t deform_group, int64_t first, int64_t block, Samples<T>* samples,
@@ -98,7 +99,7 @@ MXD_INLINE void data_grad(const Layout& layout, const Tile& tile, const Piece& p
   }
 }
 
-// The rows of the image that the samples of a piece touch.
+// The rows of the image that a piece's samples touch.
 template <typename T>
 Range touched_rows(const Layout& layout, const T* offset, const Piece& piece) {
   const int64_t first = piece.first_tile * kTile;
@@ -150,7 +151,7 @@ struct Pieces {
     }
   }
 
-  // Finds the rows that each piece touches and gives it a place. Returns the pixels of all.
+  // Finds the rows of each piece and its place in the buffer. Returns the buffer's size in pixels.
   template <typename T>
   int64_t place(const Layout& layout, const T* offset) {
     for_each_unit(pieces.size(), [&](int64_t p, int64_t) {
@@ -165,7 +166,7 @@ struct Pieces {
   }
 };
 
-// grad_input [images, channels, pixels] = the sum of the pieces' parts of it, in their order.
+// grad_input [images, channels, pixels] = the sum of the pieces' gradients, in their order.
 template <typename T>
 void collect(const Layout& layout, const std::vector<Piece>& pieces, const T* parts, int64_t images,
              T* grad_input) {

@@ -21,18 +21,19 @@ namespace mxd::modulated_deform_conv {
 using cpu::for_each_unit;
 using cpu::Simd;
 
-constexpr int64_t kTile = 96;                // output positions that are worked on together
-constexpr int64_t kColumnBytes = 256 << 10;  // of columns, to stay in the second-level cache
+constexpr int64_t kTile = 96;                // output positions that are computed together
+constexpr int64_t kColumnBytes = 256 << 10;  // of columns: they stay in the second-level cache
 constexpr int64_t kSampleSize = 15;          // numbers that are kept of a sample
-constexpr int64_t kChunkBytes = 8 << 20;     // of images that are channels last at a time, at least
+constexpr int64_t kChunkBytes =
+    8 << 20;  // of images converted to channels last at a time, at least
 
 struct Range {
   int64_t begin, end;
   int64_t size() const { return end - begin; }
 };
 
-// Sizes, and how channels lie. A pixel's channels are padded to whole vectors in each deform group,
-// the output channels in each group: what vectors of channels go over needs no tail.
+// Sizes, and how channels lie. The channels of each deform group are padded to whole vectors, and
+// so are the output channels of each group: loops over vectors of channels need no tail.
 struct Layout {
   int64_t batch, channels, height, width, out_channels, out_height, out_width;
   int64_t kernel_h, kernel_w, points;
@@ -97,7 +98,8 @@ struct Layout {
     return (image * out_channels + g * group_out) * positions;
   }
   int64_t image_bytes() const { return (pixels + 1) * in_row * item; }
-  // Images that are worked on at a time: few, to stay in the last-level cache, but enough work.
+  // Images that are converted to channels last at a time: few, so that they stay in the last-level
+  // cache, but at least `least_tiles` of work.
   int64_t images_in_chunk(int64_t least_tiles) const {
     const int64_t images = std::max(kChunkBytes / image_bytes(), (least_tiles + tiles - 1) / tiles);
     return std::clamp<int64_t>(images, 1, std::max<int64_t>(batch, 1));
@@ -113,7 +115,7 @@ struct Tile {
         count(std::min(kTile, layout.positions - first)) {}
 };
 
-// to[column][row] = from[row][column], by blocks of a cache line.
+// to[column][row] = from[row][column], in blocks of a cache line.
 template <typename T>
 MXD_INLINE void transpose(const T* from, int64_t from_stride, int64_t rows, int64_t columns, T* to,
                           int64_t to_stride) {
@@ -127,7 +129,7 @@ MXD_INLINE void transpose(const T* from, int64_t from_stride, int64_t rows, int6
     }
 }
 
-// Images channels last, in the padded layout, each with a pixel of zeros at its end.
+// Converts images to channels last, in the padded layout, each with a pixel of zeros at its end.
 template <typename T>
 void to_channels_last(const Layout& layout, const T* from, int64_t images, T* to) {
   constexpr int64_t kPixels = 256;
@@ -151,7 +153,7 @@ void to_channels_last(const Layout& layout, const T* from, int64_t images, T* to
   });
 }
 
-// Calls body(first image, how many) for one chunk of the batch after the other.
+// Calls body(first image, number of images) for each chunk of the batch, one after the other.
 template <typename Body>
 void for_each_chunk(const Layout& layout, int64_t chunk, const Body& body) {
   for (int64_t image = 0; image < layout.batch; image += chunk)

@@ -9,7 +9,7 @@
 
 namespace mxd::modulated_deform_conv {
 
-// Where a tile's positions meet the input before kernel point and offset are added.
+// Where a tile's positions lie in the input, before kernel point and offset are added.
 template <typename T>
 struct Anchors {
   T y[kTile], x[kTile];
@@ -27,17 +27,19 @@ struct Anchors {
 template <typename T>
 using Index = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
 
-// A tile's samples at one kernel point: the four pixels around each, in the order of the rows, and
-// their weights times the mask. A pixel outside of the image is the one after its last, of zeros.
+// A tile's samples at one kernel point: the four pixels around each, row by row, and their bilinear
+// weights times the mask. Every pixel outside of the image is replaced by the pixel of zeros that
+// follows the image.
 template <typename T>
 struct Samples {
   Index<T> pixel[4][kTile];
-  T weight[4][kTile], below[kTile], right[kTile];  // below, right: shares of the lower row and
-  T mask[kTile];                                   // of the right column
-  T dot[4][kTile];  // backward: products of the column's gradient and the pixels
+  T weight[4][kTile];
+  T below[kTile], right[kTile];  // bilinear weights of the lower row and of the right column
+  T mask[kTile];
+  T dot[4][kTile];  // backward: dot products of the column's gradient with the pixels
 };
 
-// What is sampled.
+// What the samples are made from.
 template <typename T>
 struct Inputs {
   const T* input;   // [images, pixels + 1, in_row]
@@ -53,7 +55,8 @@ struct Inputs {
   const T* image(const Layout& layout, int64_t n) const {
     return input + n * (layout.pixels + 1) * layout.in_row;
   }
-  // Offset and mask of the images from number n on; `input` is the same for every chunk of images.
+  // The same with offset and mask of the images from number n on. `input` is the buffer of every
+  // chunk of images, so it stays.
   Inputs from(const Layout& layout, int64_t n) const {
     Inputs rest = *this;
     rest.offset += 2 * n * layout.samples();
@@ -62,15 +65,15 @@ struct Inputs {
   }
 };
 
-// What a worker keeps in its cache.
+// A worker's buffers, which stay in its cache.
 template <typename T>
 struct Scratch {
-  T* columns;  // [kTile, column_stride], of a position the kernel points of a block, each in_row
-  T* rows;     // [kTile, out_row], the tile's outputs or their gradients
+  T* columns;           // [kTile, column_stride]: for each position [block, in_row]
+  T* rows;              // [kTile, out_row], the tile's outputs or their gradients
   Samples<T>* samples;  // of the kernel points of a block
 };
 
-// The scratch of all workers.
+// The buffers of all workers.
 template <typename T>
 class Workers {
  public:
@@ -121,7 +124,7 @@ MXD_INLINE void locate_point(const Layout& layout, const Tile& tile, const Ancho
     y = inside ? y : Vec{};
     x = inside ? x : Vec{};
     IVec top = __builtin_convertvector(y, IVec), left = __builtin_convertvector(x, IVec);
-    top += y < __builtin_convertvector(top, Vec);  // true is -1: from truncated to rounded down
+    top += y < __builtin_convertvector(top, Vec);  // rounded down: a comparison gives -1 where true
     left += x < __builtin_convertvector(left, Vec);
     const Vec b = y - __builtin_convertvector(top, Vec), r = x - __builtin_convertvector(left, Vec);
     V::store(samples.below + p, b);
@@ -140,7 +143,7 @@ MXD_INLINE void locate_point(const Layout& layout, const Tile& tile, const Ancho
   }
 }
 
-// The samples of a deform group at `block` kernel points from `first` on.
+// Finds the samples of a deform group at `block` kernel points from `first` on.
 template <typename T, int Bytes>
 MXD_INLINE void locate(const Layout& layout, const Tile& tile, const Anchors<T>& anchors,
                        const Inputs<T>& inputs, int64_t deform_group, int64_t first, int64_t block,
@@ -152,8 +155,8 @@ MXD_INLINE void locate(const Layout& layout, const Tile& tile, const Anchors<T>&
                            inputs.mask ? inputs.mask + plane : nullptr, first + k, samples[k]);
 }
 
-// columns[p][k] = the sampled channels of one deform group, for the kernel points of a block. All
-// points of a position come before the next position: they share pixels.
+// columns[p][k] = the sampled channels of one deform group, for the kernel points k of a block. The
+// inner loop is over the kernel points, because those of one position share pixels.
 template <typename T, int Bytes>
 MXD_INLINE void sample(const Layout& layout, int64_t count, int64_t block,
                        const Samples<T>* samples, const T* input, T* columns) {

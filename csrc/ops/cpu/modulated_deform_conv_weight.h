@@ -1,5 +1,5 @@
-// Modulated deformable convolution on the CPU: the weight as the products read it, and the products
-// themselves, tile by tile.
+// Modulated deformable convolution on the CPU: the weight's layout for the matrix products, and the
+// products of a tile with it.
 #pragma once
 
 #include <ATen/ops/constant_pad_nd.h>
@@ -24,7 +24,7 @@ inline at::Tensor pad_weight(const Layout& layout, const at::Tensor& weight) {
   return at::constant_pad_nd(rows, {0, layout.group_out_padded - layout.group_out, 0,
                                     layout.deform_padded - layout.deform_channels})
       .reshape({layout.points, layout.in_row, layout.group_out_padded})
-      .contiguous();  // nothing to pad leaves it permuted
+      .contiguous();  // where there is nothing to pad, the permuted view comes back
 }
 
 // [groups, panels, points, channels of the group, panel width], each panel in one run.

@@ -36,11 +36,11 @@ struct Rulebook {
   }
 };
 
-// The kernels trust the rulebook: whatever in it would make them leave the tensors is refused here.
+// Refuses a rulebook with rows that the tensors do not have: the kernels read and write what it
+// says.
 inline void check_rows(const at::Tensor& pairs, const at::Tensor& bounds, int64_t num_in,
                        int64_t num_out) {
-  TORCH_CHECK_VALUE(bounds.size(0) == tile_count(num_out), "bounds must have ", tile_count(num_out),
-                    " tiles for ", num_out, " output rows, had ", bounds.size(0));
+  check_tiles(bounds, num_out);
   const int64_t *bound = bounds.const_data_ptr<int64_t>(), *bound_end = bound + bounds.numel();
   TORCH_CHECK_VALUE(std::is_sorted(bound, bound_end) &&
                         (bound == bound_end || (bound[0] == 0 && bound_end[-1] == pairs.size(0))),

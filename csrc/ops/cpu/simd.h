@@ -78,8 +78,8 @@ constexpr int64_t whole_vectors(int64_t count) {
 
 namespace detail {
 
-// One function for each width. The compiler makes its code, and that of all that is inlined into
-// it, for the processors that have this width.
+// One function for each width. The compiler translates it, with all that is inlined into it, for
+// processors that have this width.
 template <typename Kernel, typename... Args>
 void run_base(const Args&... args) {
   Kernel::template run<Base>(args...);

@@ -58,9 +58,8 @@ std::tuple<at::Tensor, at::Tensor> union_cpu(at::TensorList indices, int64_t bat
       // The sort is stable: a voxel that a tensor names twice is there twice in a row.
       const int32_t* voxel =
           contiguous[t].const_data_ptr<int32_t>() + (order[i] - parts.begin[t]) * width;
-      TORCH_CHECK_VALUE(false, "indices must name each voxel once, but rows ",
-                        order[i - 1] - parts.begin[t], " and ", order[i] - parts.begin[t],
-                        " of tensor ", t, " are both ", at::ArrayRef<int32_t>(voxel, width));
+      fail_twins(voxel, width, order[i - 1] - parts.begin[t], order[i] - parts.begin[t],
+                 " of tensor " + std::to_string(t));
     }
     row[order[i]] = static_cast<int32_t>(cells.size() - 1);
   }

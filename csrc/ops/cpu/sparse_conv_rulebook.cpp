@@ -1,10 +1,10 @@
 // Rulebook of a sparse convolution on the CPU, by sorting: memory grows with the voxels, never with
 // the grid.
 //
-// Input voxels are sorted by a key that is linear in their coordinates, with room around the grid
-// so that a kernel that reaches over an edge meets no voxel of the next row. As outputs ascend, the
-// window of every kernel row ascends too: one cursor a kernel row walks the sorted keys once and
-// all the neighbours are found without a hash table.
+// Input voxels are sorted by a key that is linear in their coordinates. The keys have room around
+// the grid, so that a kernel that reaches over an edge meets no voxel of the next row. The outputs
+// are in ascending order, and so are the windows of each row of the kernel. One cursor for each row
+// of the kernel goes over the sorted keys once and finds all neighbours; no hash table is needed.
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
@@ -72,9 +72,8 @@ SortedVoxels sort_voxels(const int32_t* indices, int64_t count, const Geometry& 
   const auto twin = std::adjacent_find(voxels.keys.begin(), voxels.keys.end());
   if (twin != voxels.keys.end()) {
     const int64_t position = twin - voxels.keys.begin();
-    TORCH_CHECK_VALUE(false, "indices must name each voxel once, but rows ", voxels.row(position),
-                      " and ", voxels.row(position + 1), " are both ",
-                      at::ArrayRef<int32_t>(indices + voxels.row(position) * width, width));
+    fail_twins(indices + voxels.row(position) * width, width, voxels.row(position),
+               voxels.row(position + 1));
   }
   return voxels;
 }
@@ -88,8 +87,8 @@ std::vector<uint64_t> reached_outputs(const int32_t* indices, const SortedVoxels
   const int64_t kernel_rows = g.kernel_volume / g.kernel[last];
   std::vector<uint64_t> found;
   found.reserve((end - begin) * 2);
-  // With dilation 1 a voxel reaches a run of outputs along the last dimension, and along one kernel
-  // row these runs ascend with the voxels: what lies below `reached` is there already.
+  // With dilation 1 a voxel reaches a run of outputs along the last dimension. For one row of the
+  // kernel these runs ascend with the voxels, so that outputs below `reached` were found before.
   const bool runs = g.dilation[last] == 1;
   std::vector<uint64_t> reached(kernel_rows, 0);
   std::vector<uint64_t> prefixes(kernel_rows), along_last;
@@ -153,9 +152,7 @@ std::vector<uint64_t> output_keys(const int32_t* indices, const SortedVoxels& vo
     keys.insert(keys.end(), found[part].begin(), found[part].end());
   cpu::radix_sort(keys, nullptr, out_steps.limit);
   keys.erase(std::unique(keys.begin(), keys.end()), keys.end());
-  TORCH_CHECK_VALUE(keys.size() < static_cast<size_t>(std::numeric_limits<int32_t>::max()),
-                    "the convolution must have fewer than 2**31 - 1 output voxels, had ",
-                    keys.size());
+  check_output_count(keys.size());
   return keys;
 }
 

@@ -10,8 +10,7 @@ namespace mxd::sparse_conv {
 
 std::tuple<at::Tensor, at::Tensor> transpose_rulebook(const at::Tensor& pairs,
                                                       const at::Tensor& bounds, int64_t num_in) {
-  check_rulebook(pairs, bounds);
-  TORCH_CHECK_VALUE(num_in >= 0, "num_in must be at least 0, was ", num_in);
+  check_transpose(pairs, bounds, num_in);
   const at::Tensor from_pairs = pairs.contiguous(), from_bounds = bounds.contiguous();
   const auto* from = reinterpret_cast<const Pair*>(from_pairs.const_data_ptr<int32_t>());
   const int64_t* from_bound = from_bounds.const_data_ptr<int64_t>();

@@ -1,6 +1,6 @@
-// Sparse max pooling on the CPU. A thread keeps a tile of rows in its cache, of the output forward
-// and of the input backward, and walks the tile's pairs by whole rows of channels. The order of
-// every sum is fixed by the rulebook.
+// Sparse max pooling on the CPU. A thread keeps a tile of rows in its cache (of the output forward,
+// of the input backward) and takes its pairs one by one, each with all channels. The order of every
+// sum is fixed by the rulebook.
 #include <torch/library.h>
 
 #include "../sparse_pool.h"
@@ -45,7 +45,7 @@ struct ForwardTile {
     const int64_t channels = args.channels, first = tile * kTileRows;
     const int64_t rows = std::min(kTileRows, args.num_out - first);
     const int64_t whole = book.whole_offset(tile, rows);
-    // Without an argument yet; that stays of an output that meets no voxel, which is 0.
+    // Start with 0 and no input row. Outputs that meet no voxel keep both.
     for (int64_t r = 0; r < rows; r++) {
       const int64_t row = whole < 0 ? first + r : book.begin(tile, whole)[r].out;
       for (int64_t c = 0; c < channels; c++) {

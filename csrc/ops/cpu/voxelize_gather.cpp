@@ -13,7 +13,7 @@ namespace mxd::voxelize {
 namespace {
 
 at::Tensor gather_cpu(const at::Tensor& points, const at::Tensor& slots, bool empty_mean) {
-  check_gather(points, slots);
+  check_gather(points, slots, empty_mean);
   const at::Tensor rows = points.contiguous(), all_slots = slots.contiguous();
   const int64_t count = rows.size(0), max_points = slots.size(1), channels = points.size(1);
   auto voxels = cpu::empty_output({slots.size(0), max_points, channels}, points.options());

@@ -1,9 +1,10 @@
 // Voxelization on the CPU: memory grows with the points, never with the grid.
 //
-// The points of a single sweep go through one hash table in their order. More of them are dealt by
-// a hash of their cell to shards whose table fits a core's cache: a shard keeps its points in their
-// order, so it can tell each point the first one of its cell and how many came before it, and
-// voxels are then numbered by their first points. Both give the same, for any number of threads.
+// The points of a single sweep go through one hash table in their order. For more points that table
+// would not fit the cache: they are divided into shards by a hash of their cell, each with a small
+// table. A shard keeps the order of its points, so it finds the first point of each cell and how
+// many came before each point; voxels are then numbered by their first points. Both ways give the
+// same result for any number of threads.
 #include <ATen/OpMathType.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
@@ -34,8 +35,8 @@ struct Scale {
   }
 };
 
-// The cell of a point in x, y, z; false outside of the grid. Rounding toward zero is rounding down
-// here, and the comparisons send NaN outside.
+// The cell of a point in x, y, z; false outside of the grid, and for NaN, whose comparisons are all
+// false. Rounding toward zero is rounding down, as no number inside is negative.
 template <int ndim, typename T>
 bool find_cell(const Scale<at::opmath_type<T>>& scale, const T* point, int32_t* cell) {
   using Float = at::opmath_type<T>;
@@ -83,8 +84,8 @@ int64_t part_count(int64_t points) {
 
 at::Tensor dynamic_cpu(const at::Tensor& points, at::ArrayRef<double> voxel_size,
                        at::ArrayRef<double> coors_range) {
+  check_dynamic(points, voxel_size, coors_range);
   const Grid grid = make_grid(voxel_size, coors_range);
-  check_points(points, grid);
   const int64_t ndim = grid.ndim;
   auto coors = at::empty({points.size(0), ndim}, points.options().dtype(at::kInt));
   int32_t* out = coors.mutable_data_ptr<int32_t>();
@@ -112,7 +113,7 @@ uint64_t key_at(const Grid& grid, const Find& find, int64_t row) {
   return inside ? key : kOutside;
 }
 
-// The points, dealt to shards by their cell, in their order; those outside are dealt to none.
+// The points by shard, in their order. Points outside of the grid are in no shard.
 struct Shards {
   std::vector<uint64_t> keys;  // the row-major cell of every point, or kOutside
   std::vector<int32_t> rows;   // shard s has rows[bounds[s] : bounds[s + 1]]
@@ -126,7 +127,7 @@ struct Shards {
     const int64_t count = keys.size();
     while (bits < kMaxBits && count >> bits > kPoints) bits++;
     const int64_t shards = int64_t{1} << bits;
-    // No branches: which points are outside is hard to foresee.
+    // No branches: the processor could not predict which points are outside.
     auto shard_of = [&](uint64_t key) {
       return key == kOutside ? shards : static_cast<int64_t>(hash(key) >> 1 >> (63 - bits));
     };
@@ -195,7 +196,7 @@ Assignment assign_in_order(const at::Tensor& points, const Grid& grid, int64_t p
     __builtin_prefetch(&table[place_of(keys[i + kAhead])]);
     if (keys[i] == kOutside) continue;
     uint64_t place = place_of(keys[i]);
-    // No branch on whether the cell is new, which is hard to foresee.
+    // No branch on whether the cell is new, which the processor could not predict.
     while ((table[place] >= 0) & (key_of[std::max(table[place], 0)] != keys[i]))
       place = (place + 1) & mask;
     const bool is_new = table[place] < 0;
@@ -259,9 +260,8 @@ Assignment assign_by_shards(const at::Tensor& points, const Grid& grid, int64_t 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> hard_cpu(
     const at::Tensor& points, at::ArrayRef<double> voxel_size, at::ArrayRef<double> coors_range,
     int64_t max_points, int64_t max_voxels) {
+  check_hard(points, voxel_size, coors_range, max_points, max_voxels);
   const Grid grid = make_grid(voxel_size, coors_range);
-  check_points(points, grid);
-  check_limits(max_points, max_voxels);
   const at::Tensor rows = points.contiguous();
   const int64_t count = rows.size(0), ndim = grid.ndim, parts = part_count(count);
   const Assignment assignment =
