@@ -70,7 +70,7 @@ Voxels sort_voxels(const at::Tensor& cells, const at::Tensor& indices, const Geo
   const auto [sorted, order] = at::sort(cells, /*stable=*/true, /*dim=*/0, /*descending=*/false);
   const Voxels voxels{sorted, order.to(at::kInt)};
   const at::Tensor twins = sorted.slice(0, 1).eq(sorted.slice(0, 0, -1)).any();
-  // Only then all voxels go to the host, which finds the words.
+  // Only in this case are the voxels copied to the host, to say which one is wrong.
   if (twins.logical_or(sorted.select(0, 0).lt(0)).item<bool>())
     check_voxels(indices, g.batch_size, at::IntArrayRef(g.in_shape.data(), g.ndim));
   return voxels;

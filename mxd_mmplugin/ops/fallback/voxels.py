@@ -25,7 +25,7 @@ def check_voxels(indices: Tensor, batch_size: int, spatial_shape) -> None:
     """Refuse voxels outside of the grid."""
     limit = indices.new_tensor([batch_size, *spatial_shape])
     if ((indices < 0) | (indices >= limit)).any():
-        torch.ops.mxd._check_voxels(indices, batch_size, spatial_shape)  # which, and in what words
+        torch.ops.mxd._check_voxels(indices, batch_size, spatial_shape)  # says which one
 
 
 def unique_keys(indices: Tensor, batch_size: int, spatial_shape) -> Tensor:
