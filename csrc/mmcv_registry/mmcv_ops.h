@@ -1,5 +1,5 @@
-// The functions that are the keys of mmcv's C++ op registry, as mmcv 2.1 declares them: what the
-// registry holds for a device is a function of the same signature.
+// The functions that mmcv 2.1 uses as the keys of its C++ op registry. For each key and device the
+// registry holds a function of the same signature.
 #pragma once
 
 #include <torch/types.h>

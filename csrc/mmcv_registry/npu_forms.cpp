@@ -37,15 +37,15 @@ Tensor log_above_zero(const Tensor& probability) {
   return probability.clamp_min(std::numeric_limits<float>::min()).log();
 }
 
-/// What a class counts for at each of the targets, or 1. A target beyond the classes, which is
-/// background, counts as the last class.
+/// The class weight of each target; 1 where no weights are given. Background (a target beyond the
+/// classes) has the weight of the last class.
 Tensor weight_of(const Tensor& weight, const Tensor& target) {
   if (weight.numel() == 0) return at::ones({}, weight.options().dtype(at::kFloat));
   return weight.to(at::kFloat).index_select(0, target.clamp(0, weight.size(0) - 1));
 }
 
-/// alpha where the target is the class of the column, 1 - alpha where it is not, times the weights;
-/// and whether it is.
+/// For each row and class: alpha where the target is this class, else 1 - alpha, times the class
+/// weight; and whether the target is this class.
 std::pair<Tensor, Tensor> balance(const Tensor& input, const Tensor& target, const Tensor& weight,
                                   float alpha) {
   const auto is_class = target.unsqueeze(1) == at::arange(input.size(1), target.options());
@@ -84,7 +84,8 @@ std::vector<Level> attention_levels(const Tensor& value, const Tensor& spatial_s
 constexpr int kBilinear = 0, kZeros = 0;  // of grid_sampler
 
 /// Which points [B, M, 3] are in which boxes [B, T, 7]: bool [B, M, T]. A box is x, y, z of the
-/// middle of its bottom, its sizes, its yaw; its top and bottom belong to it, its sides do not.
+/// centre of its bottom, its sizes and its yaw. Points on its top or bottom are inside, points on
+/// its sides are not, as in mmcv.
 Tensor inside(const Tensor& boxes, const Tensor& points) {
   const auto box = boxes.unsqueeze(1).unbind(-1), point = points.unsqueeze(2).unbind(-1);
   const auto dx = point[0] - box[0], dy = point[1] - box[1];
@@ -94,8 +95,8 @@ Tensor inside(const Tensor& boxes, const Tensor& points) {
       .logical_and((dy * cos - dx * sin).abs() < box[4] / 2);
 }
 
-/// The first `count` columns where the mask [..., N] holds, ascending; N where there are no more.
-/// In float32, which every device can select from.
+/// The first `count` columns where the mask [..., N] is true, ascending; N where there are fewer.
+/// In float32, which topk takes on every device.
 Tensor first_columns(const Tensor& mask, int64_t count) {
   const auto columns = mask.size(-1);
   const auto number = at::arange(columns, mask.options().dtype(at::kFloat));
@@ -161,7 +162,7 @@ void dynamic_point_to_voxel_backward(Tensor& grad_feats, const Tensor& grad_redu
                                      const Tensor& feats, const Tensor&, const Tensor& coors_map,
                                      const Tensor& reduce_count, reduce_t reduce_type) {
   if (reduce_type == MAX) {
-    // Every voxel has a point, so that the plan of the voxels' numbers has the same voxels.
+    // Every voxel has a point, so a plan made from the voxels' numbers has the same voxels.
     const auto plan = scatter_plan(coors_map.unsqueeze(1));
     const auto argmax =
         std::get<1>(scatter(feats, std::get<2>(plan), std::get<3>(plan), reduce_type));
@@ -179,7 +180,7 @@ void sigmoid_focal_loss_forward(Tensor input, Tensor target, Tensor weight, Tens
                                 float gamma, float alpha) {
   const auto [factor, is_class] = balance(input, target, weight, alpha);
   const auto x = input.to(at::kFloat);
-  const auto right = at::where(is_class, x, -x).sigmoid();  // probability of what is the case
+  const auto right = at::where(is_class, x, -x).sigmoid();  // probability of the right answer
   output.copy_(-factor * (1 - right).pow(gamma) * log_above_zero(right));
 }
 
@@ -287,7 +288,8 @@ void ball_query(int, int n, int, float min_radius, float max_radius, int nsample
                         .logical_or(distance == 0);
   const auto found = first_columns(near, std::min(n, nsample)).to(at::kInt);
   const auto first = found.narrow(-1, 0, 1);
-  // Places that are left over repeat the first point; with no point at all they stay as they are.
+  // Places for which there is no point repeat the first one. With no point at all, idx is not
+  // changed.
   const auto filled = at::cat(
       {at::where(found < n, found, first), first.expand({-1, -1, nsample - found.size(-1)})}, -1);
   idx.copy_(at::where(filled < n, filled, idx));

@@ -1,5 +1,5 @@
-// The forms of mmcv's ops that run on the device: over this package's own operators, which have
-// Ascend kernels or a plain PyTorch form, or in ATen ops. Arguments are as in mmcv_ops.h.
+// mmcv's ops written so that they run on the device: with this package's own operators (Ascend
+// kernels or plain PyTorch) or with ATen ops. Arguments are as in mmcv_ops.h.
 #pragma once
 
 #include "mmcv_ops.h"

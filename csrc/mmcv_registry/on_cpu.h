@@ -1,4 +1,4 @@
-// A CPU function in the place of a device's: tensors are copied to the CPU, what the function
+// Runs a CPU function for tensors of a device: they are copied to the CPU, and what the function
 // writes is copied back.
 #pragma once
 
@@ -30,7 +30,8 @@ inline void warn_of_copies(const std::string& op) {
              ": it runs on the CPU, with a copy there and one back each time");
 }
 
-// mmcv's CPU kernels know float32 and float64 only. The copies wait for the tensor's stream.
+// float16 and bfloat16 become float32: mmcv's CPU kernels have float32 and float64 only. A copy
+// waits until the tensor's stream has computed it.
 template <typename T>
 auto to_cpu(const T& argument) {
   if constexpr (std::is_same_v<T, Tensor>) {
@@ -41,8 +42,8 @@ auto to_cpu(const T& argument) {
   }
 }
 
-/// `run` is the function for the registry; `written` are the positions of the arguments that the op
-/// writes.
+/// `run` is the function to register. `written` are the positions of the arguments that the op
+/// writes to.
 template <auto op, typename Signature, int... written>
 struct OnCpuImpl;
 

@@ -1,10 +1,10 @@
-// Fills mmcv's C++ op registry for npu tensors, where mmcv was built without FORCE_NPU: loading
-// this library, after mmcv's own, does it. mmcv keeps each op's functions by device in a
-// DeviceRegistry, whose instance is one in the process: a function added from here is found by
-// mmcv's Python.
+// Fills mmcv's C++ op registry for npu tensors, for an mmcv that was built without FORCE_NPU. It
+// happens when this library is loaded, after mmcv's own. mmcv keeps the functions of each op, one
+// for each device, in a DeviceRegistry. There is one such registry in the process, so mmcv's Python
+// finds the functions that are added here.
 //
-// What mmcv serves itself is left alone. Deformable convolution is not in the table: on npu tensors
-// mmcv's Python calls torch_npu's, and a model's DCN layers are this package's.
+// Ops that mmcv serves itself are not replaced. Deformable convolution is not in the table: for npu
+// tensors mmcv's Python calls torch_npu's, and a model's DCN layers come from this package.
 #include <torch/csrc/autograd/python_variable.h>
 #include <torch/csrc/utils/pybind.h>
 #include <torch/library.h>
@@ -34,7 +34,7 @@ void overlap_bev(int num_a, Tensor boxes_a, int num_b, Tensor boxes_b, Tensor ov
                 (a.select(1, 2) * a.select(1, 3)).unsqueeze(1));
 }
 
-/// Scores of boxes that are in descending order already.
+/// Scores for boxes that are sorted already, best first.
 Tensor descending(const Tensor& boxes) { return at::arange(boxes.size(0), 0, -1, boxes.options()); }
 
 void keep_these(const Tensor& kept, Tensor& keep, Tensor& keep_num) {
@@ -43,7 +43,7 @@ void keep_these(const Tensor& kept, Tensor& keep, Tensor& keep_num) {
 }
 
 void nms3d(Tensor boxes, Tensor& keep, Tensor& keep_num, float threshold) {
-  // It drops boxes at the threshold, nms3d those beyond it.
+  // nms_rotated also drops boxes whose overlap equals the threshold, nms3d does not.
   const auto beyond = std::nextafter(threshold, INFINITY);
   keep_these(nms_rotated_cpu(seen_from_above(boxes), descending(boxes), beyond), keep, keep_num);
 }
@@ -134,10 +134,10 @@ std::vector<Op> fill_registry() {
 }
 // clang-format on
 
-// ---- What does not ask the registry.
+// ---- Functions of mmcv that do not use the registry.
 
-/// Put a function before mmcv's C++ function `name`, which takes any tensor that is not on a GPU
-/// for one of the CPU: npu tensors go to it as copies.
+/// Wrap mmcv's C++ function `name`, which treats every tensor that is not on a GPU as a CPU tensor:
+/// npu tensors are copied to the CPU first.
 void serve_on_cpu(py::module_& extension, const char* name, bool degrees) {
   const py::object mmcvs = extension.attr(name);
   extension.attr(name) = py::cpp_function(
@@ -145,7 +145,7 @@ void serve_on_cpu(py::module_& extension, const char* name, bool degrees) {
         const auto dets = args.size() ? args[0].cast<Tensor>() : Tensor();
         if (!dets.defined() || !dets.device().is_privateuseone()) return mmcvs(*args, **kwargs);
         warn_of_copies(name);
-        // In the tensor of the caller, who gets it back as the result.
+        // In place: mmcv's Python has changed the caller's own boxes to degrees, and returns them.
         if (degrees) dets.select(1, 4).mul_(M_PI / 180);
         py::list copies;
         for (const auto& argument : args) {
@@ -172,7 +172,7 @@ std::vector<Op> load() {
 
 const std::vector<Op> kTable = load();
 
-/// What serves each op on npu tensors.
+/// What serves each op for npu tensors: op -> server.
 c10::Dict<std::string, std::string> served() {
   c10::Dict<std::string, std::string> servers;
   for (const auto& op : kTable) servers.insert(op.name, op.filled ? op.server : "mmcv");

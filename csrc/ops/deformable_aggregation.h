@@ -8,7 +8,7 @@
 #include <limits>
 #include <vector>
 
-#include "float_check.h"
+#include "check.h"
 
 namespace mxd::deformable_aggregation {
 
@@ -18,29 +18,21 @@ struct Map {
   int64_t size() const { return height * width; }
 };
 
-inline void check_index(const char* name, const at::Tensor& tensor) {
-  const auto type = tensor.scalar_type();
-  TORCH_CHECK_TYPE(type == at::kInt || type == at::kLong, name, " must be int32 or int64, was ",
-                   type);
-}
-
-// Everything that dtypes, shapes and devices can tell; sizes may be symbolic.
+// Checks dtypes, shapes and devices, but no data.
 inline void check_inputs(const at::Tensor& feature_maps, const at::Tensor& spatial_shape,
                          const at::Tensor& scale_start_index, const at::Tensor& sample_locations,
                          const at::Tensor& weight) {
   check_float("feature_maps", feature_maps);
-  check_index("spatial_shape", spatial_shape);
-  check_index("scale_start_index", scale_start_index);
+  check_int32_or_int64("spatial_shape", spatial_shape);
+  check_int32_or_int64("scale_start_index", scale_start_index);
   const auto type = feature_maps.scalar_type();
   TORCH_CHECK_TYPE(
       sample_locations.scalar_type() == at::kFloat || sample_locations.scalar_type() == type,
       "sample_locations must be float32 or have the dtype of feature_maps, ", type, ", was ",
       sample_locations.scalar_type());
-  TORCH_CHECK_TYPE(weight.scalar_type() == type, "weight must have the dtype of feature_maps, ",
-                   type, ", was ", weight.scalar_type());
+  check_same_dtype("weight", weight, "feature_maps", feature_maps);
 
-  TORCH_CHECK_VALUE(feature_maps.dim() == 3, "feature_maps must have shape [bs, num_feat, c], was ",
-                    feature_maps.sym_sizes());
+  check_dim("feature_maps", feature_maps, 3, "[bs, num_feat, c]");
   TORCH_CHECK_VALUE(spatial_shape.dim() == 3 && spatial_shape.sym_size(2) == 2,
                     "spatial_shape must have shape [cam, scale, 2] (height and width), was ",
                     spatial_shape.sym_sizes());
@@ -69,32 +61,25 @@ inline void check_inputs(const at::Tensor& feature_maps, const at::Tensor& spati
                     "the groups of weight must divide the channels of feature_maps, ", channels,
                     ", were ", groups);
 
-  auto check_device = [&](const char* name, const at::Tensor& tensor) {
-    TORCH_CHECK_VALUE(tensor.device() == feature_maps.device(), name,
-                      " must be on the device of feature_maps, ", feature_maps.device(),
-                      ", was on ", tensor.device());
-  };
-  check_device("spatial_shape", spatial_shape);
-  check_device("scale_start_index", scale_start_index);
-  check_device("sample_locations", sample_locations);
-  check_device("weight", weight);
+  check_same_device("spatial_shape", spatial_shape, "feature_maps", feature_maps);
+  check_same_device("scale_start_index", scale_start_index, "feature_maps", feature_maps);
+  check_same_device("sample_locations", sample_locations, "feature_maps", feature_maps);
+  check_same_device("weight", weight, "feature_maps", feature_maps);
 }
 
 // `grad` is the gradient of the output.
 inline void check_grad(const at::Tensor& grad, const at::Tensor& feature_maps,
-                       const at::Tensor& sample_locations) {
-  TORCH_CHECK_TYPE(grad.scalar_type() == feature_maps.scalar_type(),
-                   "grad must have the dtype of feature_maps, ", feature_maps.scalar_type(),
-                   ", was ", grad.scalar_type());
+                       const at::Tensor& spatial_shape, const at::Tensor& scale_start_index,
+                       const at::Tensor& sample_locations, const at::Tensor& weight) {
+  check_inputs(feature_maps, spatial_shape, scale_start_index, sample_locations, weight);
+  check_same_dtype("grad", grad, "feature_maps", feature_maps);
   const auto batch = feature_maps.sym_size(0), channels = feature_maps.sym_size(2);
   const auto anchors = sample_locations.sym_size(1);
   TORCH_CHECK_VALUE(grad.dim() == 3 && grad.sym_size(0) == batch && grad.sym_size(1) == anchors &&
                         grad.sym_size(2) == channels,
                     "grad must have shape [", batch, ", ", anchors, ", ", channels,
                     "] (the output's), was ", grad.sym_sizes());
-  TORCH_CHECK_VALUE(grad.device() == feature_maps.device(),
-                    "grad must be on the device of feature_maps, ", feature_maps.device(),
-                    ", was on ", grad.device());
+  check_same_device("grad", grad, "feature_maps", feature_maps);
 }
 
 // Reads the index tensors, which are tiny, and refuses maps that leave feature_maps.

@@ -12,6 +12,7 @@ namespace {
 std::tuple<at::Tensor, at::Tensor> reduce_meta(const at::Tensor& feats, const at::Tensor& ranks,
                                                const at::Tensor& intervals,
                                                c10::string_view reduce_type) {
+  check_reduce(feats, ranks, intervals, reduce_type);
   const auto voxels = intervals.sym_size(0) - 1, channels = feats.sym_size(1);
   const bool max = parse_reduce(reduce_type) == Reduce::kMax;
   return {
@@ -22,12 +23,15 @@ std::tuple<at::Tensor, at::Tensor> reduce_meta(const at::Tensor& feats, const at
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(mxd, m) {
-  m.def(
-      "dynamic_scatter_plan(Tensor coors) -> (Tensor voxel_coors, Tensor point_voxel, Tensor "
-      "ranks, Tensor intervals)");
-  m.def(
+  define(m,
+         "dynamic_scatter_plan(Tensor coors) -> (Tensor voxel_coors, Tensor point_voxel, Tensor "
+         "ranks, Tensor intervals)",
+         check_plan);
+  define(
+      m,
       "dynamic_scatter(Tensor feats, Tensor ranks, Tensor intervals, str reduce_type) -> (Tensor "
-      "voxel_feats, Tensor argmax)");
+      "voxel_feats, Tensor argmax)",
+      check_reduce);
 }
 
 TORCH_LIBRARY_IMPL(mxd, Meta, m) { m.impl("dynamic_scatter", TORCH_FN(reduce_meta)); }

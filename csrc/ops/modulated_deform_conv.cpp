@@ -25,7 +25,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> backward_
     at::IntArrayRef padding, at::IntArrayRef dilation, int64_t groups, int64_t deform_groups,
     bool of_data, bool of_parameters) {
   check_backward(grad, input, offset, mask, weight, stride, padding, dilation, groups,
-                 deform_groups);
+                 deform_groups, of_data, of_parameters);
   auto empty = [&](c10::SymIntArrayRef shape, bool wanted) {
     return at::empty_symint(wanted ? shape : c10::SymIntArrayRef({c10::SymInt(0)}),
                             input.options());
@@ -39,17 +39,25 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> backward_
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(mxd, m) {
-  m.def(
+  define(
+      m,
       "modulated_deform_conv2d(Tensor input, Tensor offset, Tensor? mask, Tensor weight, Tensor? "
       "bias, int[2] stride, int[2] padding, int[2] dilation, int groups, int deform_groups) -> "
-      "Tensor");
+      "Tensor",
+      [](const at::Tensor& input, const at::Tensor& offset, const c10::optional<at::Tensor>& mask,
+         const at::Tensor& weight, const c10::optional<at::Tensor>& bias, at::IntArrayRef stride,
+         at::IntArrayRef padding, at::IntArrayRef dilation, int64_t groups, int64_t deform_groups) {
+        check_forward(input, offset, mask, weight, bias, stride, padding, dilation, groups,
+                      deform_groups);
+      });
   // Gradients of input, offset and mask where of_data, of weight and bias where of_parameters; the
   // others are empty, of shape [0].
-  m.def(
-      "modulated_deform_conv2d_backward(Tensor grad, Tensor input, Tensor offset, Tensor? mask, "
-      "Tensor weight, int[2] stride, int[2] padding, int[2] dilation, int groups, int "
-      "deform_groups, bool of_data, bool of_parameters) -> (Tensor, Tensor, Tensor, Tensor, "
-      "Tensor)");
+  define(m,
+         "modulated_deform_conv2d_backward(Tensor grad, Tensor input, Tensor offset, Tensor? mask, "
+         "Tensor weight, int[2] stride, int[2] padding, int[2] dilation, int groups, int "
+         "deform_groups, bool of_data, bool of_parameters) -> (Tensor, Tensor, Tensor, Tensor, "
+         "Tensor)",
+         check_backward);
 }
 
 TORCH_LIBRARY_IMPL(mxd, Meta, m) {

@@ -14,15 +14,9 @@
 
 #include <array>
 
-#include "float_check.h"
+#include "check.h"
 
 namespace mxd::modulated_deform_conv {
-
-inline void check_like_input(const char* name, const at::Tensor& tensor, const at::Tensor& input) {
-  TORCH_CHECK_TYPE(tensor.scalar_type() == input.scalar_type(), name,
-                   " must have the dtype of input, ", input.scalar_type(), ", was ",
-                   tensor.scalar_type());
-}
 
 inline void check_shape(const char* name, const at::Tensor& tensor, const char* meaning,
                         c10::SymIntArrayRef shape) {
@@ -41,13 +35,12 @@ inline std::array<c10::SymInt, 4> check_forward(
     const at::Tensor& weight, const c10::optional<at::Tensor>& bias, at::IntArrayRef stride,
     at::IntArrayRef padding, at::IntArrayRef dilation, int64_t groups, int64_t deform_groups) {
   check_float("input", input);
-  TORCH_CHECK_VALUE(input.dim() == 4, "input must have shape [N, channels, height, width], was ",
-                    input.sym_sizes());
+  check_dim("input", input, 4, "[N, channels, height, width]");
   TORCH_CHECK_VALUE(weight.dim() == 4 && weight.sym_numel() > 0,
                     "weight must have shape [out_channels, channels / groups, kernel height, "
                     "kernel width], none of them 0, was ",
                     weight.sym_sizes());
-  check_like_input("weight", weight, input);
+  check_same_dtype("weight", weight, "input", input);
   check_pair("stride", stride, 1);
   check_pair("padding", padding, 0);
   check_pair("dilation", dilation, 1);
@@ -72,15 +65,15 @@ inline std::array<c10::SymInt, 4> check_forward(
   const c10::SymInt samples = weight.sym_size(2) * weight.sym_size(3) * deform_groups;
   check_shape("offset", offset, "(N, deform_groups * kernel points * 2, output height and width)",
               {out[0], samples * 2, out[2], out[3]});
-  check_like_input("offset", offset, input);
+  check_same_dtype("offset", offset, "input", input);
   if (mask) {
     check_shape("mask", *mask, "(N, deform_groups * kernel points, output height and width)",
                 {out[0], samples, out[2], out[3]});
-    check_like_input("mask", *mask, input);
+    check_same_dtype("mask", *mask, "input", input);
   }
   if (bias) {
     check_shape("bias", *bias, "(out_channels)", {out[1]});
-    check_like_input("bias", *bias, input);
+    check_same_dtype("bias", *bias, "input", input);
   }
   return out;
 }
@@ -89,11 +82,11 @@ inline void check_backward(const at::Tensor& grad, const at::Tensor& input,
                            const at::Tensor& offset, const c10::optional<at::Tensor>& mask,
                            const at::Tensor& weight, at::IntArrayRef stride,
                            at::IntArrayRef padding, at::IntArrayRef dilation, int64_t groups,
-                           int64_t deform_groups) {
+                           int64_t deform_groups, bool /*of_data*/, bool /*of_parameters*/) {
   const auto out = check_forward(input, offset, mask, weight, c10::nullopt, stride, padding,
                                  dilation, groups, deform_groups);
   check_shape("grad", grad, "(that of the output)", out);
-  check_like_input("grad", grad, input);
+  check_same_dtype("grad", grad, "input", input);
 }
 
 }  // namespace mxd::modulated_deform_conv

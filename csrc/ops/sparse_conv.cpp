@@ -5,17 +5,32 @@
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
+#include "voxel_check.h"
+
 namespace mxd::sparse_conv {
 namespace {
+
+// Geometry and key steps are made for the checks in them; kernels also compute with them.
+void check_rulebook_input(const at::Tensor& indices, int64_t batch_size,
+                          at::IntArrayRef spatial_shape, at::IntArrayRef kernel_size,
+                          at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation,
+                          at::IntArrayRef output_padding, bool subm, bool transposed) {
+  const Geometry g = make_geometry(batch_size, spatial_shape, kernel_size, stride, padding,
+                                   dilation, output_padding, subm, transposed);
+  check_indices(indices, g.ndim);
+  transposed ? window_steps(g.out_shape, g.in_shape, g) : window_steps(g.in_shape, g.out_shape, g);
+}
 
 at::Tensor forward_meta(const at::Tensor& features, const at::Tensor& weight,
                         const c10::optional<at::Tensor>& bias, const at::Tensor& pairs,
                         const at::Tensor& bounds, c10::SymInt num_out, int64_t groups) {
+  check_forward(features, weight, bias, pairs, bounds, num_out, groups);
   return at::empty_symint({num_out, weight.sym_size(2)}, features.options());
 }
 
 at::Tensor weight_grad_meta(const at::Tensor& features, const at::Tensor& grad,
                             const at::Tensor& pairs, const at::Tensor& bounds, int64_t groups) {
+  check_weight_grad(features, grad, pairs, bounds, groups);
   return at::empty_symint({bounds.sym_size(1) - 1, features.sym_size(1) / groups, grad.sym_size(1)},
                           features.options());
 }
@@ -23,22 +38,25 @@ at::Tensor weight_grad_meta(const at::Tensor& features, const at::Tensor& grad,
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(mxd, m) {
-  m.def(
-      "sparse_conv_rulebook(Tensor indices, int batch_size, int[] spatial_shape, int[] "
-      "kernel_size, "
-      "int[] stride, int[] padding, int[] dilation, int[] output_padding, bool subm, "
-      "bool transposed) -> (Tensor out_indices, Tensor pairs, Tensor bounds)");
-  m.def(
-      "sparse_conv_rulebook_transpose(Tensor pairs, Tensor bounds, SymInt num_in) -> (Tensor "
-      "pairs, "
-      "Tensor bounds)");
-  m.def(
-      "sparse_conv(Tensor features, Tensor weight, Tensor? bias, Tensor pairs, Tensor bounds, "
-      "SymInt num_out, int groups) -> Tensor");
-  m.def(
-      "sparse_conv_weight_grad(Tensor features, Tensor grad, Tensor pairs, Tensor bounds, int "
-      "groups) "
-      "-> Tensor");
+  define(m,
+         "sparse_conv_rulebook(Tensor indices, int batch_size, int[] spatial_shape, int[] "
+         "kernel_size, int[] stride, int[] padding, int[] dilation, int[] output_padding, bool "
+         "subm, bool transposed) -> (Tensor out_indices, Tensor pairs, Tensor bounds)",
+         check_rulebook_input);
+  define(m,
+         "sparse_conv_rulebook_transpose(Tensor pairs, Tensor bounds, SymInt num_in) -> (Tensor "
+         "pairs, Tensor bounds)",
+         check_transpose);
+  define(m,
+         "sparse_conv(Tensor features, Tensor weight, Tensor? bias, Tensor pairs, Tensor bounds, "
+         "SymInt num_out, int groups) -> Tensor",
+         check_forward);
+  define(m,
+         "sparse_conv_weight_grad(Tensor features, Tensor grad, Tensor pairs, Tensor bounds, int "
+         "groups) -> Tensor",
+         check_weight_grad);
+  // Plain PyTorch forms call it when a voxel is outside or there twice: it says which.
+  m.def("_check_voxels(Tensor indices, int batch_size, int[] spatial_shape) -> ()", check_voxels);
 }
 
 TORCH_LIBRARY_IMPL(mxd, Meta, m) {

@@ -19,7 +19,7 @@
 #include <array>
 #include <limits>
 
-#include "float_check.h"
+#include "check.h"
 
 namespace mxd::sparse_conv {
 
@@ -72,7 +72,8 @@ inline Geometry make_geometry(int64_t batch_size, at::IntArrayRef spatial_shape,
     g.in_shape[d] = spatial_shape[d];
     g.kernel[d] = kernel_size[d];
     g.dilation[d] = dilation[d];
-    // Sites stay where they are and the kernel is centred, whatever stride and padding say.
+    // A submanifold convolution keeps its voxels and centres the kernel: stride and padding are not
+    // used.
     g.stride[d] = subm ? 1 : stride[d];
     g.padding[d] = subm ? kernel_size[d] / 2 * dilation[d] : padding[d];
     const int64_t reach = dilation[d] * (kernel_size[d] - 1);
@@ -90,7 +91,8 @@ inline Geometry make_geometry(int64_t batch_size, at::IntArrayRef spatial_shape,
   return g;
 }
 
-// Steps of a linear key over (batch, coordinates), row-major.
+// A voxel's key is its row-major number: batch index * batch_step + the sum of coordinate[d] *
+// step[d].
 struct KeySteps {
   std::array<uint64_t, kMaxDims> step{};
   uint64_t batch_step = 1, limit = 0;
@@ -110,8 +112,8 @@ struct KeySteps {
   }
 };
 
-// Steps of a key space that holds the cells of `shape` and the windows of `windows` places into
-// them.
+// Steps of keys for a grid that is large enough for all cells of `shape`, padding included, and for
+// every kernel window that begins at one of `windows` places.
 inline KeySteps window_steps(const std::array<int64_t, kMaxDims>& shape,
                              const std::array<int64_t, kMaxDims>& windows, const Geometry& g) {
   std::array<int64_t, kMaxDims> extent{};
@@ -121,74 +123,85 @@ inline KeySteps window_steps(const std::array<int64_t, kMaxDims>& shape,
   return {extent, g.ndim, g.batch_size};
 }
 
-inline void check_indices(const at::Tensor& indices, int ndim) {
-  TORCH_CHECK_VALUE(indices.dim() == 2 && indices.size(1) == ndim + 1,
+inline void check_indices(const at::Tensor& indices, int64_t ndim) {
+  TORCH_CHECK_VALUE(indices.dim() == 2 && indices.sym_size(1) == ndim + 1,
                     "indices must have shape [voxels, ", ndim + 1, "] (batch and ", ndim,
-                    " coordinates), was ", indices.sizes());
-  TORCH_CHECK_TYPE(indices.scalar_type() == at::kInt, "indices must be int32, was ",
-                   indices.scalar_type());
-  TORCH_CHECK_VALUE(indices.size(0) < std::numeric_limits<int32_t>::max(),
-                    "indices must have fewer than 2**31 - 1 rows, was ", indices.size(0));
+                    " coordinates), was ", indices.sym_sizes());
+  check_int32("indices", indices);
+  check_row_count("indices", indices);
+}
+
+inline void check_output_count(int64_t count) {
+  TORCH_CHECK_VALUE(count < std::numeric_limits<int32_t>::max(),
+                    "the convolution must have fewer than 2**31 - 1 output voxels, had ", count);
 }
 
 inline void check_rulebook(const at::Tensor& pairs, const at::Tensor& bounds) {
-  TORCH_CHECK_VALUE(pairs.dim() == 2 && pairs.size(1) == 2, "pairs must have shape [P, 2], was ",
-                    pairs.sizes());
-  TORCH_CHECK_VALUE(bounds.dim() == 2 && bounds.size(1) >= 2,
-                    "bounds must have shape [tiles, kernel points + 1], was ", bounds.sizes());
-  TORCH_CHECK_TYPE(pairs.scalar_type() == at::kInt, "pairs must be int32, was ",
-                   pairs.scalar_type());
-  TORCH_CHECK_TYPE(bounds.scalar_type() == at::kLong, "bounds must be int64, was ",
-                   bounds.scalar_type());
+  TORCH_CHECK_VALUE(pairs.dim() == 2 && pairs.sym_size(1) == 2,
+                    "pairs must have shape [P, 2], was ", pairs.sym_sizes());
+  TORCH_CHECK_VALUE(bounds.dim() == 2 && bounds.sym_size(1) >= 2,
+                    "bounds must have shape [tiles, kernel points + 1], was ", bounds.sym_sizes());
+  check_int32("pairs", pairs);
+  check_int64("bounds", bounds);
+}
+
+inline void check_transpose(const at::Tensor& pairs, const at::Tensor& bounds, c10::SymInt num_in) {
+  check_rulebook(pairs, bounds);
+  check_at_least("num_in", num_in, 0);
+}
+
+// For kernels, which need kTileRows rows in a tile. (The plain PyTorch form puts all in one tile.)
+inline void check_tiles(const at::Tensor& bounds, int64_t num_out) {
+  TORCH_CHECK_VALUE(bounds.size(0) == tile_count(num_out), "bounds must have ", tile_count(num_out),
+                    " tiles for ", num_out, " output rows, had ", bounds.size(0));
+}
+
+inline void check_features(const at::Tensor& features) {
+  check_float("features", features);
+  check_dim("features", features, 2, "[voxels, channels]");
 }
 
 inline void check_forward(const at::Tensor& features, const at::Tensor& weight,
                           const c10::optional<at::Tensor>& bias, const at::Tensor& pairs,
-                          const at::Tensor& bounds, int64_t num_out, int64_t groups) {
-  check_float("features", features);
-  TORCH_CHECK_VALUE(features.dim() == 2, "features must have shape [voxels, channels], was ",
-                    features.sizes());
-  TORCH_CHECK_VALUE(
-      weight.dim() == 3,
-      "weight must have shape [kernel points, in_channels / groups, out_channels], was ",
-      weight.sizes());
-  TORCH_CHECK_TYPE(weight.scalar_type() == features.scalar_type(),
-                   "weight must have the dtype of features, ", features.scalar_type(), ", was ",
-                   weight.scalar_type());
-  TORCH_CHECK_VALUE(groups >= 1, "groups must be at least 1, was ", groups);
-  TORCH_CHECK_VALUE(weight.size(1) * groups == features.size(1), "features must have ",
-                    weight.size(1) * groups, " channels (in_channels of the weight), was ",
-                    features.size(1));
-  TORCH_CHECK_VALUE(weight.size(2) % groups == 0, "groups must divide out_channels ",
-                    weight.size(2), ", was ", groups);
-  if (bias.has_value()) {
-    TORCH_CHECK_VALUE(bias->dim() == 1 && bias->size(0) == weight.size(2), "bias must have shape [",
-                      weight.size(2), "], was ", bias->sizes());
-    TORCH_CHECK_TYPE(bias->scalar_type() == features.scalar_type(),
-                     "bias must have the dtype of features, ", features.scalar_type(), ", was ",
-                     bias->scalar_type());
+                          const at::Tensor& bounds, c10::SymInt num_out, int64_t groups) {
+  check_features(features);
+  check_dim("weight", weight, 3, "[kernel points, in_channels / groups, out_channels]");
+  check_same_dtype("weight", weight, "features", features);
+  check_at_least("groups", groups, 1);
+  TORCH_CHECK_VALUE(weight.sym_size(1) * groups == features.sym_size(1), "features must have ",
+                    weight.sym_size(1) * groups, " channels (in_channels of the weight), was ",
+                    features.sym_size(1));
+  TORCH_CHECK_VALUE(weight.sym_size(2) % groups == 0, "groups must divide out_channels ",
+                    weight.sym_size(2), ", was ", groups);
+  if (bias) {
+    TORCH_CHECK_VALUE(bias->dim() == 1 && bias->sym_size(0) == weight.sym_size(2),
+                      "bias must have shape [", weight.sym_size(2), "], was ", bias->sym_sizes());
+    check_same_dtype("bias", *bias, "features", features);
+    check_same_device("bias", *bias, "features", features);
   }
-  TORCH_CHECK_VALUE(num_out >= 0, "num_out must be at least 0, was ", num_out);
+  check_at_least("num_out", num_out, 0);
   check_rulebook(pairs, bounds);
-  TORCH_CHECK_VALUE(bounds.size(1) == weight.size(0) + 1, "bounds must have shape [tiles, ",
-                    weight.size(0) + 1, "] for a weight of ", weight.size(0),
-                    " kernel points, was ", bounds.sizes());
+  TORCH_CHECK_VALUE(bounds.sym_size(1) == weight.sym_size(0) + 1, "bounds must have shape [tiles, ",
+                    weight.sym_size(0) + 1, "] for a weight of ", weight.sym_size(0),
+                    " kernel points, was ", bounds.sym_sizes());
+  check_same_device("weight", weight, "features", features);
+  check_same_device("pairs", pairs, "features", features);
+  check_same_device("bounds", bounds, "features", features);
 }
 
 inline void check_weight_grad(const at::Tensor& features, const at::Tensor& grad,
                               const at::Tensor& pairs, const at::Tensor& bounds, int64_t groups) {
-  check_float("features", features);
-  TORCH_CHECK_VALUE(features.dim() == 2, "features must have shape [voxels, channels], was ",
-                    features.sizes());
-  TORCH_CHECK_VALUE(grad.dim() == 2, "grad must have shape [output voxels, channels], was ",
-                    grad.sizes());
-  TORCH_CHECK_TYPE(grad.scalar_type() == features.scalar_type(),
-                   "grad must have the dtype of features, ", features.scalar_type(), ", was ",
-                   grad.scalar_type());
-  TORCH_CHECK_VALUE(groups >= 1 && features.size(1) % groups == 0 && grad.size(1) % groups == 0,
-                    "groups must divide the channels of features, ", features.size(1),
-                    ", and of grad, ", grad.size(1), ", was ", groups);
+  check_features(features);
+  check_dim("grad", grad, 2, "[output voxels, channels]");
+  check_same_dtype("grad", grad, "features", features);
+  TORCH_CHECK_VALUE(
+      groups >= 1 && features.sym_size(1) % groups == 0 && grad.sym_size(1) % groups == 0,
+      "groups must divide the channels of features, ", features.sym_size(1), ", and of grad, ",
+      grad.sym_size(1), ", was ", groups);
   check_rulebook(pairs, bounds);
+  check_same_device("grad", grad, "features", features);
+  check_same_device("pairs", pairs, "features", features);
+  check_same_device("bounds", bounds, "features", features);
 }
 
 }  // namespace mxd::sparse_conv

@@ -6,25 +6,22 @@
 namespace mxd::sparse_pool {
 
 inline void check_forward(const at::Tensor& features, const at::Tensor& pairs,
-                          const at::Tensor& bounds, int64_t num_out) {
-  check_float("features", features);
-  TORCH_CHECK_VALUE(features.dim() == 2, "features must have shape [voxels, channels], was ",
-                    features.sizes());
-  TORCH_CHECK_VALUE(num_out >= 0, "num_out must be at least 0, was ", num_out);
+                          const at::Tensor& bounds, c10::SymInt num_out) {
+  sparse_conv::check_features(features);
+  check_at_least("num_out", num_out, 0);
   sparse_conv::check_rulebook(pairs, bounds);
 }
 
 inline void check_backward(const at::Tensor& grad, const at::Tensor& argmax,
-                           const at::Tensor& pairs, const at::Tensor& bounds, int64_t num_in) {
+                           const at::Tensor& pairs, const at::Tensor& bounds, c10::SymInt num_in) {
   check_float("grad", grad);
-  TORCH_CHECK_VALUE(grad.dim() == 2, "grad must have shape [output voxels, channels], was ",
-                    grad.sizes());
-  TORCH_CHECK_VALUE(argmax.sizes() == grad.sizes(), "argmax must have the shape of grad, ",
-                    grad.sizes(), ", was ", argmax.sizes());
-  TORCH_CHECK_TYPE(argmax.scalar_type() == at::kInt, "argmax must be int32, was ",
-                   argmax.scalar_type());
-  TORCH_CHECK_VALUE(num_in >= 0, "num_in must be at least 0, was ", num_in);
-  sparse_conv::check_rulebook(pairs, bounds);
+  check_dim("grad", grad, 2, "[output voxels, channels]");
+  TORCH_CHECK_VALUE(argmax.dim() == 2 && holds(argmax.sym_size(0).sym_eq(grad.sym_size(0))) &&
+                        argmax.sym_size(1) == grad.sym_size(1),
+                    "argmax must have the shape of grad, ", grad.sym_sizes(), ", was ",
+                    argmax.sym_sizes());
+  check_int32("argmax", argmax);
+  sparse_conv::check_transpose(pairs, bounds, num_in);
 }
 
 }  // namespace mxd::sparse_pool

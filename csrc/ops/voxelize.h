@@ -1,8 +1,8 @@
 // Voxelization: what every backend shares. Argument checks and the grid.
 //
 // A point is in cell (p - low) / size, rounded down, with p, low and size in float32 (in float64
-// where the points are): this expression and its dtype decide on which side of a border a point
-// lies, and are those of mmcv and of spconv. The grid is written x, y, z and a voxel z, y, x.
+// where the points are float64). mmcv and spconv compute it in the same way, so a point at a border
+// falls on the same side. The grid is given in the order x, y, z, a voxel in the order z, y, x.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -12,7 +12,7 @@
 #include <cmath>
 #include <limits>
 
-#include "float_check.h"
+#include "check.h"
 
 namespace mxd::voxelize {
 
@@ -53,42 +53,43 @@ inline Grid make_grid(at::ArrayRef<double> voxel_size, at::ArrayRef<double> coor
   return grid;
 }
 
-inline void check_points(const at::Tensor& points, const Grid& grid) {
+inline void check_dynamic(const at::Tensor& points, at::ArrayRef<double> voxel_size,
+                          at::ArrayRef<double> coors_range) {
+  const Grid grid = make_grid(voxel_size, coors_range);
   check_float("points", points);
-  TORCH_CHECK_VALUE(points.dim() == 2 && points.size(1) >= grid.ndim,
+  TORCH_CHECK_VALUE(points.dim() == 2 && points.sym_size(1) >= grid.ndim,
                     "points must have shape [points, ", grid.ndim, " or more], was ",
-                    points.sizes());
-  TORCH_CHECK_VALUE(points.size(0) < std::numeric_limits<int32_t>::max(),
-                    "points must have fewer than 2**31 - 1 rows, was ", points.size(0));
+                    points.sym_sizes());
+  check_row_count("points", points);
 }
 
-inline void check_limits(int64_t max_points, int64_t max_voxels) {
-  TORCH_CHECK_VALUE(max_points >= 1, "max_points must be at least 1, was ", max_points);
-  TORCH_CHECK_VALUE(max_voxels >= 0, "max_voxels must be at least 0, was ", max_voxels);
+inline void check_hard(const at::Tensor& points, at::ArrayRef<double> voxel_size,
+                       at::ArrayRef<double> coors_range, int64_t max_points, int64_t max_voxels) {
+  check_dynamic(points, voxel_size, coors_range);
+  check_at_least("max_points", max_points, 1);
+  check_at_least("max_voxels", max_voxels, 0);
 }
 
 inline void check_slots(const at::Tensor& slots) {
-  TORCH_CHECK_TYPE(slots.scalar_type() == at::kInt, "slots must be int32, was ",
-                   slots.scalar_type());
-  TORCH_CHECK_VALUE(slots.dim() == 2, "slots must have shape [voxels, max_points], was ",
-                    slots.sizes());
+  check_int32("slots", slots);
+  check_dim("slots", slots, 2, "[voxels, max_points]");
 }
 
-inline void check_gather(const at::Tensor& points, const at::Tensor& slots) {
+inline void check_gather(const at::Tensor& points, const at::Tensor& slots, bool /*empty_mean*/) {
   check_float("points", points);
-  TORCH_CHECK_VALUE(points.dim() == 2, "points must have shape [points, channels], was ",
-                    points.sizes());
+  check_dim("points", points, 2, "[points, channels]");
   check_slots(slots);
 }
 
-inline void check_gather_grad(const at::Tensor& grad, const at::Tensor& slots, int64_t num_points) {
+inline void check_gather_grad(const at::Tensor& grad, const at::Tensor& slots,
+                              c10::SymInt num_points) {
   check_float("grad", grad);
   check_slots(slots);
-  TORCH_CHECK_VALUE(
-      grad.dim() == 3 && grad.size(0) == slots.size(0) && grad.size(1) == slots.size(1),
-      "grad must have shape [", slots.size(0), ", ", slots.size(1), ", channels], was ",
-      grad.sizes());
-  TORCH_CHECK_VALUE(num_points >= 0, "num_points must be at least 0, was ", num_points);
+  TORCH_CHECK_VALUE(grad.dim() == 3 && holds(grad.sym_size(0).sym_eq(slots.sym_size(0))) &&
+                        grad.sym_size(1) == slots.sym_size(1),
+                    "grad must have shape [", slots.sym_size(0), ", ", slots.sym_size(1),
+                    ", channels], was ", grad.sym_sizes());
+  check_at_least("num_points", num_points, 0);
 }
 
 }  // namespace mxd::voxelize

@@ -198,7 +198,7 @@ def test_kernels_of_another_soc_are_refused():
         'mxd_mmplugin.build_rulebook(indices, 1, [4], [3], [1], [1], [1], True)\n'
         'torch.npu.synchronize()'
     )
-    env = {**os.environ, 'MXD_SOFTNPU_SOC': 'Ascend910A'}
+    env = {**os.environ, 'MXD_SOFTNPU_SOC': 'Ascend910B1'}
     done = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True)
     assert done.returncode != 0
-    assert 'compiled for Ascend910B3, and this NPU is a Ascend910A: set SOC_VERSION' in done.stderr
+    assert 'compiled for Ascend910B3, and this NPU is a Ascend910B1: set SOC_VERSION' in done.stderr

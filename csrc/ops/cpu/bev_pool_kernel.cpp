@@ -1,20 +1,17 @@
-// BEV pooling on the CPU. The points are listed by tiles of cells that fit a core's cache. One
-// thread sums a tile in the order of the points: it reads the features in runs of neighbouring rows
-// and writes each cell once.
-#include <ATen/Dispatch.h>
+// BEV pooling on the CPU. The points are sorted by tiles of cells that fit a core's cache. One
+// thread sums a tile in the order of the points, mostly from neighbouring rows of the features, and
+// writes each cell once.
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
 #include <vector>
 
 #include "../bev_pool.h"
+#include "compute_type.h"
 #include "rows.h"
 
 namespace mxd::bev_pool {
 namespace {
-
-#define MXD_DISPATCH(type, name, ...) \
-  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, type, name, __VA_ARGS__)
 
 // Fills the cell and the tile of each point; outside of the grid they are -1 and grid.tiles().
 template <typename Index>
@@ -40,8 +37,8 @@ void find_cells(const Index* coords, int64_t count, const Grid& grid, int32_t* c
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> plan_cpu(const at::Tensor& coords, int64_t B,
                                                         int64_t D, int64_t H, int64_t W) {
-  const Grid grid = make_grid(B, D, H, W);
-  check_coords(coords);
+  check_plan(coords, B, D, H, W);
+  const Grid grid{B, D, H, W};
   const at::Tensor rows = coords.contiguous();
   const int64_t count = rows.size(0), bins = grid.tiles() + 1;
   const auto ints = coords.options().dtype(at::kInt);
@@ -86,8 +83,7 @@ struct PoolArgs {
   int64_t channels;
 };
 
-// Sums the points of a tile. `sum` has room for its cells. Returns whether all of its points were
-// in it.
+// Sums the points of a tile. `sum` holds its cells. Returns false where a point is not in the tile.
 template <typename T>
 bool pool_tile(const PoolArgs<T>& args, int64_t tile, std::vector<at::opmath_type<T>>& sum) {
   const Grid& grid = args.grid;
@@ -118,8 +114,8 @@ bool pool_tile(const PoolArgs<T>& args, int64_t tile, std::vector<at::opmath_typ
 
 at::Tensor pool_cpu(const at::Tensor& feats, const at::Tensor& cells, const at::Tensor& ranks,
                     const at::Tensor& intervals, int64_t B, int64_t D, int64_t H, int64_t W) {
-  const Grid grid = make_grid(B, D, H, W);
-  check_pool(feats, cells, ranks, intervals, grid);
+  check_pool(feats, cells, ranks, intervals, B, D, H, W);
+  const Grid grid{B, D, H, W};
   const at::Tensor rows = feats.contiguous(), all_cells = cells.contiguous(),
                    all_ranks = ranks.contiguous(), all_intervals = intervals.contiguous();
   const int64_t* bound = all_intervals.const_data_ptr<int64_t>();
@@ -129,7 +125,7 @@ at::Tensor pool_cpu(const at::Tensor& feats, const at::Tensor& cells, const at::
                     feats.size(0));
   cpu::check_rows("ranks", all_ranks, 0, feats.size(0));
   auto out = cpu::empty_output({B, D, H, W, feats.size(1)}, feats.options());
-  MXD_DISPATCH(feats.scalar_type(), "bev_pool", [&] {
+  MXD_DISPATCH_FLOAT(feats.scalar_type(), "bev_pool", [&] {
     const PoolArgs<scalar_t> args{rows.const_data_ptr<scalar_t>(),
                                   all_cells.const_data_ptr<int32_t>(),
                                   all_ranks.const_data_ptr<int32_t>(),

@@ -1,7 +1,7 @@
 // Deformable aggregation on the CPU: the gradient of the feature maps. The taps are sorted by pixel
-// (deformable_aggregation_taps.h); a thread takes a band of rows of one map, which stays in its
-// cache, and adds what the band's taps bring. Every row of the gradient is written to memory once,
-// and its sum has one order whatever the number of threads.
+// (deformable_aggregation_taps.h). A thread takes a band of rows of one map, which stays in its
+// cache, and adds the gradients of the band's taps. So every row is written to memory once, and its
+// sum has the same order for any number of threads.
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
@@ -15,7 +15,7 @@ namespace {
 using cpu::for_each_unit;
 using cpu::Simd;
 
-// Bytes of the gradient in one band: half of a core's cache at least is left to the output's
+// Bytes of the gradient in one band: at most half of a core's cache, the rest is for the output's
 // gradient.
 constexpr int64_t kBandBytes = 128 << 10;
 
@@ -39,7 +39,7 @@ MXD_INLINE void add_pair(const Sampling<T>& s, const T* weight, const T* grad, T
   for (int64_t group = 0; group < s.groups; group++) {
     const T left_factor = left_share * weight[group], right_factor = right_share * weight[group];
     for_each_vector<T, Bytes>(group * width, (group + 1) * width,
-                              [&](int64_t c, auto bytes) __attribute__((always_inline)) {
+                              [&](int64_t c, auto bytes) MXD_INLINED {
                                 using V = Simd<T, bytes>;
                                 const typename V::Vec g = V::load(grad + c);
                                 V::store(left + c, V::load(left + c) + left_factor * g);
@@ -48,43 +48,32 @@ MXD_INLINE void add_pair(const Sampling<T>& s, const T* weight, const T* grad, T
   }
 }
 
-// `unused` is a row that takes what falls beside the map.
-template <typename T, int Bytes>
-MXD_INLINE void add_band(const Args<T>& args, const Band& band, T* unused) {
-  const Sampling<T>& s = args.sampling;
-  const int64_t width = s.maps[band.map].width;
-  T* pixels = args.out + band.start * s.channels;
-  std::fill(pixels + band.begin * width * s.channels, pixels + band.end * width * s.channels, T(0));
-  // The taps with y = begin - 1 have their lower pixels in the band.
-  const std::vector<int64_t>& rows = args.sorted.rows[band.map];
-  for (int64_t i = rows[band.begin]; i < rows[band.end + 1]; i++) {
-    const Tap<T>& tap = args.sorted.taps[i];
-    T* upper = pixels + (tap.y * width + tap.x) * s.channels;
-    auto add = [&](T* row, T share) __attribute__((always_inline)) {
-      add_pair<T, Bytes>(s, s.weight + tap.number * s.groups, args.grad + tap.anchor * s.channels,
-                         share * (1 - tap.right), share * tap.right, tap.x >= 0 ? row : unused,
-                         tap.x + 1 < width ? row + s.channels : unused);
-    };
-    if (tap.y >= band.begin) add(upper, 1 - tap.down);
-    if (tap.y + 1 < band.end) add(upper + width * s.channels, tap.down);
-  }
-}
-
+// Adds the taps of a band. Pixels outside of the map are added to the row `unused`.
 template <typename T>
-struct Kernels {
-  void (*add_band)(const Args<T>&, const Band&, T* unused);
+struct AddBand {
+  template <typename W>
+  static MXD_INLINE void run(const Args<T>& args, const Band& band, T* unused) {
+    const Sampling<T>& s = args.sampling;
+    const int64_t width = s.maps[band.map].width;
+    T* pixels = args.out + band.start * s.channels;
+    std::fill(pixels + band.begin * width * s.channels, pixels + band.end * width * s.channels,
+              T(0));
+    // The taps with y = begin - 1 have their lower pixels in the band.
+    const std::vector<int64_t>& rows = args.sorted.rows[band.map];
+    for (int64_t i = rows[band.begin]; i < rows[band.end + 1]; i++) {
+      const Tap<T>& tap = args.sorted.taps[i];
+      T* upper = pixels + (tap.y * width + tap.x) * s.channels;
+      auto add = [&](T* row, T share) MXD_INLINED {
+        add_pair<T, W::kBytes>(s, s.weight + tap.number * s.groups,
+                               args.grad + tap.anchor * s.channels, share * (1 - tap.right),
+                               share * tap.right, tap.x >= 0 ? row : unused,
+                               tap.x + 1 < width ? row + s.channels : unused);
+      };
+      if (tap.y >= band.begin) add(upper, 1 - tap.down);
+      if (tap.y + 1 < band.end) add(upper + width * s.channels, tap.down);
+    }
+  }
 };
-
-#define MXD_KERNELS(W, TARGET)                                                      \
-  template <typename T>                                                             \
-  struct KernelsOf##W {                                                             \
-    TARGET static void run_band(const Args<T>& args, const Band& band, T* unused) { \
-      add_band<T, cpu::W::kBytes>(args, band, unused);                              \
-    }                                                                               \
-    static constexpr Kernels<T> kernels{&run_band};                                 \
-  };
-
-MXD_EVERY_WIDTH(MXD_KERNELS)
 
 // Writes the gradient of every pixel of every map to out [batch, rows, channels], map m beginning
 // at row starts[m]; no two maps may share a row.
@@ -104,7 +93,7 @@ void write_grad(const Sampling<T>& s, const T* grad, const std::vector<int64_t>&
     const SortedTaps<T> sorted = sort_taps(s, batch);
     const Args<T> args{s, sorted, grad, out + batch * rows * s.channels};
     for_each_unit(bands.size(), [&](int64_t band, int64_t worker) {
-      kernels<T>().add_band(args, bands[band], unused[worker].data());
+      cpu::run_widest<AddBand<T>>(args, bands[band], unused[worker].data());
     });
   }
 }
@@ -133,7 +122,7 @@ at::Tensor feature_grad_in(const at::Tensor& grad, const at::Tensor& feature_map
     write_grad(s, from, starts, s.num_feat, out.template mutable_data_ptr<T>());
     return out;
   }
-  // Maps with gaps between them, or maps that share rows: side by side first.
+  // There are gaps between maps, or maps share rows: write the maps side by side first.
   int64_t rows = 0;
   for (const Map& map : s.maps) {
     starts.push_back(rows);
@@ -151,12 +140,13 @@ at::Tensor feature_grad_in(const at::Tensor& grad, const at::Tensor& feature_map
 at::Tensor feature_grad_cpu(const at::Tensor& grad, const at::Tensor& feature_maps,
                             const at::Tensor& spatial_shape, const at::Tensor& scale_start_index,
                             const at::Tensor& sample_locations, const at::Tensor& weight) {
-  check_inputs(feature_maps, spatial_shape, scale_start_index, sample_locations, weight);
-  check_grad(grad, feature_maps, sample_locations);
-  const auto type = cpu::compute_type(feature_maps.scalar_type());
-  const auto run = type == at::kDouble ? &feature_grad_in<double> : &feature_grad_in<float>;
-  return run(grad.to(type).contiguous(), feature_maps, spatial_shape, scale_start_index,
-             sample_locations.to(type).contiguous(), weight.to(type).contiguous())
+  check_grad(grad, feature_maps, spatial_shape, scale_start_index, sample_locations, weight);
+  return cpu::with_compute_type(feature_maps,
+                                [&](auto number, const auto& convert) {
+                                  return feature_grad_in<decltype(number)>(
+                                      convert(grad), feature_maps, spatial_shape, scale_start_index,
+                                      convert(sample_locations), convert(weight));
+                                })
       .to(feature_maps.scalar_type());
 }
 

@@ -1,7 +1,7 @@
 // Deformable aggregation on the CPU: the output, and the gradients of locations and weights. The
-// taps are sorted by pixel (deformable_aggregation_taps.h). Anchors collide in the output, so each
-// thread has channels of its own there and takes all taps in their order; the gradients of a tap
-// collide with nothing.
+// taps are sorted by pixel (deformable_aggregation_taps.h), so the taps of one anchor are spread
+// over the whole list. Forward, each thread therefore takes all taps, but only some channels. The
+// gradients of a tap belong to this tap alone, so there each thread takes some taps.
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 #include <torch/library.h>
@@ -17,8 +17,8 @@ using cpu::Simd;
 // Taps that a thread takes at a time.
 constexpr int64_t kTapsInRange = 256;
 
-// Channels of one group, one vector at most: which vectors a channel meets, and with that the last
-// bit of its sum, does not depend on how the channels are shared out.
+// Channels of one group, at most one vector of them. Slices do not depend on the number of threads:
+// a channel is always computed in the same vector, and its sum is always the same to the last bit.
 struct Slice {
   int64_t group, begin, end;
 };
@@ -28,7 +28,7 @@ struct ForwardArgs {
   const Sampling<T>& sampling;
   const SortedTaps<T>& sorted;
   const T* features;  // [num_feat, channels], of one element of the batch
-  const T* zeros;     // [channels], a pixel beside the map
+  const T* zeros;     // [channels], a pixel outside of the map
   T* out;             // [batch * anchors, channels]
 };
 
@@ -37,7 +37,7 @@ struct SampleGradArgs {
   const Sampling<T>& sampling;
   const SortedTaps<T>& sorted;
   const T* features;  // [num_feat, channels], of one element of the batch
-  const T* zeros;     // [channels], a pixel beside the map
+  const T* zeros;     // [channels], a pixel outside of the map
   const T* grad;      // [batch * anchors, channels]
   T* grad_weight;     // as Sampling::weight
   T* slopes;          // [taps by number, 2]: gradient by x and y
@@ -66,39 +66,30 @@ struct Corners {
   }
 };
 
-template <typename T, int Bytes>
-MXD_INLINE void forward_slices(const ForwardArgs<T>& args, const Slice* first, const Slice* last) {
-  const Sampling<T>& s = args.sampling;
-  for (size_t m = 0; m < s.maps.size(); m++)
-    for (const Tap<T>* tap = args.sorted.begin(m); tap < args.sorted.end(m); tap++) {
-      const Corners<T> corners(args.features, args.zeros, s.maps[m], *tap, s.channels);
-      const T* weight = s.weight + tap->number * s.groups;
-      T* out = args.out + tap->anchor * s.channels;
-      const T up = 1 - tap->down, left = 1 - tap->right;
-      const T share[4] = {up * left, up * tap->right, tap->down * left, tap->down * tap->right};
-      for (const Slice* slice = first; slice < last; slice++)
-        for_each_vector<T, Bytes>(
-            slice->begin, slice->end, [&](int64_t c, auto bytes) __attribute__((always_inline)) {
-              using V = Simd<T, bytes>;
-              typename V::Vec read = share[0] * V::load(corners.pixel[0] + c);
+template <typename T>
+struct ForwardSlices {
+  template <typename W>
+  static MXD_INLINE void run(const ForwardArgs<T>& args, const Slice* first, const Slice* last) {
+    const Sampling<T>& s = args.sampling;
+    for (size_t m = 0; m < s.maps.size(); m++)
+      for (const Tap<T>* tap = args.sorted.begin(m); tap < args.sorted.end(m); tap++) {
+        const Corners<T> corners(args.features, args.zeros, s.maps[m], *tap, s.channels);
+        const T* weight = s.weight + tap->number * s.groups;
+        T* out = args.out + tap->anchor * s.channels;
+        const T up = 1 - tap->down, left = 1 - tap->right;
+        const T share[4] = {up * left, up * tap->right, tap->down * left, tap->down * tap->right};
+        for (const Slice* slice = first; slice < last; slice++)
+          for_each_vector<T, W::kBytes>(
+              slice->begin, slice->end, [&](int64_t c, auto bytes) MXD_INLINED {
+                using V = Simd<T, bytes>;
+                typename V::Vec read = share[0] * V::load(corners.pixel[0] + c);
 #pragma GCC unroll 4
-              for (int k = 1; k < 4; k++) read += share[k] * V::load(corners.pixel[k] + c);
-              V::store(out + c, V::load(out + c) + weight[slice->group] * read);
-            });
-    }
-}
-
-template <typename T, int Bytes>
-MXD_INLINE T sum_of_lanes(const typename Simd<T, Bytes>::Vec& value) {
-  if constexpr (Bytes == sizeof(T)) {
-    return value[0];
-  } else {
-    typename Simd<T, Bytes / 2>::Vec low, high;
-    std::memcpy(&low, &value, Bytes / 2);
-    std::memcpy(&high, reinterpret_cast<const char*>(&value) + Bytes / 2, Bytes / 2);
-    return sum_of_lanes<T, Bytes / 2>(low + high);
+                for (int k = 1; k < 4; k++) read += share[k] * V::load(corners.pixel[k] + c);
+                V::store(out + c, V::load(out + c) + weight[slice->group] * read);
+              });
+      }
   }
-}
+};
 
 // dot[k] += grad . pixel[k] over the channels [begin, end)
 template <typename T, int Bytes>
@@ -112,59 +103,39 @@ MXD_INLINE void add_dots(const T* grad, const Corners<T>& corners, int64_t begin
     for (int k = 0; k < 4; k++) sum[k] += g * V::load(corners.pixel[k] + begin);
   }
 #pragma GCC unroll 4
-  for (int k = 0; k < 4; k++) dot[k] += sum_of_lanes<T, Bytes>(sum[k]);
+  for (int k = 0; k < 4; k++) dot[k] += cpu::sum_of_lanes<T, Bytes>(sum[k]);
   if constexpr (V::kLanes > 1)
     if (begin < end) add_dots<T, Bytes / 2>(grad, corners, begin, end, dot);
 }
 
-template <typename T, int Bytes>
-MXD_INLINE void sample_grad_range(const SampleGradArgs<T>& args, const Range& range) {
-  const Sampling<T>& s = args.sampling;
-  const Map& map = s.maps[range.map];
-  const int64_t width = s.group_width();
-  for (int64_t i = range.begin; i < range.end; i++) {
-    const Tap<T>& tap = args.sorted.taps[i];
-    const Corners<T> corners(args.features, args.zeros, map, tap, s.channels);
-    const T* grad = args.grad + tap.anchor * s.channels;
-    const T* weight = s.weight + tap.number * s.groups;
-    T* grad_weight = args.grad_weight + tap.number * s.groups;
-    const T up = 1 - tap.down, left = 1 - tap.right;
-    T x = 0, y = 0;
-    for (int64_t group = 0; group < s.groups; group++) {
-      T dot[4] = {};
-      add_dots<T, Bytes>(grad, corners, group * width, (group + 1) * width, dot);
-      x += weight[group] * (up * (dot[1] - dot[0]) + tap.down * (dot[3] - dot[2]));
-      y += weight[group] * (left * (dot[2] - dot[0]) + tap.right * (dot[3] - dot[1]));
-      grad_weight[group] = up * (left * dot[0] + tap.right * dot[1]) +
-                           tap.down * (left * dot[2] + tap.right * dot[3]);
-    }
-    args.slopes[2 * tap.number] = x * map.width;
-    args.slopes[2 * tap.number + 1] = y * map.height;
-  }
-}
-
 template <typename T>
-struct Kernels {
-  void (*forward)(const ForwardArgs<T>&, const Slice* first, const Slice* last);
-  void (*sample_grad)(const SampleGradArgs<T>&, const Range& range);
+struct SampleGradRange {
+  template <typename W>
+  static MXD_INLINE void run(const SampleGradArgs<T>& args, const Range& range) {
+    const Sampling<T>& s = args.sampling;
+    const Map& map = s.maps[range.map];
+    const int64_t width = s.group_width();
+    for (int64_t i = range.begin; i < range.end; i++) {
+      const Tap<T>& tap = args.sorted.taps[i];
+      const Corners<T> corners(args.features, args.zeros, map, tap, s.channels);
+      const T* grad = args.grad + tap.anchor * s.channels;
+      const T* weight = s.weight + tap.number * s.groups;
+      T* grad_weight = args.grad_weight + tap.number * s.groups;
+      const T up = 1 - tap.down, left = 1 - tap.right;
+      T x = 0, y = 0;
+      for (int64_t group = 0; group < s.groups; group++) {
+        T dot[4] = {};
+        add_dots<T, W::kBytes>(grad, corners, group * width, (group + 1) * width, dot);
+        x += weight[group] * (up * (dot[1] - dot[0]) + tap.down * (dot[3] - dot[2]));
+        y += weight[group] * (left * (dot[2] - dot[0]) + tap.right * (dot[3] - dot[1]));
+        grad_weight[group] = up * (left * dot[0] + tap.right * dot[1]) +
+                             tap.down * (left * dot[2] + tap.right * dot[3]);
+      }
+      args.slopes[2 * tap.number] = x * map.width;
+      args.slopes[2 * tap.number + 1] = y * map.height;
+    }
+  }
 };
-
-// One set of kernels for each vector width; the compiler makes the code of each for its own
-// processor.
-#define MXD_KERNELS(W, TARGET)                                                          \
-  template <typename T>                                                                 \
-  struct KernelsOf##W {                                                                 \
-    TARGET static void forward(const ForwardArgs<T>& args, const Slice* first,          \
-                               const Slice* last) {                                     \
-      forward_slices<T, cpu::W::kBytes>(args, first, last);                             \
-    }                                                                                   \
-    TARGET static void sample_grad(const SampleGradArgs<T>& args, const Range& range) { \
-      sample_grad_range<T, cpu::W::kBytes>(args, range);                                \
-    }                                                                                   \
-    static constexpr Kernels<T> kernels{&forward, &sample_grad};                        \
-  };
-
-MXD_EVERY_WIDTH(MXD_KERNELS)
 
 template <typename T>
 std::vector<Slice> make_slices(const Sampling<T>& s) {
@@ -193,7 +164,7 @@ at::Tensor forward_in(const at::Tensor& feature_maps, const at::Tensor& spatial_
                               feature_maps.const_data_ptr<T>() + batch * s.num_feat * s.channels,
                               zeros.data(), out.template mutable_data_ptr<T>()};
     cpu::for_each_part(parts, slices.size(), [&](int64_t, int64_t begin, int64_t end) {
-      kernels<T>().forward(args, slices.data() + begin, slices.data() + end);
+      cpu::run_widest<ForwardSlices<T>>(args, slices.data() + begin, slices.data() + end);
     });
   }
   return out;
@@ -203,10 +174,12 @@ at::Tensor forward_cpu(const at::Tensor& feature_maps, const at::Tensor& spatial
                        const at::Tensor& scale_start_index, const at::Tensor& sample_locations,
                        const at::Tensor& weight) {
   check_inputs(feature_maps, spatial_shape, scale_start_index, sample_locations, weight);
-  const auto type = cpu::compute_type(feature_maps.scalar_type());
-  const auto run = type == at::kDouble ? &forward_in<double> : &forward_in<float>;
-  return run(feature_maps.to(type).contiguous(), spatial_shape, scale_start_index,
-             sample_locations.to(type).contiguous(), weight.to(type).contiguous())
+  return cpu::with_compute_type(feature_maps,
+                                [&](auto number, const auto& convert) {
+                                  return forward_in<decltype(number)>(
+                                      convert(feature_maps), spatial_shape, scale_start_index,
+                                      convert(sample_locations), convert(weight));
+                                })
       .to(feature_maps.scalar_type());
 }
 
@@ -238,7 +211,7 @@ std::tuple<at::Tensor, at::Tensor> sample_grad_in(const at::Tensor& grad,
            i += kTapsInRange)
         ranges.push_back({static_cast<int64_t>(m), i, std::min(i + kTapsInRange, end)});
     cpu::for_each_unit(ranges.size(), [&](int64_t range, int64_t) {
-      kernels<T>().sample_grad(args, ranges[range]);
+      cpu::run_widest<SampleGradRange<T>>(args, ranges[range]);
     });
   }
   at::parallel_for(0, sample_locations.numel() / 2, 4096, [&](int64_t begin, int64_t end) {
@@ -259,13 +232,13 @@ std::tuple<at::Tensor, at::Tensor> sample_grad_cpu(const at::Tensor& grad,
                                                    const at::Tensor& scale_start_index,
                                                    const at::Tensor& sample_locations,
                                                    const at::Tensor& weight) {
-  check_inputs(feature_maps, spatial_shape, scale_start_index, sample_locations, weight);
-  check_grad(grad, feature_maps, sample_locations);
-  const auto type = cpu::compute_type(feature_maps.scalar_type());
-  const auto run = type == at::kDouble ? &sample_grad_in<double> : &sample_grad_in<float>;
+  check_grad(grad, feature_maps, spatial_shape, scale_start_index, sample_locations, weight);
   const auto [grad_locations, grad_weight] =
-      run(grad.to(type).contiguous(), feature_maps.to(type).contiguous(), spatial_shape,
-          scale_start_index, sample_locations.to(type).contiguous(), weight.to(type).contiguous());
+      cpu::with_compute_type(feature_maps, [&](auto number, const auto& convert) {
+        return sample_grad_in<decltype(number)>(convert(grad), convert(feature_maps), spatial_shape,
+                                                scale_start_index, convert(sample_locations),
+                                                convert(weight));
+      });
   return {grad_locations.to(sample_locations.scalar_type()), grad_weight.to(weight.scalar_type())};
 }
 

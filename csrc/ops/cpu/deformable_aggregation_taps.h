@@ -3,9 +3,10 @@
 //
 // A sample is one point of one anchor in one camera: number
 // ((batch * anchors + anchor) * points + point) * cams + cam. A tap is a sample inside of its image
-// at one scale. The taps of an element of the batch, sorted by map and pixel, read feature_maps
-// once from one end to the other, whereas anchor by anchor they would read each pixel several times
-// from anywhere; what belongs to an anchor is far smaller and stays in the cache.
+// at one scale. In the order of the anchors, taps would read pixels from anywhere, each several
+// times. The taps of one element of the batch are therefore sorted by map and pixel: they read
+// feature_maps once, from one end to the other, and the anchors' data is small enough for the
+// cache.
 #pragma once
 
 #include <algorithm>

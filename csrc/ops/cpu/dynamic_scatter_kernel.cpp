@@ -1,6 +1,5 @@
 // Reduction of points by voxel on the CPU: a radix sort groups the points; each voxel is reduced by
 // one thread, in the order of its points.
-#include <ATen/Dispatch.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
@@ -8,6 +7,7 @@
 #include <vector>
 
 #include "../dynamic_scatter.h"
+#include "compute_type.h"
 #include "radix_sort.h"
 #include "rows.h"
 
@@ -68,7 +68,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> make_plan(const at::T
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> plan_cpu(const at::Tensor& coors) {
-  check_coors(coors);
+  check_plan(coors);
   const at::Tensor rows = coors.contiguous();
   return coors.scalar_type() == at::kInt ? make_plan<int32_t>(rows) : make_plan<int64_t>(rows);
 }
@@ -115,8 +115,8 @@ class VoxelReduce {
 std::tuple<at::Tensor, at::Tensor> reduce_cpu(const at::Tensor& feats, const at::Tensor& ranks,
                                               const at::Tensor& intervals,
                                               c10::string_view reduce_type) {
+  check_reduce(feats, ranks, intervals, reduce_type);
   const Reduce reduce = parse_reduce(reduce_type);
-  check_reduce(feats, ranks, intervals);
   const at::Tensor rows = feats.contiguous(), all_ranks = ranks.contiguous(),
                    all_intervals = intervals.contiguous();
   const int64_t voxels = intervals.size(0) - 1, channels = feats.size(1);
@@ -132,23 +132,22 @@ std::tuple<at::Tensor, at::Tensor> reduce_cpu(const at::Tensor& feats, const at:
   auto out = cpu::empty_output({voxels, channels}, feats.options());
   auto argmax = at::empty({max ? voxels : 0, channels}, feats.options().dtype(at::kInt));
   int32_t* arg = argmax.mutable_data_ptr<int32_t>();
-  AT_DISPATCH_FLOATING_TYPES_AND2(
-      at::kHalf, at::kBFloat16, feats.scalar_type(), "dynamic_scatter", [&] {
-        const auto* from = rows.const_data_ptr<scalar_t>();
-        auto* to = out.mutable_data_ptr<scalar_t>();
-        constexpr int64_t kUnit = 128;
-        cpu::for_each_unit((voxels + kUnit - 1) / kUnit, [&](int64_t unit, int64_t) {
-          VoxelReduce<scalar_t> voxel(from, channels);
-          for (int64_t v = unit * kUnit; v < std::min((unit + 1) * kUnit, voxels); v++) {
-            const int32_t* points = rank + bound[v];
-            const int64_t count = bound[v + 1] - bound[v];
-            if (max)
-              voxel.max(points, count, to + v * channels, arg + v * channels);
-            else
-              voxel.add(points, count, reduce == Reduce::kMean, to + v * channels);
-          }
-        });
-      });
+  MXD_DISPATCH_FLOAT(feats.scalar_type(), "dynamic_scatter", [&] {
+    const auto* from = rows.const_data_ptr<scalar_t>();
+    auto* to = out.mutable_data_ptr<scalar_t>();
+    constexpr int64_t kUnit = 128;
+    cpu::for_each_unit((voxels + kUnit - 1) / kUnit, [&](int64_t unit, int64_t) {
+      VoxelReduce<scalar_t> voxel(from, channels);
+      for (int64_t v = unit * kUnit; v < std::min((unit + 1) * kUnit, voxels); v++) {
+        const int32_t* points = rank + bound[v];
+        const int64_t count = bound[v + 1] - bound[v];
+        if (max)
+          voxel.max(points, count, to + v * channels, arg + v * channels);
+        else
+          voxel.add(points, count, reduce == Reduce::kMean, to + v * channels);
+      }
+    });
+  });
   return {out, argmax};
 }
 

@@ -31,7 +31,7 @@ inline float widen(c10::Half value) {
   return c10::bit_cast<float>(c10::bit_cast<uint32_t>(scaled) | not_finite | sign);
 }
 
-// Brings a row near that the processor does not foresee.
+// Fetches a row into the cache: rows are read in an order that the processor cannot predict.
 template <typename T>
 void prefetch_row(const T* row, int64_t channels) {
   constexpr int64_t kLine = 64;
@@ -48,7 +48,7 @@ void add_row(const T* row, int64_t channels, at::opmath_type<T>* sum) {
   for (int64_t c = 0; c < channels; c++) sum[c] += widen(row[c]);
 }
 
-// Refuses an int32 tensor with a number outside of [least, limit).
+// Refuses an int32 tensor that has a number outside of [least, limit).
 inline void check_rows(const char* name, const at::Tensor& rows, int64_t least, int64_t limit) {
   const int32_t* row = rows.const_data_ptr<int32_t>();
   const auto low = static_cast<int32_t>(least);

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <tuple>
 
 #include "../sparse_conv.h"
 #include "parallel.h"
@@ -35,11 +36,11 @@ struct Rulebook {
   }
 };
 
-// The kernels trust the rulebook: whatever in it would make them leave the tensors is refused here.
+// Refuses a rulebook with rows that the tensors do not have: the kernels read and write what it
+// says.
 inline void check_rows(const at::Tensor& pairs, const at::Tensor& bounds, int64_t num_in,
                        int64_t num_out) {
-  TORCH_CHECK_VALUE(bounds.size(0) == tile_count(num_out), "bounds must have ", tile_count(num_out),
-                    " tiles for ", num_out, " output rows, had ", bounds.size(0));
+  check_tiles(bounds, num_out);
   const int64_t *bound = bounds.const_data_ptr<int64_t>(), *bound_end = bound + bounds.numel();
   TORCH_CHECK_VALUE(std::is_sorted(bound, bound_end) &&
                         (bound == bound_end || (bound[0] == 0 && bound_end[-1] == pairs.size(0))),
@@ -56,5 +57,9 @@ inline void check_rows(const at::Tensor& pairs, const at::Tensor& bounds, int64_
   TORCH_CHECK_VALUE(inside, "pairs must name input rows below ", num_in, " and output rows below ",
                     num_out, ", and some do not");
 }
+
+// The same pairs with input and output exchanged, grouped by tiles of input rows.
+std::tuple<at::Tensor, at::Tensor> transpose_rulebook(const at::Tensor& pairs,
+                                                      const at::Tensor& bounds, int64_t num_in);
 
 }  // namespace mxd::sparse_conv

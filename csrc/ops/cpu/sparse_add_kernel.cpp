@@ -58,9 +58,8 @@ std::tuple<at::Tensor, at::Tensor> union_cpu(at::TensorList indices, int64_t bat
       // The sort is stable: a voxel that a tensor names twice is there twice in a row.
       const int32_t* voxel =
           contiguous[t].const_data_ptr<int32_t>() + (order[i] - parts.begin[t]) * width;
-      TORCH_CHECK_VALUE(false, "indices must name each voxel once, but rows ",
-                        order[i - 1] - parts.begin[t], " and ", order[i] - parts.begin[t],
-                        " of tensor ", t, " are both ", at::ArrayRef<int32_t>(voxel, width));
+      fail_twins(voxel, width, order[i - 1] - parts.begin[t], order[i] - parts.begin[t],
+                 " of tensor " + std::to_string(t));
     }
     row[order[i]] = static_cast<int32_t>(cells.size() - 1);
   }
@@ -120,13 +119,13 @@ at::Tensor sum_cpu(at::TensorList features, const at::Tensor& rows, int64_t num_
                         " is there twice in tensor ", t);
       place = static_cast<int32_t>(n);
     }
-  const auto type = cpu::compute_type(features[0].scalar_type());
-  std::vector<at::Tensor> in;
-  for (const at::Tensor& tensor : features) in.push_back(tensor.to(type).contiguous());
-  auto out = cpu::empty_output({num_out, features[0].size(1)}, in[0].options());
-  const auto run = type == at::kDouble ? &sum_in<double> : &sum_in<float>;
-  run(in, source, out);
-  return out.to(features[0].scalar_type());
+  return cpu::with_compute_type(features[0], [&](auto number, const auto& convert) {
+    std::vector<at::Tensor> in;
+    for (const at::Tensor& tensor : features) in.push_back(convert(tensor));
+    auto out = cpu::empty_output({num_out, features[0].size(1)}, in[0].options());
+    sum_in<decltype(number)>(in, source, out);
+    return out.to(features[0].scalar_type());
+  });
 }
 
 }  // namespace

@@ -1,10 +1,10 @@
 // Rulebook of a sparse convolution on the CPU, by sorting: memory grows with the voxels, never with
 // the grid.
 //
-// Input voxels are sorted by a key that is linear in their coordinates, with room around the grid
-// so that a kernel that reaches over an edge meets no voxel of the next row. As outputs ascend, the
-// window of every kernel row ascends too: one cursor a kernel row walks the sorted keys once and
-// all the neighbours are found without a hash table.
+// Input voxels are sorted by a key that is linear in their coordinates. The keys have room around
+// the grid, so that a kernel that reaches over an edge meets no voxel of the next row. The outputs
+// are in ascending order, and so are the windows of each row of the kernel. One cursor for each row
+// of the kernel goes over the sorted keys once and finds all neighbours; no hash table is needed.
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
@@ -14,6 +14,7 @@
 #include "../sparse_conv.h"
 #include "parallel.h"
 #include "radix_sort.h"
+#include "rulebook.h"
 #include "voxels.h"
 
 namespace mxd::sparse_conv {
@@ -71,9 +72,8 @@ SortedVoxels sort_voxels(const int32_t* indices, int64_t count, const Geometry& 
   const auto twin = std::adjacent_find(voxels.keys.begin(), voxels.keys.end());
   if (twin != voxels.keys.end()) {
     const int64_t position = twin - voxels.keys.begin();
-    TORCH_CHECK_VALUE(false, "indices must name each voxel once, but rows ", voxels.row(position),
-                      " and ", voxels.row(position + 1), " are both ",
-                      at::ArrayRef<int32_t>(indices + voxels.row(position) * width, width));
+    fail_twins(indices + voxels.row(position) * width, width, voxels.row(position),
+               voxels.row(position + 1));
   }
   return voxels;
 }
@@ -87,8 +87,8 @@ std::vector<uint64_t> reached_outputs(const int32_t* indices, const SortedVoxels
   const int64_t kernel_rows = g.kernel_volume / g.kernel[last];
   std::vector<uint64_t> found;
   found.reserve((end - begin) * 2);
-  // With dilation 1 a voxel reaches a run of outputs along the last dimension, and along one kernel
-  // row these runs ascend with the voxels: what lies below `reached` is there already.
+  // With dilation 1 a voxel reaches a run of outputs along the last dimension. For one row of the
+  // kernel these runs ascend with the voxels, so that outputs below `reached` were found before.
   const bool runs = g.dilation[last] == 1;
   std::vector<uint64_t> reached(kernel_rows, 0);
   std::vector<uint64_t> prefixes(kernel_rows), along_last;
@@ -152,9 +152,7 @@ std::vector<uint64_t> output_keys(const int32_t* indices, const SortedVoxels& vo
     keys.insert(keys.end(), found[part].begin(), found[part].end());
   cpu::radix_sort(keys, nullptr, out_steps.limit);
   keys.erase(std::unique(keys.begin(), keys.end()), keys.end());
-  TORCH_CHECK_VALUE(keys.size() < static_cast<size_t>(std::numeric_limits<int32_t>::max()),
-                    "the convolution must have fewer than 2**31 - 1 output voxels, had ",
-                    keys.size());
+  check_output_count(keys.size());
   return keys;
 }
 
@@ -276,62 +274,6 @@ std::tuple<at::Tensor, at::Tensor> find_pairs(const std::vector<uint64_t>& start
   return {pairs, bounds};
 }
 
-// The same pairs with input and output exchanged, grouped by tiles of input rows: a counting sort
-// by (tile, k).
-std::tuple<at::Tensor, at::Tensor> rulebook_transpose_cpu(const at::Tensor& pairs,
-                                                          const at::Tensor& bounds,
-                                                          int64_t num_in) {
-  check_rulebook(pairs, bounds);
-  TORCH_CHECK_VALUE(num_in >= 0, "num_in must be at least 0, was ", num_in);
-  const at::Tensor from_pairs = pairs.contiguous(), from_bounds = bounds.contiguous();
-  const auto* from = reinterpret_cast<const Pair*>(from_pairs.const_data_ptr<int32_t>());
-  const int64_t* from_bound = from_bounds.const_data_ptr<int64_t>();
-  const int64_t from_tiles = bounds.size(0), volume = bounds.size(1) - 1;
-  const int64_t tiles = tile_count(num_in), bins = tiles * volume;
-  const int64_t parts = std::clamp<int64_t>(pairs.size(0) / 16384, 1, at::get_num_threads());
-
-  std::vector<int64_t> place(parts * bins, 0);
-  auto for_each_pair = [&](int64_t first_tile, int64_t last_tile, const auto& body) {
-    for (int64_t t = first_tile; t < last_tile; t++)
-      for (int64_t k = 0; k < volume; k++)
-        for (int64_t p = from_bound[t * (volume + 1) + k]; p < from_bound[t * (volume + 1) + k + 1];
-             p++)
-          body(from[p], from[p].in / kTileRows * volume + k);
-  };
-  cpu::for_each_part(parts, from_tiles, [&](int64_t part, int64_t begin, int64_t end) {
-    int64_t* histogram = place.data() + part * bins;
-    for_each_pair(begin, end, [&](const Pair& pair, int64_t bin) {
-      TORCH_CHECK_VALUE(pair.in >= 0 && pair.in < num_in,
-                        "pairs must name input rows below num_in ", num_in, ", named ", pair.in);
-      histogram[bin]++;
-    });
-  });
-
-  auto out_bounds = at::empty({tiles, volume + 1}, bounds.options());
-  int64_t* bound = out_bounds.mutable_data_ptr<int64_t>();
-  int64_t next = 0;
-  for (int64_t tile = 0; tile < tiles; tile++) {
-    bound[tile * (volume + 1)] = next;
-    for (int64_t k = 0; k < volume; k++) {
-      for (int64_t part = 0; part < parts; part++) {
-        int64_t& start = place[part * bins + tile * volume + k];
-        const int64_t size = start;
-        start = next;
-        next += size;
-      }
-      bound[tile * (volume + 1) + k + 1] = next;
-    }
-  }
-  auto out_pairs = at::empty({next, 2}, pairs.options());
-  auto* to = reinterpret_cast<Pair*>(out_pairs.mutable_data_ptr<int32_t>());
-  cpu::for_each_part(parts, from_tiles, [&](int64_t part, int64_t begin, int64_t end) {
-    int64_t* slot = place.data() + part * bins;
-    for_each_pair(begin, end,
-                  [&](const Pair& pair, int64_t bin) { to[slot[bin]++] = {pair.out, pair.in}; });
-  });
-  return {out_pairs, out_bounds};
-}
-
 std::tuple<at::Tensor, at::Tensor, at::Tensor> rulebook_cpu(
     const at::Tensor& indices, int64_t batch_size, at::IntArrayRef spatial_shape,
     at::IntArrayRef kernel_size, at::IntArrayRef stride, at::IntArrayRef padding,
@@ -368,7 +310,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> rulebook_cpu(
     one.fill(1);
     const SortedVoxels outputs{cell_keys(out_data, count, {}, g, windows, one, g.padding), {}};
     auto [exchanged, tiles] = find_pairs(starts, voxels.rows, outputs, g, windows, device);
-    auto [pairs, bounds] = rulebook_transpose_cpu(exchanged, tiles, count);
+    auto [pairs, bounds] = transpose_rulebook(exchanged, tiles, count);
     return {out_indices, pairs, bounds};
   }
   const auto starts = cell_keys(out_data, count, {}, g, steps, g.stride, {});
@@ -378,9 +320,6 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> rulebook_cpu(
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(mxd, CPU, m) {
-  m.impl("sparse_conv_rulebook", TORCH_FN(rulebook_cpu));
-  m.impl("sparse_conv_rulebook_transpose", TORCH_FN(rulebook_transpose_cpu));
-}
+TORCH_LIBRARY_IMPL(mxd, CPU, m) { m.impl("sparse_conv_rulebook", TORCH_FN(rulebook_cpu)); }
 
 }  // namespace mxd::sparse_conv

@@ -1,6 +1,6 @@
-// Voxels to a dense grid and back on the CPU. Numbers are only moved, so any dtype is served by its
-// size. With channels first, a block of voxels is walked once for every few channels: as voxels are
-// mostly sorted they ascend within the planes of these channels, whose lines stay in the cache.
+// Voxels to a dense grid and back on the CPU. Numbers are only copied, so that only the size of a
+// dtype matters. With channels first, each block of voxels is copied a few channels at a time:
+// voxels are mostly sorted, and the cache lines of a few planes stay in the cache.
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
@@ -80,7 +80,8 @@ void fill_with_zeros(at::Tensor& tensor) {
 
 at::Tensor to_dense_cpu(const at::Tensor& features, const at::Tensor& indices, int64_t batch_size,
                         at::IntArrayRef spatial_shape, bool channels_first) {
-  check_to_dense(features, indices, batch_size, spatial_shape);
+  check_to_dense(features, indices, batch_size, c10::fromIntArrayRefSlow(spatial_shape),
+                 channels_first);
   const int64_t channels = features.size(1);
   cpu::cell_count(batch_size * channels, spatial_shape);
   const Places places(indices.contiguous(), batch_size, spatial_shape, channels, channels_first);
@@ -100,7 +101,7 @@ at::Tensor to_dense_cpu(const at::Tensor& features, const at::Tensor& indices, i
 }
 
 at::Tensor from_dense_cpu(const at::Tensor& dense, const at::Tensor& indices, bool channels_first) {
-  check_from_dense(dense, indices);
+  check_from_dense(dense, indices, channels_first);
   const int64_t channels = dense.size(channels_first ? 1 : -1);
   const at::IntArrayRef shape = dense.sizes().slice(channels_first ? 2 : 1, dense.dim() - 2);
   const Places places(indices.contiguous(), dense.size(0), shape, channels, channels_first);

@@ -1,6 +1,6 @@
-// Sparse max pooling on the CPU. A thread keeps a tile of rows in its cache, of the output forward
-// and of the input backward, and walks the tile's pairs by whole rows of channels. The order of
-// every sum is fixed by the rulebook.
+// Sparse max pooling on the CPU. A thread keeps a tile of rows in its cache (of the output forward,
+// of the input backward) and takes its pairs one by one, each with all channels. The order of every
+// sum is fixed by the rulebook.
 #include <torch/library.h>
 
 #include "../sparse_pool.h"
@@ -12,7 +12,6 @@
 namespace mxd::sparse_pool {
 namespace {
 
-using cpu::compute_type;
 using sparse_conv::check_rows;
 using sparse_conv::kTileRows;
 using sparse_conv::Pair;
@@ -39,24 +38,27 @@ MXD_INLINE void take_larger(const T* __restrict in, int32_t row, T* __restrict o
 }
 
 template <typename T>
-MXD_INLINE void forward_tile(const ForwardArgs<T>& args, int64_t tile) {
-  const Rulebook& book = args.rulebook;
-  const int64_t channels = args.channels, first = tile * kTileRows;
-  const int64_t rows = std::min(kTileRows, args.num_out - first);
-  const int64_t whole = book.whole_offset(tile, rows);
-  // Without an argument yet; that stays of an output that meets no voxel, which is 0.
-  for (int64_t r = 0; r < rows; r++) {
-    const int64_t row = whole < 0 ? first + r : book.begin(tile, whole)[r].out;
-    for (int64_t c = 0; c < channels; c++) {
-      args.out[row * channels + c] = 0;
-      args.argmax[row * channels + c] = -1;
+struct ForwardTile {
+  template <typename W>
+  static MXD_INLINE void run(const ForwardArgs<T>& args, int64_t tile) {
+    const Rulebook& book = args.rulebook;
+    const int64_t channels = args.channels, first = tile * kTileRows;
+    const int64_t rows = std::min(kTileRows, args.num_out - first);
+    const int64_t whole = book.whole_offset(tile, rows);
+    // Start with 0 and no input row. Outputs that meet no voxel keep both.
+    for (int64_t r = 0; r < rows; r++) {
+      const int64_t row = whole < 0 ? first + r : book.begin(tile, whole)[r].out;
+      for (int64_t c = 0; c < channels; c++) {
+        args.out[row * channels + c] = 0;
+        args.argmax[row * channels + c] = -1;
+      }
     }
+    for (int64_t k = 0; k < book.volume; k++)
+      for (const Pair *pair = book.begin(tile, k), *end = book.end(tile, k); pair < end; pair++)
+        take_larger(args.features + pair->in * channels, pair->in, args.out + pair->out * channels,
+                    args.argmax + pair->out * channels, channels);
   }
-  for (int64_t k = 0; k < book.volume; k++)
-    for (const Pair *pair = book.begin(tile, k), *end = book.end(tile, k); pair < end; pair++)
-      take_larger(args.features + pair->in * channels, pair->in, args.out + pair->out * channels,
-                  args.argmax + pair->out * channels, channels);
-}
+};
 
 template <typename T>
 struct BackwardArgs {
@@ -75,42 +77,23 @@ MXD_INLINE void add_where_taken(const T* __restrict grad, const int32_t* __restr
 }
 
 template <typename T>
-MXD_INLINE void backward_tile(const BackwardArgs<T>& args, int64_t tile) {
-  const Rulebook& book = args.rulebook;
-  const int64_t channels = args.channels, first = tile * kTileRows;
-  const int64_t rows = std::min(kTileRows, args.num_in - first);
-  const int64_t whole = book.whole_offset(tile, rows);
-  for (int64_t r = 0; r < rows; r++) {
-    const int64_t row = whole < 0 ? first + r : book.begin(tile, whole)[r].out;
-    std::fill_n(args.out + row * channels, channels, T(0));
+struct BackwardTile {
+  template <typename W>
+  static MXD_INLINE void run(const BackwardArgs<T>& args, int64_t tile) {
+    const Rulebook& book = args.rulebook;
+    const int64_t channels = args.channels, first = tile * kTileRows;
+    const int64_t rows = std::min(kTileRows, args.num_in - first);
+    const int64_t whole = book.whole_offset(tile, rows);
+    for (int64_t r = 0; r < rows; r++) {
+      const int64_t row = whole < 0 ? first + r : book.begin(tile, whole)[r].out;
+      std::fill_n(args.out + row * channels, channels, T(0));
+    }
+    for (int64_t k = 0; k < book.volume; k++)
+      for (const Pair *pair = book.begin(tile, k), *end = book.end(tile, k); pair < end; pair++)
+        add_where_taken(args.grad + pair->in * channels, args.argmax + pair->in * channels,
+                        pair->out, args.out + pair->out * channels, channels);
   }
-  for (int64_t k = 0; k < book.volume; k++)
-    for (const Pair *pair = book.begin(tile, k), *end = book.end(tile, k); pair < end; pair++)
-      add_where_taken(args.grad + pair->in * channels, args.argmax + pair->in * channels, pair->out,
-                      args.out + pair->out * channels, channels);
-}
-
-// One set of kernels for each vector width; the compiler makes the code of each for its own
-// processor.
-template <typename T>
-struct Kernels {
-  void (*forward)(const ForwardArgs<T>&, int64_t tile);
-  void (*backward)(const BackwardArgs<T>&, int64_t tile);
 };
-
-#define MXD_KERNELS(NAME, TARGET)                                            \
-  template <typename T>                                                      \
-  struct KernelsOf##NAME {                                                   \
-    TARGET static void forward(const ForwardArgs<T>& args, int64_t tile) {   \
-      forward_tile(args, tile);                                              \
-    }                                                                        \
-    TARGET static void backward(const BackwardArgs<T>& args, int64_t tile) { \
-      backward_tile(args, tile);                                             \
-    }                                                                        \
-    static constexpr Kernels<T> kernels{&forward, &backward};                \
-  };
-
-MXD_EVERY_WIDTH(MXD_KERNELS)
 
 template <typename T>
 void forward_in(const at::Tensor& features, const at::Tensor& pairs, const at::Tensor& bounds,
@@ -122,7 +105,7 @@ void forward_in(const at::Tensor& features, const at::Tensor& pairs, const at::T
                             out.size(0),
                             out.size(1)};
   cpu::for_each_unit(bounds.size(0),
-                     [&](int64_t tile, int64_t) { kernels<T>().forward(args, tile); });
+                     [&](int64_t tile, int64_t) { cpu::run_widest<ForwardTile<T>>(args, tile); });
 }
 
 std::tuple<at::Tensor, at::Tensor> forward_cpu(const at::Tensor& features, const at::Tensor& pairs,
@@ -130,12 +113,13 @@ std::tuple<at::Tensor, at::Tensor> forward_cpu(const at::Tensor& features, const
   check_forward(features, pairs, bounds, num_out);
   const at::Tensor all_pairs = pairs.contiguous(), all_bounds = bounds.contiguous();
   check_rows(all_pairs, all_bounds, features.size(0), num_out);
-  const at::Tensor in = features.to(compute_type(features.scalar_type())).contiguous();
-  auto out = cpu::empty_output({num_out, in.size(1)}, in.options());
-  auto argmax = cpu::empty_output(out.sizes(), out.options().dtype(at::kInt));
-  const auto run = in.scalar_type() == at::kDouble ? &forward_in<double> : &forward_in<float>;
-  run(in, all_pairs, all_bounds, out, argmax);
-  return {out.to(features.scalar_type()), argmax};
+  return cpu::with_compute_type(features, [&](auto number, const auto& convert) {
+    const at::Tensor in = convert(features);
+    auto out = cpu::empty_output({num_out, in.size(1)}, in.options());
+    auto argmax = cpu::empty_output(out.sizes(), out.options().dtype(at::kInt));
+    forward_in<decltype(number)>(in, all_pairs, all_bounds, out, argmax);
+    return std::make_tuple(out.to(features.scalar_type()), argmax);
+  });
 }
 
 template <typename T>
@@ -148,7 +132,7 @@ void backward_in(const at::Tensor& grad, const at::Tensor& argmax, const at::Ten
                              out.size(0),
                              out.size(1)};
   cpu::for_each_unit(bounds.size(0),
-                     [&](int64_t tile, int64_t) { kernels<T>().backward(args, tile); });
+                     [&](int64_t tile, int64_t) { cpu::run_widest<BackwardTile<T>>(args, tile); });
 }
 
 at::Tensor backward_cpu(const at::Tensor& grad, const at::Tensor& argmax, const at::Tensor& pairs,
@@ -156,11 +140,12 @@ at::Tensor backward_cpu(const at::Tensor& grad, const at::Tensor& argmax, const 
   check_backward(grad, argmax, pairs, bounds, num_in);
   const at::Tensor all_pairs = pairs.contiguous(), all_bounds = bounds.contiguous();
   check_rows(all_pairs, all_bounds, grad.size(0), num_in);
-  const at::Tensor from = grad.to(compute_type(grad.scalar_type())).contiguous();
-  auto out = cpu::empty_output({num_in, grad.size(1)}, from.options());
-  const auto run = from.scalar_type() == at::kDouble ? &backward_in<double> : &backward_in<float>;
-  run(from, argmax.contiguous(), all_pairs, all_bounds, out);
-  return out.to(grad.scalar_type());
+  return cpu::with_compute_type(grad, [&](auto number, const auto& convert) {
+    const at::Tensor from = convert(grad);
+    auto out = cpu::empty_output({num_in, grad.size(1)}, from.options());
+    backward_in<decltype(number)>(from, argmax.contiguous(), all_pairs, all_bounds, out);
+    return out.to(grad.scalar_type());
+  });
 }
 
 }  // namespace

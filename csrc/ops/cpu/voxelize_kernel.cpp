@@ -1,20 +1,20 @@
 // Voxelization on the CPU: memory grows with the points, never with the grid.
 //
-// The points of a single sweep go through one hash table in their order. More of them are dealt by
-// a hash of their cell to shards whose table fits a core's cache: a shard keeps its points in their
-// order, so it can tell each point the first one of its cell and how many came before it, and
-// voxels are then numbered by their first points. Both give the same, for any number of threads.
-#include <ATen/Dispatch.h>
+// The points of a single sweep go through one hash table in their order. For more points that table
+// would not fit the cache: they are divided into shards by a hash of their cell, each with a small
+// table. A shard keeps the order of its points, so it finds the first point of each cell and how
+// many came before each point; voxels are then numbered by their first points. Both ways give the
+// same result for any number of threads.
 #include <ATen/OpMathType.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
-#include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
 #include <vector>
 
 #include "../voxelize.h"
-#include "rows.h"
+#include "compute_type.h"
+#include "parallel.h"
 
 namespace mxd::voxelize {
 namespace {
@@ -22,9 +22,6 @@ namespace {
 constexpr uint64_t kOutside = ~uint64_t{0};
 constexpr int64_t kGrain = 8192;   // points that are worth a thread
 constexpr int64_t kSweep = 65536;  // points beyond which one table for all is slower
-
-#define MXD_DISPATCH(type, name, ...) \
-  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, type, name, __VA_ARGS__)
 
 // The grid in the type that cells are computed in.
 template <typename Float>
@@ -38,8 +35,8 @@ struct Scale {
   }
 };
 
-// The cell of a point in x, y, z; false outside of the grid. Rounding toward zero is rounding down
-// here, and the comparisons send NaN outside.
+// The cell of a point in x, y, z; false outside of the grid, and for NaN, whose comparisons are all
+// false. Rounding toward zero is rounding down, as no number inside is negative.
 template <int ndim, typename T>
 bool find_cell(const Scale<at::opmath_type<T>>& scale, const T* point, int32_t* cell) {
   using Float = at::opmath_type<T>;
@@ -57,7 +54,7 @@ bool find_cell(const Scale<at::opmath_type<T>>& scale, const T* point, int32_t* 
 // row.
 template <typename Body>
 void for_each_points(const at::Tensor& points, const Grid& grid, int64_t parts, const Body& body) {
-  MXD_DISPATCH(points.scalar_type(), "voxelize", [&] {
+  MXD_DISPATCH_FLOAT(points.scalar_type(), "voxelize", [&] {
     const auto* data = points.const_data_ptr<scalar_t>();
     const int64_t width = points.size(1);
     const Scale<at::opmath_type<scalar_t>> scale(grid);
@@ -87,8 +84,8 @@ int64_t part_count(int64_t points) {
 
 at::Tensor dynamic_cpu(const at::Tensor& points, at::ArrayRef<double> voxel_size,
                        at::ArrayRef<double> coors_range) {
+  check_dynamic(points, voxel_size, coors_range);
   const Grid grid = make_grid(voxel_size, coors_range);
-  check_points(points, grid);
   const int64_t ndim = grid.ndim;
   auto coors = at::empty({points.size(0), ndim}, points.options().dtype(at::kInt));
   int32_t* out = coors.mutable_data_ptr<int32_t>();
@@ -116,7 +113,7 @@ uint64_t key_at(const Grid& grid, const Find& find, int64_t row) {
   return inside ? key : kOutside;
 }
 
-// The points, dealt to shards by their cell, in their order; those outside are dealt to none.
+// The points by shard, in their order. Points outside of the grid are in no shard.
 struct Shards {
   std::vector<uint64_t> keys;  // the row-major cell of every point, or kOutside
   std::vector<int32_t> rows;   // shard s has rows[bounds[s] : bounds[s + 1]]
@@ -130,7 +127,7 @@ struct Shards {
     const int64_t count = keys.size();
     while (bits < kMaxBits && count >> bits > kPoints) bits++;
     const int64_t shards = int64_t{1} << bits;
-    // No branches: which points are outside is hard to foresee.
+    // No branches: the processor could not predict which points are outside.
     auto shard_of = [&](uint64_t key) {
       return key == kOutside ? shards : static_cast<int64_t>(hash(key) >> 1 >> (63 - bits));
     };
@@ -199,7 +196,7 @@ Assignment assign_in_order(const at::Tensor& points, const Grid& grid, int64_t p
     __builtin_prefetch(&table[place_of(keys[i + kAhead])]);
     if (keys[i] == kOutside) continue;
     uint64_t place = place_of(keys[i]);
-    // No branch on whether the cell is new, which is hard to foresee.
+    // No branch on whether the cell is new, which the processor could not predict.
     while ((table[place] >= 0) & (key_of[std::max(table[place], 0)] != keys[i]))
       place = (place + 1) & mask;
     const bool is_new = table[place] < 0;
@@ -263,9 +260,8 @@ Assignment assign_by_shards(const at::Tensor& points, const Grid& grid, int64_t 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> hard_cpu(
     const at::Tensor& points, at::ArrayRef<double> voxel_size, at::ArrayRef<double> coors_range,
     int64_t max_points, int64_t max_voxels) {
+  check_hard(points, voxel_size, coors_range, max_points, max_voxels);
   const Grid grid = make_grid(voxel_size, coors_range);
-  check_points(points, grid);
-  check_limits(max_points, max_voxels);
   const at::Tensor rows = points.contiguous();
   const int64_t count = rows.size(0), ndim = grid.ndim, parts = part_count(count);
   const Assignment assignment =
@@ -298,76 +294,11 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> hard_cpu(
   return {coors, num_points, slots, point_voxel_id};
 }
 
-at::Tensor gather_cpu(const at::Tensor& points, const at::Tensor& slots, bool empty_mean) {
-  check_gather(points, slots);
-  const at::Tensor rows = points.contiguous(), all_slots = slots.contiguous();
-  const int64_t count = rows.size(0), max_points = slots.size(1), channels = points.size(1);
-  auto voxels = cpu::empty_output({slots.size(0), max_points, channels}, points.options());
-  const int32_t* slot = all_slots.const_data_ptr<int32_t>();
-  MXD_DISPATCH(points.scalar_type(), "voxelize_gather", [&] {
-    using Float = at::opmath_type<scalar_t>;
-    const auto* from = rows.const_data_ptr<scalar_t>();
-    auto* out = voxels.mutable_data_ptr<scalar_t>();
-    std::atomic<bool> inside{true};
-    at::parallel_for(0, slots.size(0), 512, [&](int64_t begin, int64_t end) {
-      std::vector<Float> sum(channels);
-      for (int64_t voxel = begin; voxel < end; voxel++) {
-        const int32_t* named = slot + voxel * max_points;
-        scalar_t* to = out + voxel * max_points * channels;
-        std::fill_n(to, max_points * channels, scalar_t(0));
-        std::fill(sum.begin(), sum.end(), Float(0));
-        int64_t filled = 0;
-        for (int64_t s = 0; s < max_points; s++) {
-          if (named[s] == -1) continue;
-          if (named[s] < 0 || named[s] >= count) {
-            inside = false;
-            continue;
-          }
-          const scalar_t* row = from + named[s] * channels;
-          for (int64_t c = 0; c < channels; c++) to[s * channels + c] = row[c];
-          if (empty_mean) cpu::add_row(row, channels, sum.data());
-          filled++;
-        }
-        if (!empty_mean || filled == 0) continue;
-        for (int64_t s = 0; s < max_points; s++)
-          if (named[s] == -1)
-            for (int64_t c = 0; c < channels; c++)
-              to[s * channels + c] = static_cast<scalar_t>(sum[c] / filled);
-      }
-    });
-    TORCH_CHECK_VALUE(inside, "slots must be at least -1 and below ", count, ", and some are not");
-  });
-  return voxels;
-}
-
-at::Tensor gather_grad_cpu(const at::Tensor& grad, const at::Tensor& slots, int64_t num_points) {
-  check_gather_grad(grad, slots, num_points);
-  const at::Tensor rows = grad.contiguous(), all_slots = slots.contiguous();
-  cpu::check_rows("slots", all_slots, -1, num_points);
-  const int64_t channels = grad.size(2);
-  auto grad_points = at::zeros({num_points, channels}, grad.options());
-  const int32_t* slot = all_slots.const_data_ptr<int32_t>();
-  MXD_DISPATCH(grad.scalar_type(), "voxelize_gather_grad", [&] {
-    const auto* from = rows.const_data_ptr<scalar_t>();
-    auto* to = grad_points.mutable_data_ptr<scalar_t>();
-    at::parallel_for(0, slots.numel(), kGrain, [&](int64_t begin, int64_t end) {
-      // A point is in one slot at most.
-      for (int64_t i = begin; i < end; i++)
-        if (slot[i] >= 0)
-          for (int64_t c = 0; c < channels; c++)
-            to[slot[i] * channels + c] = from[i * channels + c];
-    });
-  });
-  return grad_points;
-}
-
 }  // namespace
 
 TORCH_LIBRARY_IMPL(mxd, CPU, m) {
   m.impl("voxelize_dynamic", TORCH_FN(dynamic_cpu));
   m.impl("voxelize_hard", TORCH_FN(hard_cpu));
-  m.impl("voxelize_gather", TORCH_FN(gather_cpu));
-  m.impl("voxelize_gather_grad", TORCH_FN(gather_grad_cpu));
 }
 
 }  // namespace mxd::voxelize

@@ -8,7 +8,7 @@
 #include <limits>
 #include <vector>
 
-#include "../out_of_range.h"
+#include "../voxel_check.h"
 #include "parallel.h"
 
 namespace mxd::cpu {

@@ -95,8 +95,7 @@ at::Tensor forward_npu(const at::Tensor& feature_maps, const at::Tensor& spatial
 at::Tensor feature_grad_npu(const at::Tensor& grad, const at::Tensor& feature_maps,
                             const at::Tensor& spatial_shape, const at::Tensor& scale_start_index,
                             const at::Tensor& sample_locations, const at::Tensor& weight) {
-  check_inputs(feature_maps, spatial_shape, scale_start_index, sample_locations, weight);
-  check_grad(grad, feature_maps, sample_locations);
+  check_grad(grad, feature_maps, spatial_shape, scale_start_index, sample_locations, weight);
   const auto type = kernel_type(feature_maps);
   const at::Tensor maps = make_maps(spatial_shape, scale_start_index, feature_maps);
   const at::Tensor out = at::zeros(feature_maps.sizes(), feature_maps.options().dtype(at::kFloat));
@@ -113,8 +112,7 @@ std::tuple<at::Tensor, at::Tensor> sample_grad_npu(const at::Tensor& grad,
                                                    const at::Tensor& scale_start_index,
                                                    const at::Tensor& sample_locations,
                                                    const at::Tensor& weight) {
-  check_inputs(feature_maps, spatial_shape, scale_start_index, sample_locations, weight);
-  check_grad(grad, feature_maps, sample_locations);
+  check_grad(grad, feature_maps, spatial_shape, scale_start_index, sample_locations, weight);
   const auto type = kernel_type(feature_maps);
   const at::Tensor maps = make_maps(spatial_shape, scale_start_index, feature_maps);
   const auto options = feature_maps.options().dtype(at::kFloat);

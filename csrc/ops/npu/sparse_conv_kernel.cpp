@@ -39,17 +39,6 @@ at::Tensor pad(const at::Tensor& tensor, int64_t padded) {
   return channels == padded ? tensor : at::constant_pad_nd(tensor, {0, padded - channels});
 }
 
-void check_backend(const char* name, const at::Tensor& tensor, const at::Tensor& features) {
-  TORCH_CHECK_VALUE(tensor.device() == features.device(), name,
-                    " must be on the device of features, ", features.device(), ", was on ",
-                    tensor.device());
-}
-
-void check_tiles(const at::Tensor& bounds, int64_t num_out) {
-  TORCH_CHECK_VALUE(bounds.size(0) == tile_count(num_out), "bounds must have ", tile_count(num_out),
-                    " tiles for ", num_out, " output rows, had ", bounds.size(0));
-}
-
 void check_dtype(const at::Tensor& features) {
   TORCH_CHECK_TYPE(features.scalar_type() != at::kDouble,
                    "features must be float32, float16 or bfloat16 on an NPU, was ",
@@ -62,10 +51,6 @@ at::Tensor forward_npu(const at::Tensor& features, const at::Tensor& weight,
   check_forward(features, weight, bias, pairs, bounds, num_out, groups);
   check_dtype(features);
   check_tiles(bounds, num_out);
-  check_backend("weight", weight, features);
-  check_backend("pairs", pairs, features);
-  check_backend("bounds", bounds, features);
-  if (bias) check_backend("bias", *bias, features);
   const int64_t volume = weight.size(0), in = weight.size(1), out = weight.size(2) / groups;
   if (num_out == 0 || out == 0 || in == 0 || pairs.size(0) == 0) {
     auto empty = at::zeros({num_out, groups * out}, features.options());
@@ -129,9 +114,6 @@ at::Tensor weight_grad_npu(const at::Tensor& features, const at::Tensor& grad,
   check_weight_grad(features, grad, pairs, bounds, groups);
   check_dtype(features);
   check_tiles(bounds, grad.size(0));
-  check_backend("grad", grad, features);
-  check_backend("pairs", pairs, features);
-  check_backend("bounds", bounds, features);
   const int64_t volume = bounds.size(1) - 1,
                 channels[2] = {features.size(1) / groups, grad.size(1) / groups};
   if (pairs.size(0) == 0 || channels[0] == 0 || channels[1] == 0)

@@ -8,7 +8,7 @@
 #include <algorithm>
 #include <limits>
 
-#include "../out_of_range.h"
+#include "../voxel_check.h"
 #include "launch.h"
 #include "sparse_conv_rulebook_tiling.h"
 // The launches, which name the tilings.
@@ -65,34 +65,14 @@ KernelRows kernel_rows(const KeySteps& steps, const Geometry& g, int64_t shift) 
   return rows;
 }
 
-// What the CPU says of the first voxel that is outside of the grid, else of the first in the order
-// of the cells that is there twice. Only now all voxels go to the host.
-[[noreturn]] void fail(const at::Tensor& indices, const Voxels& voxels, const Geometry& g) {
-  const at::Tensor rows = indices.cpu();
-  const int32_t* row = rows.const_data_ptr<int32_t>();
-  const int width = g.ndim + 1;
-  for (int64_t i = 0; i < rows.size(0); i++, row += width) {
-    bool inside = row[0] >= 0 && row[0] < g.batch_size;
-    for (int d = 0; d < g.ndim; d++) inside &= row[1 + d] >= 0 && row[1 + d] < g.in_shape[d];
-    if (!inside)
-      fail_out_of_range(row, i, g.batch_size, at::IntArrayRef(g.in_shape.data(), g.ndim));
-  }
-  const at::Tensor cells = voxels.cells.cpu().to(at::kLong), order = voxels.rows.cpu();
-  const int64_t* cell = cells.const_data_ptr<int64_t>();
-  const int64_t at = std::adjacent_find(cell, cell + cells.size(0)) - cell;
-  const int32_t* twins = order.const_data_ptr<int32_t>() + at;
-  TORCH_CHECK_VALUE(
-      false, "indices must name each voxel once, but rows ", twins[0], " and ", twins[1],
-      " are both ",
-      at::ArrayRef<int32_t>(rows.const_data_ptr<int32_t>() + int64_t{twins[0]} * width, width));
-}
-
 // Voxels in the order of their cells, which must all be different and none of them -1.
 Voxels sort_voxels(const at::Tensor& cells, const at::Tensor& indices, const Geometry& g) {
   const auto [sorted, order] = at::sort(cells, /*stable=*/true, /*dim=*/0, /*descending=*/false);
   const Voxels voxels{sorted, order.to(at::kInt)};
   const at::Tensor twins = sorted.slice(0, 1).eq(sorted.slice(0, 0, -1)).any();
-  if (twins.logical_or(sorted.select(0, 0).lt(0)).item<bool>()) fail(indices, voxels, g);
+  // Only in this case are the voxels copied to the host, to say which one is wrong.
+  if (twins.logical_or(sorted.select(0, 0).lt(0)).item<bool>())
+    check_voxels(indices, g.batch_size, at::IntArrayRef(g.in_shape.data(), g.ndim));
   return voxels;
 }
 
@@ -102,8 +82,7 @@ Voxels in_order(const at::Tensor& cells) {
 
 std::tuple<at::Tensor, at::Tensor> transpose(const at::Tensor& pairs, const at::Tensor& bounds,
                                              int64_t num_in) {
-  check_rulebook(pairs, bounds);
-  TORCH_CHECK_VALUE(num_in >= 0, "num_in must be at least 0, was ", num_in);
+  check_transpose(pairs, bounds, num_in);
   const at::Tensor in = pairs.select(1, 0), out = pairs.select(1, 1);
   const at::Tensor outside = in.lt(0).logical_or(in.ge(num_in));
   if (outside.any().item<bool>())
@@ -142,8 +121,7 @@ Result build(const at::Tensor& indices, const Geometry& g, const KeySteps& steps
   const at::Tensor reached = Path::reached(indices, g, out_steps);
   const int64_t count = reached.size(0);
   if (count == 0) return nothing(indices, g);
-  TORCH_CHECK_VALUE(count < std::numeric_limits<int32_t>::max(),
-                    "the convolution must have fewer than 2**31 - 1 output voxels, had ", count);
+  check_output_count(count);
   const auto [out_indices, cells] =
       Path::decode(reached, g, out_steps, g.transposed ? voxel_cells : window_cells);
   const KernelRows kernel = kernel_rows(steps, g, 0);

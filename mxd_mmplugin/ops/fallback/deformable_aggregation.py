@@ -9,28 +9,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-LIBRARY = torch.library.Library('mxd', 'IMPL')
+from .plain import compute_dtype, plain_form
 
 # Elements of one gathered [samples, channels] tensor.
 CHUNK = 1 << 22
 
 
 class _Corner(NamedTuple):
-    """One of the four pixels around each of n samples; what lies beside the map has the share zero."""
+    """One of the four pixels around each of n samples; pixels outside of the map have the share 0."""
 
     row: Tensor  # int64 [n], in [bs * num_feat)
     share: Tensor  # [n]
     share_dx: Tensor  # [n], derivative of share by the location's x
     share_dy: Tensor
-
-
-def _check(feature_maps, *rest) -> None:
-    torch.ops.mxd._deformable_aggregation_check(feature_maps, *rest)
-
-
-def _compute_dtype(tensor: Tensor) -> torch.dtype:
-    """float16 and bfloat16 are computed in float32."""
-    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
 def _samples(locations: Tensor, channels: int):
@@ -63,13 +54,13 @@ def _corners(num_feat, spatial_shape, scale_start_index, locations, sample, scal
             )
 
 
+@plain_form('deformable_aggregation')
 def forward(feature_maps, spatial_shape, scale_start_index, sample_locations, weight):
     """See `mxd_mmplugin.deformable_aggregation`."""
     inputs = feature_maps, spatial_shape, scale_start_index, sample_locations, weight
-    _check(*inputs)
     (bs, num_feat, channels), anchors = feature_maps.shape, sample_locations.shape[1]
     groups, scales = weight.shape[5], weight.shape[4]
-    dtype = _compute_dtype(feature_maps)
+    dtype = compute_dtype(feature_maps.dtype)
     rows, locations = feature_maps.flatten(0, 1), sample_locations.to(dtype)
     out = rows.new_zeros(bs * anchors, groups, channels // groups, dtype=dtype)
     for sample in _samples(locations, channels):
@@ -83,13 +74,13 @@ def forward(feature_maps, spatial_shape, scale_start_index, sample_locations, we
     return out.view(bs, anchors, channels).to(feature_maps.dtype)
 
 
+@plain_form('deformable_aggregation_feature_grad')
 def feature_grad(grad, feature_maps, spatial_shape, scale_start_index, sample_locations, weight):
     """Gradient of the feature maps, [bs, num_feat, c], from that of the output."""
     inputs = feature_maps, spatial_shape, scale_start_index, sample_locations, weight
-    _check(*inputs, grad)
     (bs, num_feat, channels), anchors = feature_maps.shape, sample_locations.shape[1]
     groups, scales = weight.shape[5], weight.shape[4]
-    dtype = _compute_dtype(feature_maps)
+    dtype = compute_dtype(feature_maps.dtype)
     locations = sample_locations.to(dtype)
     grad = grad.reshape(bs * anchors, groups, channels // groups).to(dtype)
     out = grad.new_zeros(bs * num_feat, groups, channels // groups)
@@ -102,13 +93,13 @@ def feature_grad(grad, feature_maps, spatial_shape, scale_start_index, sample_lo
     return out.view(bs, num_feat, channels).to(feature_maps.dtype)
 
 
+@plain_form('deformable_aggregation_sample_grad')
 def sample_grad(grad, feature_maps, spatial_shape, scale_start_index, sample_locations, weight):
     """Gradients of the locations and the weights, in their shapes, from that of the output."""
     inputs = feature_maps, spatial_shape, scale_start_index, sample_locations, weight
-    _check(*inputs, grad)
     (bs, num_feat, channels), anchors = feature_maps.shape, sample_locations.shape[1]
     groups, scales = weight.shape[5], weight.shape[4]
-    dtype = _compute_dtype(feature_maps)
+    dtype = compute_dtype(feature_maps.dtype)
     rows, locations = feature_maps.flatten(0, 1), sample_locations.to(dtype)
     grad = grad.reshape(bs * anchors, groups, channels // groups).to(dtype)
     grad_locations = torch.zeros_like(locations, memory_format=torch.contiguous_format)
@@ -128,11 +119,3 @@ def sample_grad(grad, feature_maps, spatial_shape, scale_start_index, sample_loc
             grad_weight[(*sample, scale)] = read
         grad_locations[sample] = slope
     return grad_locations.to(sample_locations.dtype), grad_weight.to(weight.dtype)
-
-
-for _name, _function in (
-    ('deformable_aggregation', forward),
-    ('deformable_aggregation_feature_grad', feature_grad),
-    ('deformable_aggregation_sample_grad', sample_grad),
-):
-    LIBRARY.impl(_name, _function, 'CompositeExplicitAutograd')

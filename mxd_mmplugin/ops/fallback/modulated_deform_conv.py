@@ -6,17 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LIBRARY = torch.library.Library('mxd', 'IMPL')
-
-
-def _on_meta(*tensors):
-    """The tensors without their data, for the Meta kernels, which check all arguments."""
-    return [None if t is None else torch.empty_like(t, device='meta') for t in tensors]
+from .plain import compute_dtype, plain_form
 
 
 def _full(tensor):
-    """float16 and bfloat16 are computed in float32."""
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+    return tensor.to(compute_dtype(tensor.dtype))
 
 
 @dataclass
@@ -98,20 +92,21 @@ class _Convolution:
         return columns.reshape(self.groups, self.weight.shape[2], -1)
 
 
+@plain_form('modulated_deform_conv2d')
 def forward(input, offset, mask, weight, bias, stride, padding, dilation, groups, deform_groups):
     """See `mxd_mmplugin.ops.modulated_deform_conv2d`."""
-    geometry = stride, padding, dilation, groups, deform_groups
-    shape = torch.ops.mxd.modulated_deform_conv2d(
-        *_on_meta(input, offset, mask, weight, bias), *geometry
-    ).shape
-    work = _Convolution(input, offset, mask, weight, *geometry)
-    out = input.new_empty(shape)
+    work = _Convolution(
+        input, offset, mask, weight, stride, padding, dilation, groups, deform_groups
+    )
+    shape = len(weight), *offset.shape[2:]
+    out = input.new_empty(len(input), *shape)
     for n in range(len(input)):
-        image = (work.weight @ work.columns(n, work.samples(n))).view(shape[1:])
+        image = (work.weight @ work.columns(n, work.samples(n))).view(shape)
         out[n] = image if bias is None else image + bias[:, None, None]
     return out
 
 
+@plain_form('modulated_deform_conv2d_backward')
 def backward(
     grad,
     input,
@@ -127,14 +122,16 @@ def backward(
     of_parameters,
 ):
     """Gradients of input, offset and mask where `of_data`, of weight and bias where `of_parameters`."""
-    geometry = stride, padding, dilation, groups, deform_groups
-    metas = torch.ops.mxd.modulated_deform_conv2d_backward(
-        *_on_meta(grad, input, offset, mask, weight), *geometry, of_data, of_parameters
-    )
     grad_input, grad_offset, grad_mask, grad_weight, grad_bias = (
-        torch.empty_like(meta, device=input.device) for meta in metas
+        input.new_empty(0) for _ in range(5)
     )
-    work = _Convolution(input, offset, mask, weight, *geometry)
+    if of_data:
+        grad_input, grad_offset = torch.empty_like(input), torch.empty_like(offset)
+        if mask is not None:
+            grad_mask = torch.empty_like(mask)
+    work = _Convolution(
+        input, offset, mask, weight, stride, padding, dilation, groups, deform_groups
+    )
     sum_weight = torch.zeros_like(work.weight)
     for n in range(len(input)):
         samples = work.samples(n)
@@ -160,13 +157,6 @@ def backward(
         if mask is not None:
             grad_mask[n] = torch.lerp(top, bottom, samples.below).view(mask.shape[1:])
     if of_parameters:
-        grad_weight.copy_(sum_weight.view(weight.shape))
-        grad_bias.copy_(_full(grad).sum((0, 2, 3)))
+        grad_weight = sum_weight.view(weight.shape).to(weight.dtype)
+        grad_bias = _full(grad).sum((0, 2, 3)).to(weight.dtype)
     return grad_input, grad_offset, grad_mask, grad_weight, grad_bias
-
-
-for _name, _function in (
-    ('modulated_deform_conv2d', forward),
-    ('modulated_deform_conv2d_backward', backward),
-):
-    LIBRARY.impl(_name, _function, 'CompositeExplicitAutograd')

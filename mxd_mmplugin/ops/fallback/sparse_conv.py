@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from ..sparse_conv import output_shape
-from .voxels import check_indices, from_linear_key, linear_key, unique_keys
+from .plain import compute_dtype, plain_form
+from .voxels import from_linear_key, linear_key, unique_keys
 
-LIBRARY = torch.library.Library('mxd', 'IMPL')
 
-
+@plain_form('sparse_conv_rulebook')
 def rulebook(
     indices,
     batch_size,
@@ -32,20 +32,14 @@ def rulebook(
         tuple[Tensor, Tensor, Tensor]: out_indices int32 [M, ndim + 1], pairs int32 [P, 2] and
         bounds int64 [tiles, K + 1].
     """
-    check_indices(indices, batch_size, spatial_shape)
     device = indices.device
     sizes = spatial_shape, kernel_size, stride, padding, dilation, output_padding
     out_shape = output_shape(*sizes, subm, transposed)
     if subm:
         stride = [1] * len(kernel_size)
         padding = [k // 2 * d for k, d in zip(kernel_size, dilation)]
-    if min(out_shape, default=1) < 1:
-        raise ValueError(
-            f'kernel_size {list(kernel_size)} must leave an output of spatial_shape '
-            f'{list(spatial_shape)}'
-        )
     batch, coordinates = indices[:, 0].long(), indices[:, 1:].long()
-    own_keys = unique_keys(indices, spatial_shape)
+    own_keys = unique_keys(indices, batch_size, spatial_shape)
 
     def vector(values):
         return torch.tensor(values, device=device)
@@ -84,6 +78,7 @@ def offset_of_pairs(bounds: Tensor) -> Tensor:
     return offsets.repeat_interleave((bounds[:, 1:] - bounds[:, :-1]).flatten())
 
 
+@plain_form('sparse_conv_rulebook_transpose')
 def rulebook_transpose(pairs, bounds, num_in):
     """Exchange inputs and outputs; see `Rulebook.transpose`."""
     offset = offset_of_pairs(bounds)
@@ -104,9 +99,10 @@ def pairs_of(offset: int, pairs: Tensor, offsets: Tensor):
     return pairs[offsets == offset].long().unbind(1)
 
 
+@plain_form('sparse_conv')
 def forward(features, weight, bias, pairs, bounds, num_out, groups):
     """See `mxd_mmplugin.ops.sparse_conv`; weight is [K, in / groups, out]."""
-    total = torch.promote_types(features.dtype, torch.float32)
+    total = compute_dtype(features.dtype)
     out = features.new_zeros(num_out, groups, weight.shape[2] // groups, dtype=total)
     offsets = offset_of_pairs(bounds)
     rows = features.reshape(len(features), groups, weight.shape[1])
@@ -117,6 +113,7 @@ def forward(features, weight, bias, pairs, bounds, num_out, groups):
     return (out if bias is None else out + bias).to(features.dtype)
 
 
+@plain_form('sparse_conv_weight_grad')
 def weight_grad(features, grad, pairs, bounds, groups):
     """Gradient of the weight, [K, in / groups, out]."""
     offsets = offset_of_pairs(bounds)
@@ -128,12 +125,3 @@ def weight_grad(features, grad, pairs, bounds, groups):
         part = torch.einsum('ngi,ngo->igo', rows[source], grads[target])
         parts.append(part.flatten(1))
     return torch.stack(parts)
-
-
-for _name, _function in (
-    ('sparse_conv_rulebook', rulebook),
-    ('sparse_conv_rulebook_transpose', rulebook_transpose),
-    ('sparse_conv', forward),
-    ('sparse_conv_weight_grad', weight_grad),
-):
-    LIBRARY.impl(_name, _function, 'CompositeExplicitAutograd')

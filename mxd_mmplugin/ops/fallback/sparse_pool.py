@@ -2,19 +2,17 @@
 
 import torch
 
-from .sparse_conv import LIBRARY, offset_of_pairs, pairs_of
+from .plain import compute_dtype, plain_form
+from .sparse_conv import offset_of_pairs, pairs_of
 
 
+@plain_form('sparse_max_pool')
 def forward(features, pairs, bounds, num_out):
     """See `mxd_mmplugin.ops.sparse_max_pool`.
 
     Returns:
         tuple[Tensor, Tensor]: out [num_out, C] and argmax, int32 [num_out, C], the input row of each number or -1.
     """
-    if not features.is_floating_point():
-        raise TypeError(f'features must be floating, was {features.dtype}')
-    if features.dim() != 2:
-        raise ValueError(f'features must have shape [voxels, channels], was {list(features.shape)}')
     out = features.new_zeros(num_out, features.shape[1])
     argmax = torch.full_like(out, -1, dtype=torch.int32)
     offsets = offset_of_pairs(bounds)
@@ -27,20 +25,13 @@ def forward(features, pairs, bounds, num_out):
     return out, argmax
 
 
+@plain_form('sparse_max_pool_backward')
 def backward(grad, argmax, pairs, bounds, num_in):
     """Gradient of the features, [num_in, C], over the rulebook with input and output exchanged."""
-    if argmax.shape != grad.shape:
-        raise ValueError(
-            f'argmax must have the shape of grad, {list(grad.shape)}, was {list(argmax.shape)}'
-        )
-    total = torch.promote_types(grad.dtype, torch.float32)
+    total = compute_dtype(grad.dtype)
     out = grad.new_zeros(num_in, grad.shape[1], dtype=total)
     offsets = offset_of_pairs(bounds)
     for k in range(bounds.shape[1] - 1):
         source, target = pairs_of(k, pairs, offsets)
         out[target] += grad[source].to(total) * (argmax[source] == target[:, None])
     return out.to(grad.dtype)
-
-
-LIBRARY.impl('sparse_max_pool', forward, 'CompositeExplicitAutograd')
-LIBRARY.impl('sparse_max_pool_backward', backward, 'CompositeExplicitAutograd')

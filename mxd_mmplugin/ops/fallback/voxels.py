@@ -21,27 +21,17 @@ def from_linear_key(key: Tensor, shape) -> Tensor:
     return torch.stack([key, *reversed(columns)], 1).int()
 
 
-def check_indices(indices: Tensor, batch_size: int, spatial_shape) -> None:
-    """Refuse indices of a wrong dtype or shape, and voxels outside of the grid."""
-    if indices.dtype != torch.int32:
-        raise TypeError(f'indices must be int32, was {indices.dtype}')
-    if indices.dim() != 2 or indices.shape[1] != len(spatial_shape) + 1:
-        raise ValueError(
-            f'indices must have shape [voxels, {len(spatial_shape) + 1}], was {list(indices.shape)}'
-        )
+def check_voxels(indices: Tensor, batch_size: int, spatial_shape) -> None:
+    """Refuse voxels outside of the grid."""
     limit = indices.new_tensor([batch_size, *spatial_shape])
-    bad = ((indices < 0) | (indices >= limit)).any(1)
-    if bad.any():
-        row = int(bad.nonzero()[0])
-        raise ValueError(
-            f'indices[{row}] is {indices[row].tolist()} (batch, then coordinates), outside of '
-            f'batch_size {batch_size} or spatial_shape {list(spatial_shape)}'
-        )
+    if ((indices < 0) | (indices >= limit)).any():
+        torch.ops.mxd._check_voxels(indices, batch_size, spatial_shape)  # says which one
 
 
-def unique_keys(indices: Tensor, spatial_shape) -> Tensor:
-    """The cell numbers of voxels, int64 [N], none of which may be there twice."""
+def unique_keys(indices: Tensor, batch_size: int, spatial_shape) -> Tensor:
+    """The cell numbers of voxels, int64 [N]. Refuses those outside of the grid, and those that are there twice."""
+    check_voxels(indices, batch_size, spatial_shape)
     keys = linear_key(indices[:, 0].long(), indices[:, 1:].long(), spatial_shape)
     if torch.unique(keys).numel() < len(keys):
-        raise ValueError('indices must name each voxel once, and some are there twice')
+        torch.ops.mxd._check_voxels(indices, batch_size, spatial_shape)
     return keys
