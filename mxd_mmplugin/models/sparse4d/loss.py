@@ -68,10 +68,12 @@ class SparseBox3DLoss(nn.Module):
         if quality is not None:
             distance = (target[:, CENTER] - box[:, CENTER]).detach().norm(dim=-1)
             centerness, yawness = quality.unbind(-1)
-            losses[f'loss_cns{suffix}'] = self.loss_cns(
-                centerness, torch.exp(-distance), avg_factor=avg_factor
-            )
-            losses[f'loss_yns{suffix}'] = self.loss_yns(
-                yawness.sigmoid(), agree.to(yawness), avg_factor=avg_factor
-            )
+            if self.loss_cns is not None:
+                losses[f'loss_cns{suffix}'] = self.loss_cns(
+                    centerness, torch.exp(-distance), avg_factor=avg_factor
+                )
+            if self.loss_yns is not None:
+                losses[f'loss_yns{suffix}'] = self.loss_yns(
+                    yawness.sigmoid(), agree.to(yawness), avg_factor=avg_factor
+                )
         return losses

@@ -4,7 +4,8 @@ The first loads the images: `BEVLoadMultiViewImageFromFiles`, channels in the or
 normalises them.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Optional
 
 import mmcv
@@ -149,7 +150,8 @@ class PhotoMetricDistortionMultiViewImage(BaseTransform):
 
     def _distort(self, img: np.ndarray) -> np.ndarray:
         """An image, float32 [H, W, 3], R, G, B from 0 to 255, where the result may leave this range."""
-        draw, coin = np.random.uniform, lambda: np.random.randint(2)
+        draw: Callable[..., float] = np.random.uniform
+        coin = functools.partial(np.random.randint, 2)
         if coin():
             img = img + np.float32(draw(-self.brightness_delta, self.brightness_delta))
         contrast_first = coin()
