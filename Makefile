@@ -25,7 +25,7 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: devcheck help venv train data test lint bench softnpu compat clean
+.PHONY: devcheck docs help venv train data test lint bench softnpu compat clean
 
 help:  ## show this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,10 @@ devcheck:  ## read the kernels as CANN's device compiler would: CANN=DIR, its in
 	sh tools/devcheck/check.sh csrc/kernels $(CANN)
 
 softnpu: .softnpu/.stamp  ## build the software NPU, on which the NPU path runs with no NPU (mxd softnpu)
+
+docs: $(STAMP)package $(STAMP)runtime .docs/.stamp  ## build the pages of docs/ and the API's into build/docs
+	PYTHONPATH=.docs $(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
+	@echo 'build/docs/index.html'
 
 compat:  ## run the operators' tests on another torch: TORCH=2.7.1 [PYTHON=python3.10] [COMPAT=--without-mmcv-ops]
 	$(PYTHON) tools/compat.py $(TORCH) $(COMPAT)
@@ -107,6 +111,11 @@ $(STAMP)package: setup.py pyproject.toml $(CPU_NATIVE) $(STAMP)build
 	rm -rf .rivals
 	mkdir .rivals
 	$(PIP) install --quiet --no-deps --target .rivals -r $<
+	@touch $@
+
+.docs/.stamp: requirements/docs.txt | $(BIN)/python
+	rm -rf .docs
+	$(PIP) install --quiet --no-deps --target .docs -r $<
 	@touch $@
 
 .softnpu/site/.stamp: requirements/softnpu.txt | $(BIN)/python

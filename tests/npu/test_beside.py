@@ -5,9 +5,8 @@ import json
 import pytest
 
 from mxd_mmplugin import softnpu
-
-from ..conftest import run
-from .test_training import SHORT, TRAIN, losses, on_npu
+from tests.conftest import run
+from tests.npu.test_training import SHORT, TRAIN, losses, on_npu
 
 pytestmark = pytest.mark.skipif(not softnpu.active(), reason='compares runs on one machine')
 

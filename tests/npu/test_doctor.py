@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.test_doctor import report
+from tests.cli.test_doctor import report
 
 pytestmark = pytest.mark.npu
 

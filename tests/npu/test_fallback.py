@@ -17,7 +17,7 @@ from mxd_mmplugin import (
 )
 from mxd_mmplugin.ops import build_rulebook, sparse_max_pool
 from tests.npu.compare import assert_same, npu, with_grads
-from tests.sparse_problems import coordinates
+from tests.ops.sparse_problems import coordinates
 
 pytestmark = pytest.mark.npu
 SIZE, AREA = [0.5, 0.5, 1.0], [-4, -4, -1, 4, 4, 1]

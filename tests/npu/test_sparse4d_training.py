@@ -3,9 +3,8 @@
 import pytest
 
 from mxd_mmplugin import softnpu
-
-from ..conftest import ROOT
-from .test_training import losses, train_on_both
+from tests.conftest import ROOT
+from tests.npu.test_training import losses, train_on_both
 
 pytestmark = pytest.mark.skipif(not softnpu.active(), reason='compares two settings of one machine')
 

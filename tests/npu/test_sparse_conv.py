@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from mxd_mmplugin.benchmarks.inputs import GRID, voxels
 from mxd_mmplugin.ops import build_rulebook, sparse_conv
-
-from ..sparse_problems import coordinates, line, problems
+from tests.ops.sparse_problems import coordinates, line, problems
 
 pytestmark = pytest.mark.npu
 SETTINGS = settings(

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from mxd_mmplugin.benchmarks.inputs import GRID, voxels
 from mxd_mmplugin.ops.sparse_conv import build_rulebook
-
-from ..sparse_problems import line, problems
-from ..test_sparse_conv_op import GOOD, ROWS
+from tests.ops.sparse_problems import line, problems
+from tests.ops.test_sparse_conv import GOOD, ROWS
 
 pytestmark = pytest.mark.npu
 SETTINGS = settings(

@@ -14,8 +14,7 @@ from mmengine.registry import init_default_scope
 
 from mxd_mmplugin import softnpu
 from mxd_mmplugin.modules.sparse_conv import SparseConvolution
-
-from ..conftest import ROOT, on_cpu, run
+from tests.conftest import ROOT, on_cpu, run
 
 pytestmark = pytest.mark.skipif(not softnpu.active(), reason='compares two settings of one machine')
 

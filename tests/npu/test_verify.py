@@ -5,7 +5,7 @@ import torch
 
 from mxd_mmplugin import softnpu
 from mxd_mmplugin.engine import verify
-from tests.test_verify import report
+from tests.engine.test_verify import report
 
 pytestmark = pytest.mark.npu
 

@@ -19,8 +19,9 @@ class BEVFusionSparseEncoder(SparseEncoder):
     Args:
         in_channels (int): channels of a voxel.
         sparse_shape (Sequence[int]): cells in x, y, z.
-        order, norm_cfg, base_channels, output_channels, encoder_channels, encoder_paddings, block_type,
-        return_middle_feats: see `SparseEncoder`; paddings are in the order x, y, z.
+        order, norm_cfg, base_channels, output_channels: see `SparseEncoder`.
+        encoder_channels, block_type, return_middle_feats: see `SparseEncoder`.
+        encoder_paddings: see `SparseEncoder`, in the order x, y, z.
     """
 
     def __init__(

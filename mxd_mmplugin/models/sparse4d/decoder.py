@@ -20,7 +20,7 @@ class SparseBox3DDecoder:
 
     def __init__(
         self, num_output: int = 300, score_threshold: Optional[float] = None, sorted: bool = True
-    ):
+    ) -> None:
         self.num_output = num_output
         self.score_threshold = score_threshold
         self.sorted = sorted

@@ -26,7 +26,7 @@ class SparseBox3DLoss(nn.Module):
         loss_centerness: Optional[dict] = None,
         loss_yawness: Optional[dict] = None,
         cls_allow_reverse: Optional[Sequence[int]] = None,
-    ):
+    ) -> None:
         super().__init__()
         self.loss_box = MODELS.build(loss_box)
         self.loss_cns = None if loss_centerness is None else MODELS.build(loss_centerness)

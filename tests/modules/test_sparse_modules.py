@@ -1,0 +1,203 @@
+"""Containers and small layers for sparse tensors, beside those of mmcv and of spconv."""
+
+import os
+import subprocess
+import sys
+from collections import OrderedDict
+
+import mmcv.ops
+import pytest
+import torch
+from mmdet3d.models.layers.sparse_block import SparseBasicBlock
+from mmdet3d.models.middle_encoders import SparseEncoder
+from torch import nn
+
+from mxd_mmplugin import (
+    Identity,
+    RemoveGrid,
+    SparseBatchNorm,
+    SparseConv3d,
+    SparseConvTensor,
+    SparseIdentity,
+    SparseInverseConv3d,
+    SparseModule,
+    SparseReLU,
+    SparseSequential,
+    SubMConv3d,
+    ToDense,
+)
+from tests.conftest import ROOT
+from tests.ops.sparse_problems import coordinates
+
+CLASSES = [SparseConvTensor, mmcv.ops.SparseConvTensor]
+
+
+def tensor(cls=SparseConvTensor, count=30, channels=4):
+    cells = torch.randperm(2 * 6**3)[:count]
+    indices = coordinates(cells, [2, 6, 6, 6])
+    return cls(torch.randn(count, channels), indices, [6, 6, 6], 2)
+
+
+@pytest.mark.parametrize('cls', CLASSES)
+def test_layers_run_in_turn_and_the_input_stays(cls):
+    x = tensor(cls)
+    features, conv, linear = x.features, SubMConv3d(4, 5, 3), nn.Linear(5, 2)
+    out = SparseSequential(nn.Tanh(), conv, SparseSequential(nn.ReLU(), linear))(x)
+    same = cls(features.tanh(), x.indices, x.spatial_shape, 2)
+    torch.testing.assert_close(out.features, linear(conv(same).features.relu()))
+    assert type(out) is cls and x.features is features
+
+
+def test_it_is_filled_as_torch_s_and_goes_on_with_dense_modules():
+    conv, relu, dense = SubMConv3d(4, 5, 3), nn.ReLU(), ToDense()
+    for net in (
+        SparseSequential(conv, relu, dense),
+        SparseSequential(OrderedDict(conv=conv, relu=relu, dense=dense)),
+        SparseSequential(conv=conv, relu=relu, dense=dense),
+        SparseSequential(conv, relu=relu, dense=dense),
+    ):
+        assert len(net) == 3 and net[0] is conv and net[-1] is dense
+        net.add(nn.Conv3d(5, 2, 3), 'last')
+        assert net(tensor()).shape == (2, 2, 4, 4, 4)
+        assert list(net._modules)[-1] == 'last' and set(net.sparity_dict) <= set(net._modules)
+        with pytest.raises(IndexError):
+            net[4]
+    with pytest.raises(ValueError, match='name exists'):
+        SparseSequential(OrderedDict(conv=conv), conv=conv)
+
+
+@pytest.mark.parametrize('outer', [mmcv.ops.SparseSequential, SparseSequential])
+@pytest.mark.parametrize('inner', [mmcv.ops.SparseSequential, SparseSequential])
+@pytest.mark.parametrize('cls', CLASSES)
+def test_ours_and_mmcv_s_go_into_each_other(outer, inner, cls):
+    net = outer(inner(SubMConv3d(4, 4, 3), nn.ReLU()), SparseConv3d(4, 3, 3, 2), RemoveGrid())
+    out = net(tensor(cls))
+    assert type(out) is cls and out.features.shape[1] == 3 and out.grid is None
+    assert isinstance(net[0], SparseModule) == (inner is SparseSequential)
+    assert isinstance(net[0], mmcv.ops.SparseModule)
+
+
+def test_modules_of_mmdet3d_take_ours():
+    block = SparseBasicBlock(4, 4, conv_cfg=dict(type='SubMConv3d'), norm_cfg=dict(type='BN1d'))
+    x = tensor()
+    out = SparseSequential(block)(x)
+    assert type(out) is SparseConvTensor and out.indices is x.indices
+    encoder = SparseEncoder(
+        4,
+        [9, 16, 16],
+        encoder_channels=((16,), (16,)),
+        encoder_paddings=((1,), (1,)),
+        output_channels=16,
+    )
+    assert encoder.conv_input(x).features.shape == (30, 16)
+
+
+def test_a_module_of_the_user_s_own():
+    class Residual(SparseModule):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.randn(3, 3))
+            self.net = SparseSequential(SubMConv3d(4, 4, 3, indice_key='a'), nn.ReLU())
+
+        def forward(self, x):
+            return x + self.net(x)
+
+    module = Residual()
+    assert SparseSequential(module)(tensor()).features.shape == (30, 4)
+    other = Residual()
+    other.load_state_dict(module.state_dict())
+    assert torch.equal(other.scale, module.scale)
+
+
+@pytest.mark.parametrize('cls', CLASSES)
+def test_without_voxels_the_other_modules_are_left_out(cls):
+    net = SparseSequential(SubMConv3d(4, 5, 3), nn.BatchNorm1d(5), nn.ReLU(), ToDense())
+    assert torch.equal(net(tensor(cls, count=0)), torch.zeros(2, 5, 6, 6, 6))
+
+
+@pytest.mark.parametrize('cls', CLASSES)
+def test_layers_on_features(cls):
+    x = tensor(cls)
+    assert torch.equal(SparseReLU()(x).features, x.features.relu())
+    assert torch.equal(SparseReLU()(x.features), x.features.relu())
+    norm = SparseBatchNorm(4)
+    assert torch.equal(
+        SparseSequential(norm)(x).features, nn.BatchNorm1d(4)(x.features)
+    ) and isinstance(norm, nn.BatchNorm1d)
+    assert type(SparseIdentity()(x)) is cls and Identity()(x) is x
+
+
+def test_fused_folds_batch_norms():
+    down = SparseConv3d(4, 6, 3, 2, 1, bias=False, indice_key='d')
+    up = SparseInverseConv3d(6, 4, 3, 'd')
+    net = SparseSequential(
+        down, nn.BatchNorm1d(6), nn.ReLU(), up, nn.BatchNorm1d(4, affine=False), nn.BatchNorm1d(4)
+    )
+    for _ in range(3):
+        net(tensor())
+    fused = net.eval().fused()
+    assert [type(layer).__name__ for layer in fused] == [
+        'SparseConv3d',
+        'ReLU',
+        'SparseInverseConv3d',
+    ]
+    x = tensor()
+    torch.testing.assert_close(
+        fused(x).features, net(tensor_like(x)).features, rtol=1e-4, atol=1e-5
+    )
+    assert down.bias is None and fused[0].weight is not down.weight
+
+
+def tensor_like(x):
+    return SparseConvTensor(x.features, x.indices, x.spatial_shape, x.batch_size)
+
+
+SPCONV_SCRIPT = """
+import torch, spconv.pytorch as spconv, mxd_mmplugin as mxd
+from spconv.pytorch import functional
+torch.manual_seed(0)
+indices = torch.unique(torch.randint(0, 8, (90, 3)), dim=0)
+indices = torch.cat([torch.zeros(len(indices), 1, dtype=torch.long), indices], 1).int()
+args = torch.randn(len(indices), 4), indices, [8, 8, 8], 1
+
+for sequential in (spconv.SparseSequential, mxd.SparseSequential):
+    for cls in (spconv.SparseConvTensor, mxd.SparseConvTensor):
+        x = cls(*args)
+        assert isinstance(x, spconv.SparseConvTensor)
+        inner = mxd.SparseSequential(mxd.SubMConv3d(4, 4, 3), torch.nn.ReLU())
+        out = sequential(inner, torch.nn.ReLU(), mxd.SparseMaxPool3d(2, 2))(x)
+        assert type(out) is cls and out.spatial_shape == [4, 4, 4], out
+        same = cls(args[0], indices.flip(0), [8, 8, 8], 1)
+        assert type(mxd.sparse_add(x, same)) is cls
+        torch.testing.assert_close(mxd.sparse_add(x, same).features, args[0] + args[0].flip(0))
+
+theirs = spconv.SubMConv3d(4, 6, 3, bias=False).eval()
+ours = mxd.SubMConv3d(4, 6, 3, bias=False)
+ours.load_state_dict(theirs.state_dict())
+with torch.no_grad():
+    a, b = theirs(mxd.SparseConvTensor(*args)), ours(mxd.SparseConvTensor(*args))
+    torch.testing.assert_close(a.dense(), b.dense(), rtol=1e-4, atol=1e-5)
+    positive = [args[0].abs(), *args[1:]]  # theirs starts at 0
+    a = spconv.SparseMaxPool3d(3, 2)(spconv.SparseConvTensor(*positive))
+    b = mxd.SparseMaxPool3d(3, 2)(mxd.SparseConvTensor(*positive))
+    torch.testing.assert_close(a.dense(), b.dense())
+    mirrored = (indices - torch.tensor([0, 7, 7, 7], dtype=torch.int32)).abs()[:9]
+    other = spconv.SparseConvTensor(args[0][:9], mirrored, [8, 8, 8], 1)
+    a = functional.sparse_add(spconv.SparseConvTensor(*args), other)
+    b = mxd.sparse_add(spconv.SparseConvTensor(*args), other)
+    torch.testing.assert_close(a.dense(), b.dense())
+print('fits')
+"""
+
+
+def test_beside_spconv():
+    rivals = ROOT / '.rivals'
+    if not (rivals / 'spconv').is_dir():
+        pytest.skip('spconv is not in .rivals: `make test` puts it there')
+    run = subprocess.run(
+        [sys.executable, '-c', SPCONV_SCRIPT],
+        env={**os.environ, 'PYTHONPATH': os.pathsep.join([str(rivals), str(ROOT)])},
+        capture_output=True,
+        text=True,
+    )
+    assert run.stdout.strip() == 'fits', run.stderr
