@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Optional
 
 import numpy as np
 
@@ -123,7 +124,7 @@ class Actor:
         return np.linalg.norm(velocity, axis=1)
 
 
-def attribute(actor: Actor, speed: float) -> str | None:
+def attribute(actor: Actor, speed: float) -> Optional[str]:
     """The nuScenes attribute of `actor` at `speed` (metres a second); None where it has none."""
     category = actor.body.category
     if category.startswith('human.pedestrian'):
