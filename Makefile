@@ -48,9 +48,11 @@ data: $(DATA)/sparse4d_anchors.npy  ## generate the nuScenes-format scenes and t
 test: lint softnpu $(STAMP)package $(STAMP)runtime .rivals/.stamp  ## check the style and run all tests
 	$(BIN)/python -m pytest
 
-lint: $(STAMP)test  ## check the style of the Python and C++ sources
+# mypy reads the types of torch.
+lint: $(STAMP)build $(STAMP)test  ## check the style of the Python and C++ sources, and the types of Python
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(NATIVE)
 
 bench: $(STAMP)package $(STAMP)runtime .rivals/.stamp  ## time the operators beside their rivals (BENCH='voxelize --shapes large')
@@ -69,7 +71,7 @@ compat:  ## run the operators' tests on another torch: TORCH=2.7.1 [PYTHON=pytho
 	$(PYTHON) tools/compat.py $(TORCH) $(COMPAT)
 
 clean:  ## remove what was built; .venv, .rivals, .softnpu/site, .compat, data and work_dirs stay
-	rm -rf build $(filter-out .softnpu/site,$(wildcard .softnpu/*)) .softnpu/.stamp .softnpu/.ninja* *.egg-info mxd_mmplugin/*.so $(STAMP)package .pytest_cache .hypothesis .ruff_cache
+	rm -rf build $(filter-out .softnpu/site,$(wildcard .softnpu/*)) .softnpu/.stamp .softnpu/.ninja* *.egg-info mxd_mmplugin/*.so $(STAMP)package .pytest_cache .hypothesis .mypy_cache .ruff_cache
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and \

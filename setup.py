@@ -27,9 +27,11 @@ DEFAULT_SOC = 'Ascend910B3'
 def package_folder(name: str) -> Path:
     """Where a package is installed; without importing it, since mmcv's import takes seconds."""
     spec = importlib.util.find_spec(name)
-    if spec is None or spec.origin is None:  # a folder of that name is no package
+    # A folder of that name without an __init__.py is no package.
+    folders = spec.submodule_search_locations if spec and spec.origin else None
+    if not folders:
         raise SystemExit(f'ASCEND_HOME_PATH is set, but {name} is not installed: see docs/npu.md')
-    return Path(spec.submodule_search_locations[0])
+    return Path(folders[0])
 
 
 def cmake() -> str:

@@ -6,6 +6,8 @@ It is beside the package, not in it, so that `mxd doctor` runs where the package
 import argparse
 import importlib
 import sys
+from collections.abc import Sequence
+from typing import Optional
 
 COMMANDS = {
     'bench': ('mxd_mmplugin.benchmarks', 'time the operators beside their rivals'),
@@ -28,7 +30,7 @@ COMMANDS = {
 }
 
 
-def main(argv=None) -> int:
+def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run `mxd COMMAND ...`.
 
     A command's module has `add_arguments(parser)` and `run(args)`, or `main(arguments)` where the
@@ -42,9 +44,9 @@ def main(argv=None) -> int:
     """
     parser = argparse.ArgumentParser(prog='mxd', description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
-    for name, (module, summary) in COMMANDS.items():
+    for name, (path, summary) in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=summary, add_help=False)
-        command.set_defaults(module=module)
+        command.set_defaults(module=path)
     argv = sys.argv[1:] if argv is None else argv
     args, rest = parser.parse_args(argv[:1]), argv[1:]
     try:

@@ -1,6 +1,8 @@
 """Copy the configs of the package into a folder, to change them there; each goes on finding its `_base_`."""
 
+import argparse
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -19,7 +21,7 @@ def folder() -> Path:
     raise SystemExit(f'no configs in {places[0]}, nor in {places[1]}: install mxd_mmplugin again')
 
 
-def with_config(arguments) -> list:
+def with_config(arguments: Sequence[str]) -> list[str]:
     """Put the path of a config in place of its name.
 
     Args:
@@ -46,12 +48,12 @@ def with_config(arguments) -> list:
     )
 
 
-def add_arguments(parser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the subcommand."""
     parser.add_argument('dir', metavar='DIR', type=Path, help='is made where it does not exist')
 
 
-def run(args) -> int:
+def run(args: argparse.Namespace) -> int:
     """Copy them; nothing is overwritten.
 
     Returns:

@@ -7,12 +7,13 @@ anywhere.
 import argparse
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from .mmdet3d_tools import run
 
 
-def link_nuscenes(arguments: list, folder: Path) -> list:
+def link_nuscenes(arguments: Sequence[str], folder: Path) -> list[str]:
     """Make `folder/data/nuscenes` a link to the data.
 
     Args:
@@ -34,7 +35,7 @@ def link_nuscenes(arguments: list, folder: Path) -> list:
     return [*rest, '--root-path', 'data/nuscenes', '--out-dir', inside]
 
 
-def main(arguments) -> None:
+def main(arguments: Sequence[str]) -> None:
     """Run it.
 
     Args:

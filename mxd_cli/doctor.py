@@ -3,17 +3,26 @@
 Exit status: 0 when everything that training needs on the found device is there, 1 when not.
 """
 
+import argparse
 import os
 import platform
 import re
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from glob import glob
 from importlib import import_module, metadata
+from typing import TYPE_CHECKING, Optional
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+if TYPE_CHECKING:  # the report also runs where the package cannot be imported
+    from mxd_mmplugin.registry import Status
+
+# A table, None where there is nothing to show, and what to do about what is missing.
+Section = tuple[Optional[Table], list[str]]
 
 
 @dataclass(frozen=True)
@@ -54,21 +63,21 @@ PACKAGES = (
 MARKS = {'ok': '[green]ok[/]', 'absent': '[dim]absent[/]'}
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """See `mxd doctor --help`."""
     parser.add_argument(
         '-v', '--verbose', action='store_true', help='every registered name, not families of them'
     )
 
 
-def run(args) -> int:
+def run(args: argparse.Namespace) -> int:
     """Print the report.
 
     Returns:
         int: the exit status, 0 or 1.
     """
     console = Console(width=None if sys.stdout.isatty() else 120)
-    remedies = []
+    remedies: list[str] = []
     sections = _packages, _device, _ops, _mmcv_ops, lambda: _registry(args.verbose), _effects
     for section in sections:
         if remedies and (section is _ops or remedies[0].startswith('torch is')):
@@ -76,7 +85,7 @@ def run(args) -> int:
         try:
             table, missing = section()
         except Exception as error:
-            where = (section.__doc__ or _registry.__doc__).split(':')[0]
+            where = str(section.__doc__ or _registry.__doc__).split(':')[0]
             table, missing = None, [f'{where}: {_first_line(error)}']
         if table is not None:
             console.print(table)
@@ -90,11 +99,11 @@ def run(args) -> int:
     return 0
 
 
-def _packages():
+def _packages() -> Section:
     """Packages: the version of each, and whether it can be imported."""
     table = _table('Packages', 'package', 'version', 'state', 'note')
     table.add_row('python', platform.python_version(), MARKS['ok'], sys.executable)
-    missing = []
+    missing: list[str] = []
     for package in PACKAGES:
         version, error = _version(package.name), _import_error(package.module)
         if error is None:
@@ -111,19 +120,19 @@ def _packages():
     return table, missing
 
 
-def _device():
+def _device() -> Section:
     """Devices: what PyTorch finds here, and what training will use."""
     table = _table('Devices', 'device', 'found', 'details')
-    missing = []
+    missing: list[str] = []
     nodes = glob('/dev/davinci[0-9]*')
     npu_error = _import_error('torch_npu')
     import torch
 
-    npus = torch.npu.device_count() if npu_error is None else 0
+    npus = torch.npu.device_count() if npu_error is None else 0  # type: ignore[attr-defined]
     # Of PyTorch itself: transfer_to_npu has torch.cuda answer for the NPUs.
     gpus = getattr(torch._C, '_cuda_getDeviceCount', int)()
     if npus:
-        names = ', '.join(sorted({torch.npu.get_device_name(i) for i in range(npus)}))
+        names = ', '.join(sorted({torch.npu.get_device_name(i) for i in range(npus)}))  # type: ignore[attr-defined]
         names += ', in software' if 'MXD_SOFTNPU' in os.environ else ''
         table.add_row('NPU', str(npus), names)
     elif nodes:
@@ -147,7 +156,7 @@ def _device():
     return table, missing
 
 
-def _ops():
+def _ops() -> Section:
     """Ops: how each is served on each device."""
     backends = import_module('mxd_mmplugin.ops').backends()
     devices = list(dict.fromkeys(device for served in backends.values() for device in served))
@@ -159,11 +168,11 @@ def _ops():
     return table, []
 
 
-def _mmcv_ops():
+def _mmcv_ops() -> Section:
     """Ops of mmcv: how each is served on an NPU; no table where there is none."""
     import torch
 
-    if _import_error('torch_npu') or not torch.npu.device_count():
+    if _import_error('torch_npu') or not torch.npu.device_count():  # type: ignore[attr-defined]
         return None, []
     import_module('mxd_mmplugin.ops')
     if not hasattr(torch.ops.mxd, 'mmcv_registry'):
@@ -179,9 +188,9 @@ def _mmcv_ops():
     return table, []
 
 
-def _families(rows):
+def _families(rows: list['Status']) -> Iterator['Status']:
     """Rows for `SparseConv1d ... 4d` in place of one a dimension; names that are only ours left out."""
-    families = {}
+    families: dict[tuple, list[Status]] = {}
     for row in rows:
         if row.name.startswith('Mxd'):
             continue
@@ -197,7 +206,7 @@ def _families(rows):
         yield replace(members[0], name=name, cls=cls)
 
 
-def _registry(verbose):
+def _registry(verbose: bool) -> Section:
     """Registry: the names that stock configs use, and the class that each one builds."""
     table = _table('Registered names', 'registry', 'name', 'ours', 'class', 'note')
     rows = import_module('mxd_mmplugin.registry').status()
@@ -207,7 +216,7 @@ def _registry(verbose):
     return table, []
 
 
-def _effects():
+def _effects() -> Section:
     """Changes in other packages: what importing the package does to them."""
     table = _table('Changes in other packages', 'what', 'change', 'made')
     for effect, made in import_module('mxd_mmplugin.activation').activate().items():
@@ -215,7 +224,7 @@ def _effects():
     return table, []
 
 
-def _table(title, *columns):
+def _table(title: str, *columns: str) -> Table:
     """Make a table with a bold title above it, at the left."""
     table = Table(title=f'[bold]{title}[/]', title_justify='left', caption_justify='left')
     for column in columns:
@@ -223,7 +232,7 @@ def _table(title, *columns):
     return table
 
 
-def _version(name):
+def _version(name: str) -> Optional[str]:
     """Version of an installed package, or None."""
     try:
         return metadata.version(name)
@@ -231,7 +240,7 @@ def _version(name):
         return None
 
 
-def _import_error(module):
+def _import_error(module: str) -> Optional[str]:
     """What keeps a module from being imported, or None when it can be."""
     try:
         import_module(module)
@@ -240,5 +249,5 @@ def _import_error(module):
     return None
 
 
-def _first_line(error):
+def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

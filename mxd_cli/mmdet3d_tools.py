@@ -2,12 +2,13 @@
 
 import runpy
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
 
-def run(name: str, arguments) -> None:
+def run(name: str, arguments: Sequence[str]) -> None:
     """Run mmdet3d's tool `name` as the main program.
 
     Args:

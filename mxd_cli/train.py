@@ -3,11 +3,13 @@
 CONFIG may also be the name of a config of the package.
 """
 
+from collections.abc import Sequence
+
 from .configs import with_config
 from .mmdet3d_tools import run
 
 
-def main(arguments) -> None:
+def main(arguments: Sequence[str]) -> None:
     """Run it.
 
     Args:

@@ -56,7 +56,7 @@ EFFECTS = (
 
 
 @cache
-def activate() -> dict:
+def activate() -> dict[Effect, bool]:
     """Make every change; again does nothing.
 
     Returns:

@@ -5,6 +5,7 @@ without compiling its CUDA extensions. Its grids are written x, y, z, those of `
 """
 
 import sys
+from typing import Any, Union
 
 from torch import Tensor
 
@@ -16,16 +17,19 @@ __all__ = ['DynamicScatter', 'Voxelization', 'bev_pool', 'dynamic_scatter', 'vox
 
 PROJECT = 'projects.BEVFusion.bevfusion'
 
+# Coordinates alone (dynamic voxelization), or voxels, their coordinates and numbers of points.
+Voxels = Union[Tensor, tuple[Tensor, Tensor, Tensor]]
 
-def _xyz(result):
-    """Turn the coordinates around, alone (dynamic voxelization) or among voxels and their numbers of points."""
+
+def _xyz(result: Voxels) -> Voxels:
+    """Turn the coordinates around."""
     if isinstance(result, Tensor):
         return result.flip(1)
     voxels, coors, num_points = result
     return voxels, coors.flip(1), num_points
 
 
-def voxelization(points: Tensor, *args, **kwargs):
+def voxelization(points: Tensor, *args: Any, **kwargs: Any) -> Voxels:
     """`mxd_mmplugin.voxelization` with the coordinates of the voxels in the order x, y, z."""
     return _xyz(ops.voxelization(points, *args, **kwargs))
 
@@ -37,11 +41,11 @@ class Voxelization(modules.Voxelization):
         pcd_shape (list): cells in x and in y, and 1.
     """
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.pcd_shape = [*self.grid_size[:2], 1]
 
-    def forward(self, input: Tensor):
+    def forward(self, input: Tensor) -> Voxels:
         """Voxelize points [P, C]; see `voxelization`."""
         return _xyz(super().forward(input))
 

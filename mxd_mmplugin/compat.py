@@ -1,6 +1,7 @@
 """What stock mmengine needs on the present PyTorch, done through public switches only."""
 
 import pickle
+from typing import Callable
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ _METHODS = {
 }
 
 
-def _method(owner: type, name: str):
+def _method(owner: type, name: str) -> Callable:
     """Stand in for `getattr` in a checkpoint, which is how pickle writes a class's function.
 
     Allowing the real `getattr` would let a checkpoint reach anything from there.
@@ -45,7 +46,7 @@ def allow_mmengine_checkpoints() -> bool:
     """
     if digit_version(torch.__version__) < digit_version('2.6'):
         return False
-    reconstruct, (scalar, *_) = np.empty(0).__reduce__()[0], np.float64().__reduce__()
+    reconstruct, scalar = (value.__reduce__()[0] for value in (np.empty(0), np.float64()))
     names = [ConfigDict, *_METHODS, np.ndarray, np.dtype, (_method, 'builtins.getattr')]
     for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
         names += [(reconstruct, f'{module}._reconstruct'), (scalar, f'{module}.scalar')]

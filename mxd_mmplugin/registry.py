@@ -1,5 +1,6 @@
 """The one table of what is registered, and the only place that writes into a registry."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Optional
 
@@ -34,9 +35,11 @@ class Entry:
     note: str = ''
 
     @property
-    def names(self) -> list:
+    def names(self) -> list[str]:
         """The names to register."""
-        return [self.explicit_name, self.name] if self.swapped else [self.explicit_name]
+        return (
+            [self.explicit_name, self.name] if self.name and self.swapped else [self.explicit_name]
+        )
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ SPARSE_LAYERS = {
 DEFORM_LAYERS = {'DCN': modules.DeformConv2dPack, 'DCNv2': modules.ModulatedDeformConv2dPack}
 
 
-def table() -> list:
+def table() -> list[Entry]:
     """All entries for the packages that are installed."""
     swap = not cuda_serves()
     note = "for mmcv's" if swap else "left to mmcv's CUDA kernel"
@@ -134,7 +137,7 @@ def register() -> bool:
     return True
 
 
-def register_classes(classes: dict) -> None:
+def register_classes(classes: Mapping[Registry, Sequence[type]]) -> None:
     """Register the classes of a model under their own names, also over those of its project.
 
     Args:
@@ -145,7 +148,7 @@ def register_classes(classes: dict) -> None:
             registry.register_module(module=cls, force=True)
 
 
-def status() -> list:
+def status() -> list[Status]:
     """What the registries hold now under the names of the table.
 
     Returns:

@@ -39,10 +39,11 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def pinned(name: str) -> dict:
+def pinned(name: str) -> dict[str, str]:
     """The packages of requirements/NAME.txt: name -> pinned version."""
     lines = (ROOT / 'requirements' / f'{name}.txt').read_text().splitlines()
-    return dict(re.match(r'([\w.-]+)==([\w.]+)', line).groups() for line in lines if '==' in line)
+    found = (re.match(r'([\w.-]+)==([\w.]+)', line) for line in lines)
+    return {match[1]: match[2] for match in found if match}
 
 
 class Environment:
@@ -54,7 +55,7 @@ class Environment:
         ops (bool): whether mmcv is compiled with its ops.
     """
 
-    def __init__(self, torch: str, numpy: str, ops: bool):
+    def __init__(self, torch: str, numpy: str, ops: bool) -> None:
         self.torch, self.numpy, self.ops = torch, numpy, ops
         self.folder = ROOT / '.compat' / torch
         self.source = self.folder / 'source'
@@ -62,7 +63,7 @@ class Environment:
 
     def ask(self, code: str) -> str:
         """What a line of Python prints in the environment, '' where it fails."""
-        command = [self.python, '-c', code]
+        command = [str(self.python), '-c', code]
         return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
     def package(self, name: str) -> Path:
@@ -75,7 +76,7 @@ class Environment:
         Raises:
             subprocess.CalledProcessError: it failed, where `check` is set.
         """
-        command = [self.python, '-m', 'pip', 'install', '--quiet', *arguments]
+        command = [str(self.python), '-m', 'pip', 'install', '--quiet', *arguments]
         env = {**os.environ, 'PIP_DISABLE_PIP_VERSION_CHECK': '1', **variables}
         return subprocess.run(command, check=check, env=env).returncode == 0
 
@@ -130,7 +131,10 @@ class Environment:
         """Build the package in a copy of the sources, which keeps its object files."""
         files = subprocess.run(
             ['git', 'ls-files', '--cached', '--others', '--exclude-standard'],
-            **dict(cwd=ROOT, check=True, capture_output=True, text=True),
+            cwd=ROOT,
+            check=True,
+            capture_output=True,
+            text=True,
         ).stdout.splitlines()
         for folder in ('csrc', 'mxd_mmplugin', 'tests'):
             shutil.rmtree(self.source / folder, ignore_errors=True)
@@ -184,7 +188,7 @@ class Environment:
         old = OLD_ABI in (site / 'torch_npu' / 'lib' / 'libtorch_npu.so').read_bytes()
         return f'{version} ({"old" if old else "new"} ABI)'
 
-    def test(self, arguments: list) -> str:
+    def test(self, arguments: list[str]) -> str:
         """Run the operators' tests.
 
         Returns:
@@ -193,12 +197,12 @@ class Environment:
         Raises:
             SystemExit: one failed.
         """
-        command = [self.python, '-m', 'pytest', '-q', *TESTS]
+        command = [str(self.python), '-m', 'pytest', '-q', *TESTS, *arguments]
         last = ''
         with subprocess.Popen(
-            [*command, *arguments], cwd=self.source, stdout=subprocess.PIPE, text=True
+            command, cwd=self.source, stdout=subprocess.PIPE, text=True
         ) as process:
-            for line in process.stdout:
+            for line in process.stdout or ():
                 print(line, end='', flush=True)
                 last = line.strip('= \n') or last
         if process.returncode:

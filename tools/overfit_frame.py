@@ -8,12 +8,16 @@ images where the model sees them.
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Union
 
 import torch
 from mmdet3d.registry import DATASETS, MODELS
+from mmdet3d.structures import Det3DDataSample
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
+from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from mmengine.registry import init_default_scope
 from mmengine.runner import set_random_seed
@@ -27,12 +31,17 @@ CAMERAS = [f'CAM_{side}' for side in ORDER]
 IMAGE_KEYS = ['img_path', 'lidar2img', 'cam2img', 'cam2lidar', 'img_aug_matrix']
 
 
-def image_steps(config) -> list:
+def image_steps(config: Config) -> list:
     """The transforms of a config's test pipeline that load the images and fit them; none for a LiDAR model."""
     return [step for step in config.test_pipeline if 'Image' in step['type']]
 
 
-def load_frame(info_file, class_names, point_cloud_range, load_images=()) -> dict:
+def load_frame(
+    info_file: Union[str, Path],
+    class_names: Sequence[str],
+    point_cloud_range: Sequence[float],
+    load_images: Sequence[dict] = (),
+) -> dict:
     """The first frame of an mmdet3d info file, as a batch of one.
 
     Args:
@@ -78,7 +87,7 @@ def load_frame(info_file, class_names, point_cloud_range, load_images=()) -> dic
     return pseudo_collate([dataset[0]])
 
 
-def overfit(model, batch, steps: int, lr: float = 1e-3) -> list:
+def overfit(model: BaseModel, batch: dict, steps: int, lr: float = 1e-3) -> list:
     """Train on one batch with AdamW and a one-cycle schedule.
 
     Args:
@@ -104,7 +113,7 @@ def overfit(model, batch, steps: int, lr: float = 1e-3) -> list:
 
 
 @torch.no_grad()
-def settle_norms(model, batch) -> None:
+def settle_norms(model: BaseModel, batch: dict) -> None:
     """Set the running statistics of every batch norm to those of the batch.
 
     The stock models average them over some thousand steps (momentum 0.01); a few hundred leave too
@@ -126,7 +135,7 @@ def settle_norms(model, batch) -> None:
 
 
 @torch.no_grad()
-def predict(model, batch):
+def predict(model: BaseModel, batch: dict) -> Det3DDataSample:
     """Boxes of the batch's frame.
 
     Args:

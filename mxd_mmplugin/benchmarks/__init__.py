@@ -30,7 +30,7 @@ OPS = (
 RIVALS = dict(sparse_conv='spconv', voxelize='spconv')
 
 
-def add_arguments(parser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the subcommand."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument('op', nargs='*', help=f'which of {", ".join(OPS)}; all without')
@@ -40,7 +40,7 @@ def add_arguments(parser) -> None:
     parser.add_argument('--plot', type=Path, metavar='FILE.png', help='draw them here too')
 
 
-def run(args) -> int:
+def run(args: argparse.Namespace) -> int:
     """Measure, print a table an op, and write what was asked for."""
     for op in args.op:
         if op not in OPS:

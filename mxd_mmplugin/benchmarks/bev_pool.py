@@ -28,7 +28,7 @@ def frustums(cameras: int, depths: int, height: int, width: int, cells: int) -> 
     return torch.cat([place, torch.zeros_like(place)], 1)
 
 
-def _cells(coords: Tensor, size: int):
+def _cells(coords: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """The points inside and their cells, of one image batch and one height."""
     inside = ((coords[:, :2] >= 0) & (coords[:, :2] < size)).all(1).nonzero().squeeze(1)
     return inside, coords[inside, 0] * size + coords[inside, 1]
@@ -57,7 +57,7 @@ def cumulative_sum(feats: Tensor, coords: Tensor, size: int) -> Tensor:
     return out
 
 
-def _pool(image: tuple, channels: int, size: int) -> Iterator[Case]:
+def _pool(image: tuple[int, int, int, int], channels: int, size: int) -> Iterator[Case]:
     coords = frustums(*image, size)
     feats = torch.randn(len(coords), channels)
     grid = 1, 1, size, size

@@ -1,6 +1,8 @@
 """Deformable aggregation at Sparse4D's sizes, beside its grid_sample form."""
 
 import math
+from collections.abc import Iterator, Sequence
+from typing import Callable
 
 import torch
 import torch.nn.functional as F
@@ -12,14 +14,16 @@ CHANNELS, GROUPS, POINTS, CAMS = 256, 8, 13, 6
 RESOLUTIONS = ((64, 176), (32, 88), (16, 44), (8, 22))  # (h, w) at strides 4 to 32 of 256 by 704
 
 
-def surround_locations(anchors: int, points: int, cams: int, generator) -> torch.Tensor:
+def surround_locations(
+    anchors: int, points: int, cams: int, generator: torch.Generator
+) -> torch.Tensor:
     """Where the points of anchors around a vehicle are seen, [1, anchors, points, cams, 2].
 
     Anchors have the size of a car and stand up to 53 m away in any direction; the cameras see 70
     degrees each and share the circle evenly, so that a point is in one or two of six.
     """
 
-    def uniform(*shape):
+    def uniform(*shape: int) -> torch.Tensor:
         return torch.rand(*shape, generator=generator)
 
     distance, bearing = 3 + 50 * uniform(anchors, 1), 2 * math.pi * uniform(anchors, 1)
@@ -72,7 +76,7 @@ def grid_sample_form(maps: list, locations: torch.Tensor, weight: torch.Tensor) 
     A scale is summed before the next is read, so that samples of one scale only are in memory.
     """
     grid = locations[0].permute(2, 0, 1, 3) * 2 - 1  # [cam, anchor, pts, 2]
-    out = 0
+    out = weight.new_zeros(())
     for scale, pixels in enumerate(maps):
         read = F.grid_sample(pixels, grid, align_corners=False)
         read = read.unflatten(1, (GROUPS, -1))
@@ -80,11 +84,11 @@ def grid_sample_form(maps: list, locations: torch.Tensor, weight: torch.Tensor) 
     return out.flatten(1)[None]
 
 
-def _backward(out, leaves, grad):
+def _backward(out: torch.Tensor, leaves: Sequence[torch.Tensor], grad: torch.Tensor) -> Callable:
     return lambda: torch.autograd.grad(out, leaves, grad, retain_graph=True)
 
 
-def _cases(anchors: int, everywhere: bool):
+def _cases(anchors: int, everywhere: bool) -> Iterator[Case]:
     inputs = make_inputs(anchors, everywhere)
     maps, _, _, locations, weight = inputs
     rival = pyramid(maps), locations, weight
@@ -95,8 +99,8 @@ def _cases(anchors: int, everywhere: bool):
     # Four pixels read and weighted, for each sample at each scale; the backward has two such passes.
     flop = 8.0 * inside * len(RESOLUTIONS) * CHANNELS
 
-    def no_grad(function, *args):
-        def call():
+    def no_grad(function: Callable, *args: object) -> Callable:
+        def call() -> torch.Tensor:
             with torch.no_grad():
                 return function(*args)
 
@@ -121,7 +125,7 @@ def _cases(anchors: int, everywhere: bool):
     )
 
 
-def cases(shapes: str):
+def cases(shapes: str) -> Iterator[Case]:
     """Yields the cases of `shapes`, a key of `SHAPES`."""
     if shapes == 'small':
         yield from _cases(100, everywhere=False)

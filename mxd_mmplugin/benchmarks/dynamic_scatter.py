@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 
 from ..ops import dynamic_scatter, dynamic_voxelize
 from .case import Case
@@ -11,7 +12,7 @@ from .voxelize import PILLARS, sweep
 CHANNELS = 64  # of the first layer of mmdet3d's dynamic voxel encoder
 
 
-def unique_and_reduce(feats, coors, reduce_type):
+def unique_and_reduce(feats: Tensor, coors: Tensor, reduce_type: str) -> tuple[Tensor, Tensor]:
     """The same by `unique` and `index_reduce_`."""
     inside = (coors >= 0).all(1)
     voxels, index = torch.unique(coors[inside], dim=0, return_inverse=True)

@@ -41,7 +41,7 @@ def _cells() -> Tensor:
     return cells[torch.randperm(len(cells), generator=torch.Generator().manual_seed(0))]
 
 
-def voxels(wanted: int):
+def voxels(wanted: int) -> tuple[Tensor, int]:
     """About `wanted` occupied voxels of the sweep, as a batch that repeats it.
 
     Args:

@@ -3,12 +3,18 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from types import ModuleType
+from typing import Callable
 
 import mmcv.ops
 import torch
+from torch import Tensor
 
 from .. import ops
 from .case import Case
+
+# Forward and backward.
+Calls = tuple[Callable, Callable]
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,7 @@ SIZES = {
 }
 
 
-def _calls(size: Size, seed: int = 0):
+def _calls(size: Size, seed: int = 0) -> tuple[Calls, Calls, int]:
     """Ours and mmcv's on the same tensors.
 
     Returns:
@@ -46,7 +52,7 @@ def _calls(size: Size, seed: int = 0):
     generator = torch.Generator().manual_seed(seed)
     out = [(n - 1) // size.stride + 1 for n in (size.height, size.width)]
 
-    def random(*shape):
+    def random(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator)
 
     tensors = [
@@ -63,18 +69,18 @@ def _calls(size: Size, seed: int = 0):
         tensor.requires_grad_()
     grad = random(size.batch, size.outputs, *out)
 
-    def calls_of(package):
+    def calls_of(package: ModuleType) -> Calls:
         function = getattr(package, name)
 
-        def forward():
+        def forward() -> Tensor:
             with torch.no_grad():
                 return function(*tensors, size.stride, 1, 1, size.groups, 1)
 
         @lru_cache(maxsize=1)
-        def recorded():
+        def recorded() -> Tensor:
             return function(*tensors, size.stride, 1, 1, size.groups, 1)
 
-        def backward():
+        def backward() -> tuple[Tensor, ...]:
             return torch.autograd.grad(recorded(), tensors, grad, retain_graph=True)
 
         return forward, backward

@@ -6,8 +6,9 @@ mxd softnpu profile -m mxd_mmplugin.benchmarks.npu [OP...]
 import argparse
 
 import torch
+from torch import Tensor
 
-from ..ops import build_rulebook
+from ..ops import Rulebook, build_rulebook
 from ..ops import deformable_aggregation as aggregate
 from ..ops import sparse_conv as convolve
 from .deformable_aggregation import make_inputs
@@ -26,25 +27,28 @@ def deformable_aggregation() -> None:
     seen = torch.arange(anchors).view(-1, 1, 1) % cams == torch.arange(cams)
     inside = torch.rand(anchors, points, 1, 2, generator=generator) * 1.408 - 0.204
     locations = torch.where(seen[..., None], inside, -1.0)[None].requires_grad_()
-    inputs = maps, spatial_shape, start, locations, weight
+    inputs = [maps, spatial_shape, start, locations, weight]
     out = aggregate(*(tensor.to('npu') for tensor in inputs))
     out.backward(torch.randn(out.shape, generator=generator).to(out.device))
+
+
+def _rulebook(indices: Tensor, batch_size: int, stride: int, subm: bool) -> Rulebook:
+    kernel, strides, ones = ([size] * 3 for size in (3, stride, 1))
+    return build_rulebook(indices, batch_size, GRID, kernel, strides, ones, ones, subm)
 
 
 def sparse_conv_rulebook() -> None:
     """Of a submanifold convolution and of one with stride 2, kernel 3, on about 80,000 voxels of a sweep."""
     indices, batch_size = voxels(80_000)
     for stride, subm in ((1, True), (2, False)):
-        sizes = ([size] * 3 for size in (3, stride, 1, 1))
-        build_rulebook(indices.to('npu'), batch_size, GRID, *sizes, subm=subm)
+        _rulebook(indices.to('npu'), batch_size, stride, subm)
 
 
 def sparse_conv() -> None:
     """SubMConv3d 64->64 on 80,000 voxels of a sweep in order, forward and backward, float32 and float16."""
     indices, batch_size = voxels(80_000)
     indices = indices.unique(dim=0).to('npu')
-    sizes = ([size] * 3 for size in (3, 1, 1, 1))
-    book = build_rulebook(indices, batch_size, GRID, *sizes, subm=True)
+    book = _rulebook(indices, batch_size, 1, subm=True)
     multiplies = len(book.pairs) * 64 * 64
     for dtype, rate in (torch.float32, 1024), (torch.float16, 4096):
         bound = multiplies / rate / CUBE_CORES / CYCLES_A_MICROSECOND
@@ -68,7 +72,7 @@ def main() -> None:
     parser.add_argument('op', nargs='*', help=f'which of {", ".join(OPS)}; all without')
     for op in parser.parse_args().op or OPS:
         OPS[op]()
-    torch.npu.synchronize()
+    torch.npu.synchronize()  # type: ignore[attr-defined]
 
 
 if __name__ == '__main__':

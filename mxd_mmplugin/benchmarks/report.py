@@ -4,9 +4,11 @@ import dataclasses
 import json
 import platform
 from pathlib import Path
+from typing import Optional
 
 import torch
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
@@ -27,7 +29,7 @@ def _time(ms: float) -> str:
     return f'{ms:.3g} ms' if ms < 1000 else f'{ms / 1e3:.3g} s'
 
 
-def _bytes(count) -> str:
+def _bytes(count: Optional[int]) -> str:
     return '' if count is None else f'{count / 2**20:.0f} MiB'
 
 
@@ -73,7 +75,7 @@ def save_json(results: list, path: Path) -> None:
     path.write_text(json.dumps(dict(machine=_machine(), results=rows), indent=1) + '\n')
 
 
-def _draw_bars(axes, results: list) -> None:
+def _draw_bars(axes: Axes, results: list) -> None:
     """Time of each case relative to ours, which is 1."""
     rivals = list(dict.fromkeys(name for r in results for name in r.times))
     height = 0.8 / len(rivals)
@@ -99,14 +101,14 @@ def _draw_bars(axes, results: list) -> None:
     axes.set_xlabel('time, ours = 1')
 
 
-def _draw_series(axes, results: list) -> None:
+def _draw_series(axes: Axes, results: list) -> None:
     """Time against size, and the straight line that linear growth would be; a colour a case."""
-    series = {}
+    series: dict[tuple[str, str], dict[str, list]] = {}
     for r in results:
         for name, time in r.times.items():
             points = series.setdefault((r.name.split(',')[0], r.step), {}).setdefault(name, [])
             points.append((r.size, time))
-    colours = colormaps['tab20'].colors
+    colours = colormaps['tab20'](range(20))
     for i, ((case, step), lines) in enumerate(series.items()):
         colour = colours[i % len(colours)]
         for name, points in lines.items():

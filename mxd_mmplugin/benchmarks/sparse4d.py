@@ -5,11 +5,13 @@ from collections.abc import Iterator
 import torch
 from mmdet3d.registry import MODELS
 from mmengine.registry import init_default_scope
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..models import sparse4d  # noqa: F401, registers the model
 from ..models.sparse4d.aggregation import flatten_maps
 from ..models.sparse4d.box3d import Frame, Truth
+from ..models.sparse4d.head import Sparse4DHead
 from .case import Case
 from .inputs import cameras
 
@@ -113,13 +115,14 @@ def _cases(anchors: int, layers: int = 6, dims: int = 256) -> Iterator[Case]:
     maps = [torch.randn(1, CAMERAS, dims, *side, requires_grad=True) for side in sides]
     frame, truth = _frame(), _truth()
 
-    def forward(head):
+    def forward(head: Sparse4DHead) -> Tensor:
         torch.manual_seed(0)
         head.instance_bank.reset()
         flat = flatten_maps(maps)
-        return sum(head.loss(head(flat, frame, truth), truth, flat, frame).values())
+        losses = head.loss(head(flat, frame, truth), truth, flat, frame)
+        return sum(losses.values(), torch.zeros(()))
 
-    def step(head):
+    def step(head: Sparse4DHead) -> None:
         forward(head).backward()
         head.zero_grad()
         for x in maps:

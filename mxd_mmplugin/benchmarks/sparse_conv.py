@@ -4,10 +4,15 @@ Forward times include the rulebook, as a network pays for it at the first layer 
 its transpose. spconv has no backward on the CPU.
 """
 
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any, Callable, Optional
+
 import torch
+from torch import Tensor
 
 from ..modules import SparseConvTensor, sparse_add
-from ..ops import build_rulebook, sparse_conv, sparse_max_pool, sparse_to_dense
+from ..ops import Rulebook, build_rulebook, sparse_conv, sparse_max_pool, sparse_to_dense
 from ..packages import is_installed
 from .case import Case
 from .inputs import GRID, voxels
@@ -23,7 +28,7 @@ SMALL, MODEL = 10_000, 80_000
 LARGE = 10_000, 30_000, 100_000, 300_000, 1_000_000
 
 
-def cases(shapes):
+def cases(shapes: str) -> Iterator[Case]:
     """Yield the cases of 'small', 'model' or 'large'."""
     if shapes == 'large':
         for wanted in LARGE:
@@ -38,7 +43,7 @@ def cases(shapes):
         yield from _others(indices, batch, 64)
 
 
-def _spconv():
+def _spconv() -> Optional[ModuleType]:
     if not is_installed('spconv'):
         return None
     from spconv import pytorch
@@ -46,7 +51,14 @@ def _spconv():
     return pytorch
 
 
-def _layer_of_spconv(kind: str, channels, indices, batch, features, **arguments) -> dict:
+def _layer_of_spconv(
+    kind: str,
+    channels: tuple[int, ...],
+    indices: Tensor,
+    batch: int,
+    features: Tensor,
+    **arguments: Any,
+) -> dict[str, Callable]:
     """A call of spconv's layer on a new tensor, where it is installed."""
     spconv = _spconv()
     if spconv is None:
@@ -54,29 +66,31 @@ def _layer_of_spconv(kind: str, channels, indices, batch, features, **arguments)
     layer = getattr(spconv, kind)(*channels, 3, padding=1, **arguments).eval()
 
     @torch.no_grad()
-    def run():
+    def run() -> object:
         return layer(spconv.SparseConvTensor(features, indices, GRID, batch))
 
     return dict(spconv=run)
 
 
-def _convolution(indices, batch, kind, inputs, outputs, stride):
+def _convolution(
+    indices: Tensor, batch: int, kind: str, inputs: int, outputs: int, stride: int
+) -> Iterator[Case]:
     count, geometry = len(indices), ([3] * 3, [stride] * 3, [1] * 3, [1] * 3, kind == 'SubMConv3d')
     features = torch.randn(count, inputs, requires_grad=True)
     weight = torch.randn(3, 3, 3, inputs, outputs, requires_grad=True)
 
-    def rulebook():
+    def rulebook() -> Rulebook:
         return build_rulebook(indices, batch, GRID, *geometry)
 
     @torch.no_grad()
-    def forward():
+    def forward() -> Tensor:
         return sparse_conv(features, weight, None, rulebook())
 
     book = rulebook()
     out = sparse_conv(features, weight, None, book)
     grad, pairs = torch.randn_like(out), len(book.pairs)
 
-    def backward():
+    def backward() -> None:
         if not book.symmetric:
             torch.ops.mxd.sparse_conv_rulebook_transpose(book.pairs, book.bounds, count)
         torch.autograd.grad(out, (features, weight), grad, retain_graph=True)
@@ -92,25 +106,25 @@ def _convolution(indices, batch, kind, inputs, outputs, stride):
     yield Case(name, 'backward', backward, flop=2 * flop, size=count)
 
 
-def _others(indices, batch, channels):
+def _others(indices: Tensor, batch: int, channels: int) -> Iterator[Case]:
     yield from _max_pool(indices, batch, channels)
     yield from _sum(indices, batch, channels)
     yield from _dense(indices, batch, channels)
 
 
-def _max_pool(indices, batch, channels):
+def _max_pool(indices: Tensor, batch: int, channels: int) -> Iterator[Case]:
     count, geometry = len(indices), ([3] * 3, [2] * 3, [1] * 3, [1] * 3)
     features = torch.randn(count, channels, requires_grad=True)
 
     @torch.no_grad()
-    def forward():
+    def forward() -> Tensor:
         return sparse_max_pool(features, build_rulebook(indices, batch, GRID, *geometry))
 
     book = build_rulebook(indices, batch, GRID, *geometry)
     out = sparse_max_pool(features, book)
     grad = torch.randn_like(out)
 
-    def backward():
+    def backward() -> None:
         torch.ops.mxd.sparse_conv_rulebook_transpose(book.pairs, book.bounds, count)
         torch.autograd.grad(out, features, grad, retain_graph=True)
 
@@ -121,25 +135,25 @@ def _max_pool(indices, batch, channels):
     yield Case(name, 'backward', backward, bytes=moved + 2 * book.pairs.nbytes, size=count)
 
 
-def _sum(indices, batch, channels):
+def _sum(indices: Tensor, batch: int, channels: int) -> Iterator[Case]:
     """Two tensors that share about half of their voxels."""
     count = len(indices)
     other = (indices - torch.tensor([0, 0, 0, 1], dtype=torch.int32)).clamp(min=0).unique(dim=0)
     leaves = [torch.randn(len(rows), channels, requires_grad=True) for rows in (indices, other)]
 
-    def run():
+    def run() -> Tensor:
         args = zip(leaves, (indices, other))
         return sparse_add(*(SparseConvTensor(x, rows, GRID, batch) for x, rows in args)).features
 
     @torch.no_grad()
-    def forward():
+    def forward() -> Tensor:
         return run()
 
     out, spconv, rivals = run(), _spconv(), {}
     if spconv:
 
         @torch.no_grad()
-        def theirs():
+        def theirs() -> object:
             args = zip(leaves, (indices, other))
             tensors = (spconv.SparseConvTensor(x, rows, GRID, batch) for x, rows in args)
             return spconv.functional.sparse_add(*tensors)
@@ -147,7 +161,7 @@ def _sum(indices, batch, channels):
         rivals['spconv'] = theirs
     grad = torch.randn_like(out)
 
-    def backward():
+    def backward() -> None:
         torch.autograd.grad(out, leaves, grad, retain_graph=True)
 
     name, size = f'sparse_add {channels}, {count} voxels', 4 * channels * len(out)
@@ -156,7 +170,7 @@ def _sum(indices, batch, channels):
     yield Case(name, 'backward', backward, bytes=2 * moved, size=count)
 
 
-def _dense(indices, batch, channels):
+def _dense(indices: Tensor, batch: int, channels: int) -> Iterator[Case]:
     """The grid that a detector's head sees: an eighth of the resolution, two cells high."""
     shape = [2, 180, 180]
     cells = (indices // torch.tensor([1, 21, 8, 8], dtype=torch.int32)).unique(dim=0)
@@ -165,10 +179,10 @@ def _dense(indices, batch, channels):
     grad, rivals, back, spconv = torch.randn_like(out), {}, {}, _spconv()
 
     @torch.no_grad()
-    def forward():
+    def forward() -> Tensor:
         return sparse_to_dense(features, cells, batch, shape)
 
-    def backward():
+    def backward() -> None:
         torch.autograd.grad(out, features, grad, retain_graph=True)
 
     if spconv:

@@ -1,6 +1,7 @@
 """A step of BEVFusion's view transform, beside the same in plain PyTorch that computes all places in every step."""
 
 from collections.abc import Iterator
+from typing import Callable
 
 import torch
 from torch import Tensor
@@ -12,7 +13,12 @@ from .inputs import cameras
 
 
 def plain(
-    transform: LSSTransform, img: Tensor, intrinsics, camera2lidar, img_aug, lidar_aug
+    transform: LSSTransform,
+    img: Tensor,
+    intrinsics: Tensor,
+    camera2lidar: Tensor,
+    img_aug: Tensor,
+    lidar_aug: Tensor,
 ) -> Tensor:
     """The paper's steps one after the other: a matrix for every point, a filter, a sum by `index_add_`.
 
@@ -29,7 +35,7 @@ def plain(
     points = (lidar_aug[:, :3, :3].view(1, 1, 1, 1, 1, 3, 3) @ points.unsqueeze(-1)).squeeze(-1)
     points = points + lidar_aug[:, :3, 3].view(1, 1, 1, 1, 1, 3)
     coords = ((points - (transform.bx - transform.dx / 2)) / transform.dx).long().flatten(0, -2)
-    features = transform.get_cam_feats(img.flatten(0, 1), None)
+    features = transform.depthnet(img.flatten(0, 1))
     weights, context = features[:, : transform.D].softmax(1), features[:, transform.D :]
     rows = (weights.unsqueeze(1) * context.unsqueeze(2)).permute(0, 2, 3, 4, 1)
     rows = rows.reshape(len(coords), -1)
@@ -39,11 +45,20 @@ def plain(
     return summed.view(1, side, side, -1)
 
 
-def _step(image: tuple, feature: tuple, depth: float, channels: int, cell: float) -> Iterator[Case]:
-    bounds = dict(
-        xbound=[-54.0, 54.0, cell], ybound=[-54.0, 54.0, cell], zbound=[-10.0, 10.0, 20.0]
+def _step(
+    image: tuple[int, int], feature: tuple[int, int], depth: float, channels: int, cell: float
+) -> Iterator[Case]:
+    side = [-54.0, 54.0, cell]
+    transform = LSSTransform(
+        64,
+        channels,
+        image,
+        feature,
+        xbound=side,
+        ybound=side,
+        zbound=[-10.0, 10.0, 20.0],
+        dbound=[1.0, 60.0, depth],
     )
-    transform = LSSTransform(64, channels, image, feature, dbound=[1.0, 60.0, depth], **bounds)
     intrinsics, camera2lidar = cameras(6, image)
     img_aug, lidar_aug = torch.eye(4).repeat(1, 6, 1, 1), torch.eye(4)[None]
     matrices = intrinsics, camera2lidar, img_aug, lidar_aug
@@ -54,18 +69,18 @@ def _step(image: tuple, feature: tuple, depth: float, channels: int, cell: float
     )
     moved = 2.0 * 4 * points * channels  # the lifted features, written and read
 
-    def ours():
+    def ours() -> Tensor:
         return transform(img, [], None, intrinsics, camera2lidar, img_aug, lidar_aug)
 
-    def new_plan():
+    def new_plan() -> Tensor:
         transform._plan_of = None
         return ours()
 
-    def backward(forward):
+    def backward(forward: Callable[[], Tensor]) -> None:
         forward().sum().backward()
         transform.zero_grad()
 
-    def rival():
+    def rival() -> Tensor:
         return plain(transform, img, *matrices)
 
     inference = torch.no_grad()
@@ -73,17 +88,18 @@ def _step(image: tuple, feature: tuple, depth: float, channels: int, cell: float
     gap = (inference(ours)().permute(0, 2, 3, 1) - expected).abs().mean() / expected.abs().mean()
     if gap > 1e-2:  # points on the border of two cells may differ
         raise RuntimeError(f'the view transform and its rival differ by {gap:.2g}')
-    cases = dict(bytes=moved, size=points)
     rivals = {'plain PyTorch': inference(rival)}
-    yield Case(name, 'forward, new calibration', inference(new_plan), rivals, **cases)
-    yield Case(name, 'forward', inference(ours), rivals, **cases)
-    cases['bytes'] = 2 * moved
+    yield Case(
+        name, 'forward, new calibration', inference(new_plan), rivals, bytes=moved, size=points
+    )
+    yield Case(name, 'forward', inference(ours), rivals, bytes=moved, size=points)
     yield Case(
         name,
         'forward and backward',
         lambda: backward(ours),
         {'plain PyTorch': lambda: backward(rival)},
-        **cases,
+        bytes=2 * moved,
+        size=points,
     )
 
 

@@ -1,6 +1,7 @@
 """Voxelization of a LiDAR sweep, beside mmcv's and spconv's CPU kernels."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Callable
 
 import torch
 from mmcv.ops import voxelization as mmcv_voxelization
@@ -27,7 +28,13 @@ def sweep(wanted: int) -> Tensor:
     return many
 
 
-def _spconv(cloud: Tensor, voxel_size, coors_range, max_points: int, max_voxels: int) -> dict:
+def _spconv(
+    cloud: Tensor,
+    voxel_size: Sequence[float],
+    coors_range: Sequence[float],
+    max_points: int,
+    max_voxels: int,
+) -> dict[str, Callable]:
     if not is_installed('spconv'):
         return {}
     from spconv.pytorch.utils import PointToVoxel

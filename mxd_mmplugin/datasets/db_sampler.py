@@ -1,9 +1,11 @@
 """Ground-truth sampling from the object database, for any numpy."""
 
 import os.path as osp
+from typing import Optional
 
 import numpy as np
 from mmdet3d.datasets.transforms import DataBaseSampler as _DataBaseSampler
+from mmdet3d.structures import BasePoints
 
 
 class DataBaseSampler(_DataBaseSampler):
@@ -12,7 +14,13 @@ class DataBaseSampler(_DataBaseSampler):
     It makes the same random draws and gives the same samples as mmdet3d's.
     """
 
-    def sample_all(self, gt_bboxes, gt_labels, img=None, ground_plane=None):
+    def sample_all(
+        self,
+        gt_bboxes: np.ndarray,
+        gt_labels: np.ndarray,
+        img: object = None,
+        ground_plane: Optional[np.ndarray] = None,
+    ) -> Optional[dict]:
         """Draw objects of every class to fill a scene up to the numbers in `sample_groups`.
 
         Args:
@@ -53,7 +61,7 @@ class DataBaseSampler(_DataBaseSampler):
             group_ids=np.arange(len(gt_bboxes), len(gt_bboxes) + len(sampled)),
         )
 
-    def _load_points(self, info):
+    def _load_points(self, info: dict) -> BasePoints:
         """Read one object's points and move them from its centre to where the box stands."""
         path = osp.join(self.data_root or '', info['path'])
         points = self.points_loader(dict(lidar_points=dict(lidar_path=path)))['points']

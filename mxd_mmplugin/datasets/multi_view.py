@@ -1,5 +1,7 @@
 """Loading and changing the images of several cameras, for the models that look through them."""
 
+from typing import Any, Union
+
 import mmcv
 import numpy as np
 from mmcv.transforms import BaseTransform
@@ -17,7 +19,7 @@ class BEVLoadMultiViewImageFromFiles(LoadMultiViewImageFromFiles):
         test_mode (bool): not used.
     """
 
-    def __init__(self, num_ref_frames: int = -1, **kwargs):
+    def __init__(self, num_ref_frames: int = -1, **kwargs: Any) -> None:
         if num_ref_frames > 0:
             raise ValueError(
                 f'num_ref_frames must be -1: one frame is loaded, was {num_ref_frames}'
@@ -101,7 +103,7 @@ def transform_image(
     matrix[:2, 2] = -np.array(crop[:2])
     width, height = crop[2] - crop[0], crop[3] - crop[1]
     if flip:
-        picture = picture.transpose(method=Image.FLIP_LEFT_RIGHT)
+        picture = picture.transpose(method=Image.Transpose.FLIP_LEFT_RIGHT)
         matrix = np.array([[-1, 0, width], [0, 1, 0], [0, 0, 1]]) @ matrix
     picture = picture.rotate(rotate)
     cos, sin = np.cos(np.deg2rad(rotate)), np.sin(np.deg2rad(rotate))
@@ -130,16 +132,16 @@ class GridMask(BaseTransform):
 
     def __init__(
         self,
-        use_h,
-        use_w,
-        max_epoch,
-        rotate=1,
-        offset=False,
-        ratio=0.5,
-        mode=0,
-        prob=1.0,
-        fixed_prob=False,
-    ):
+        use_h: bool,
+        use_w: bool,
+        max_epoch: int,
+        rotate: int = 1,
+        offset: bool = False,
+        ratio: float = 0.5,
+        mode: int = 0,
+        prob: float = 1.0,
+        fixed_prob: bool = False,
+    ) -> None:
         self.use_h, self.use_w = use_h, use_w
         self.max_epoch = max_epoch
         self.rotate = rotate
@@ -182,7 +184,7 @@ class GridMask(BaseTransform):
             return results
         height, width = results['img'][0].shape[:2]
         mask = self.draw(height, width)
-        noise = 0.0
+        noise: Union[float, np.ndarray] = 0.0
         if self.offset:
             noise = (1 - mask) * np.random.uniform(-1, 1, (height, width, 1)).astype(np.float32)
         results['img'] = [img * mask + noise for img in results['img']]

@@ -1,11 +1,15 @@
 """A bird's-eye picture of a frame: points, ground truth and predictions."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Union
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from numpy.typing import ArrayLike
 
 PAPER, INK, POINT, TRUTH = '#fbfaf7', '#222222', '#3a3a44', '#1a9e3f'
 # One colour a class, repeated after ten; no green, which is the ground truth's.
@@ -25,19 +29,19 @@ INCHES, DPI = 9.0, 120
 
 
 def draw_bev(
-    path,
-    points,
-    class_names,
-    gt_boxes=(),
-    gt_labels=(),
-    boxes=(),
-    labels=(),
-    scores=(),
-    score_thr=0.3,
-    view_range=(-51.2, -51.2, 51.2, 51.2),
-    title='',
-    tracks=(),
-):
+    path: Union[str, Path],
+    points: ArrayLike,
+    class_names: Sequence[str],
+    gt_boxes: ArrayLike = (),
+    gt_labels: ArrayLike = (),
+    boxes: ArrayLike = (),
+    labels: ArrayLike = (),
+    scores: ArrayLike = (),
+    score_thr: float = 0.3,
+    view_range: Sequence[float] = (-51.2, -51.2, 51.2, 51.2),
+    title: str = '',
+    tracks: ArrayLike = (),
+) -> Path:
     """Draw one frame from above and write it as a PNG file.
 
     Lengths are metres and angles radians in the LiDAR frame: x to the right of the picture, y to
@@ -64,13 +68,13 @@ def draw_bev(
         Path: the file written.
     """
     x_min, y_min, x_max, y_max = view_range
-    points = np.asarray(points)
+    points, tracks = np.asarray(points), np.asarray(tracks, dtype=int)
     gt_boxes, gt_labels = _as_boxes(gt_boxes), np.asarray(gt_labels, dtype=int)
     gt_boxes, gt_labels = gt_boxes[gt_labels >= 0], gt_labels[gt_labels >= 0]
     boxes, labels, scores = _as_boxes(boxes), np.asarray(labels, dtype=int), np.asarray(scores)
     keep = scores >= score_thr
     boxes, labels, scores = boxes[keep], labels[keep], scores[keep]
-    tracks = np.asarray(tracks, dtype=int)[keep] if len(tracks) else tracks
+    tracks = tracks[keep] if len(tracks) else tracks
 
     figure = Figure(figsize=(INCHES, INCHES * (y_max - y_min) / (x_max - x_min)), dpi=DPI)
     figure.set_facecolor(PAPER)
@@ -106,13 +110,13 @@ def draw_bev(
     return path
 
 
-def _as_boxes(boxes):
+def _as_boxes(boxes: ArrayLike) -> np.ndarray:
     """Give boxes as a float array (N, 7 or more), also when there are none."""
     boxes = np.asarray(boxes, dtype=float)
     return boxes if len(boxes) else boxes.reshape(0, 7)
 
 
-def _corners(boxes):
+def _corners(boxes: np.ndarray) -> np.ndarray:
     """Corners in the x-y plane, (N, 4, 2), starting at the front left and going clockwise."""
     cos, sin = np.cos(boxes[:, 6]), np.sin(boxes[:, 6])
     forward = np.stack([cos, sin], axis=-1) * boxes[:, 3:4] / 2
@@ -121,19 +125,23 @@ def _corners(boxes):
     return boxes[:, None, :2] + offsets
 
 
-def _draw_boxes(axes, boxes, colors, fill, width):
+def _draw_boxes(
+    axes: Axes, boxes: np.ndarray, colors: Sequence[str], fill: float, width: float
+) -> None:
     """Draw outlines with a heading tick from the centre to one metre beyond the front."""
     heading = np.stack([np.cos(boxes[:, 6]), np.sin(boxes[:, 6])], axis=-1)
     fronts = boxes[:, :2] + heading * boxes[:, 3:4] / 2
     ticks = np.stack([fronts, fronts + heading], axis=1)
     corners = _corners(boxes)
     if fill:
-        axes.add_collection(PolyCollection(corners, facecolors=colors, alpha=fill))
-    axes.add_collection(PolyCollection(corners, facecolors='none', edgecolors=colors, lw=width))
+        axes.add_collection(PolyCollection(list(corners), facecolors=colors, alpha=fill))
+    axes.add_collection(
+        PolyCollection(list(corners), facecolors='none', edgecolors=colors, lw=width)
+    )
     axes.add_collection(LineCollection(ticks, colors=colors, lw=width))
 
 
-def _draw_rings(axes, view_range):
+def _draw_rings(axes: Axes, view_range: Sequence[float]) -> None:
     """Draw thin circles around the origin, ten metres apart."""
     angle = np.linspace(0, 2 * np.pi, 181)
     radii = np.arange(10, np.abs(view_range).max() * 1.42, 10)
@@ -141,7 +149,7 @@ def _draw_rings(axes, view_range):
     axes.add_collection(LineCollection(circles, colors='#c9c5bb', lw=0.5, zorder=0))
 
 
-def _draw_ego(axes):
+def _draw_ego(axes: Axes) -> None:
     """Mark the sensor with its axes, x red and y blue, three metres long."""
     for direction, color in (((3, 0), '#c62828'), ((0, 3), '#1565c0')):
         arrow = dict(arrowstyle='-|>', color=color, lw=1.6, shrinkA=0, shrinkB=0)
@@ -149,7 +157,7 @@ def _draw_ego(axes):
     axes.plot(0, 0, 'o', color=INK, ms=6, mec='white', mew=1)
 
 
-def _draw_scale(axes, view_range):
+def _draw_scale(axes: Axes, view_range: Sequence[float]) -> None:
     """Draw a bar in the lower left corner, about a tenth of the picture long."""
     x_min, y_min, x_max, y_max = view_range
     length = max(x for x in (1, 2, 5, 10, 20, 50, 100) if x == 1 or x <= (x_max - x_min) / 8)
@@ -166,7 +174,13 @@ def _draw_scale(axes, view_range):
     )
 
 
-def _draw_legend(axes, class_names, gt_labels, labels, palette):
+def _draw_legend(
+    axes: Axes,
+    class_names: Sequence[str],
+    gt_labels: np.ndarray,
+    labels: np.ndarray,
+    palette: Sequence[str],
+) -> None:
     """Name the colours, and count what was predicted and what is there."""
     handles = [Line2D([], [], color=TRUTH, lw=2.2, label='ground truth')]
     for label in np.union1d(gt_labels, labels).astype(int):
@@ -186,7 +200,7 @@ def _draw_legend(axes, class_names, gt_labels, labels, palette):
     legend.set_zorder(5)
 
 
-def _label(axes, x, y, text, **style):
+def _label(axes: Axes, x: float, y: float, text: str, **style: Any) -> None:
     """Write text at a fraction of the picture, on a patch of paper."""
     patch = dict(facecolor=PAPER, edgecolor='none', alpha=0.85, pad=3)
     axes.text(x, y, text, transform=axes.transAxes, color=INK, bbox=patch, **style)

@@ -1,13 +1,23 @@
 """Hooks that leave pictures of validated and tested frames in the work folder, from above and in the camera images."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Union, cast
 
 import numpy as np
+from mmengine.dataset import BaseDataset
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from mmengine.structures import BaseDataElement
+from torch import Tensor
+from torch.utils.data import BatchSampler, DataLoader
 
 from .bev import draw_bev
 from .cameras import camera_name, draw_cameras
+
+# A collated batch; several of them with test-time augmentation.
+Batch = Union[dict, Sequence[dict]]
 
 
 class BEVPictureHook(Hook):
@@ -25,7 +35,12 @@ class BEVPictureHook(Hook):
             the LiDAR frame. Default: 51.2 to each side.
     """
 
-    def __init__(self, frames=4, score_thr=0.3, view_range=(-51.2, -51.2, 51.2, 51.2)):
+    def __init__(
+        self,
+        frames: int = 4,
+        score_thr: float = 0.3,
+        view_range: Sequence[float] = (-51.2, -51.2, 51.2, 51.2),
+    ) -> None:
         if frames < 1:
             raise ValueError(f'frames is {frames}; it has to be 1 or more')
         if len(view_range) != 4 or view_range[0] >= view_range[2] or view_range[1] >= view_range[3]:
@@ -37,19 +52,40 @@ class BEVPictureHook(Hook):
         self.score_thr = score_thr
         self.view_range = view_range
 
-    def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+    def after_val_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Batch,
+        outputs: Sequence[BaseDataElement],
+    ) -> None:
         """Draw the chosen frames of a batch of the validation."""
         name = f'val_epoch_{runner.epoch}'
         self._draw(runner, runner.val_dataloader, name, batch_idx, data_batch, outputs)
 
-    def after_test_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+    def after_test_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Batch,
+        outputs: Sequence[BaseDataElement],
+    ) -> None:
         """Draw the chosen frames of a batch of the test."""
         self._draw(runner, runner.test_dataloader, 'test', batch_idx, data_batch, outputs)
 
     @master_only
-    def _draw(self, runner, dataloader, name, batch_idx, data_batch, outputs):
-        size = dataloader.batch_size or dataloader.batch_sampler.batch_size
-        total = min(len(dataloader.dataset), len(dataloader) * size)  # this process's share
+    def _draw(
+        self,
+        runner: Runner,
+        dataloader: DataLoader,
+        name: str,
+        batch_idx: int,
+        data_batch: Batch,
+        outputs: Sequence[BaseDataElement],
+    ) -> None:
+        dataset = cast(BaseDataset, dataloader.dataset)
+        size = dataloader.batch_size or cast(BatchSampler, dataloader.batch_sampler).batch_size
+        total = min(len(dataset), len(dataloader) * size)  # this process's share
         chosen = {i * total // self.frames for i in range(self.frames)}
         for i, sample in enumerate(outputs):
             frame = batch_idx * size + i
@@ -59,13 +95,13 @@ class BEVPictureHook(Hook):
             predicted = sample.pred_instances_3d
             tracks = predicted.instances_id.cpu() if 'instances_id' in predicted else ()
             # With test-time augmentation the batch has versions: the first one is drawn.
-            version = data_batch[0] if isinstance(data_batch, (list, tuple)) else data_batch
+            version = data_batch if isinstance(data_batch, dict) else data_batch[0]
             self._picture(
                 Path(runner.work_dir) / 'pictures' / name,
                 f'frame_{frame:04d}',
                 {key: values[i] for key, values in version['inputs'].items()},
                 sample.metainfo,
-                dataloader.dataset.metainfo['classes'],
+                dataset.metainfo['classes'],
                 gt_boxes=truth['gt_bboxes_3d'].tensor.cpu() if truth else (),
                 gt_labels=truth['gt_labels_3d'] if truth else (),
                 boxes=predicted.bboxes_3d.tensor.cpu(),
@@ -76,7 +112,15 @@ class BEVPictureHook(Hook):
                 title=f'{name.replace("_", " ")}, frame {frame + 1} of {total}',
             )
 
-    def _picture(self, folder, name, inputs, metainfo, classes, **drawn):
+    def _picture(
+        self,
+        folder: Path,
+        name: str,
+        inputs: dict[str, Tensor],
+        metainfo: dict,
+        classes: Sequence[str],
+        **drawn: Any,
+    ) -> None:
         path = folder / f'{name}.png'
         points = inputs['points'].cpu() if 'points' in inputs else np.zeros((0, 2))
         draw_bev(path, points, classes, view_range=self.view_range, **drawn)
@@ -93,10 +137,18 @@ class CameraPictureHook(BEVPictureHook):
         score_thr (float): predictions below this score are left out. Default: 0.3.
     """
 
-    def __init__(self, frames=4, score_thr=0.3):
+    def __init__(self, frames: int = 4, score_thr: float = 0.3) -> None:
         super().__init__(frames, score_thr)
 
-    def _picture(self, folder, name, inputs, metainfo, classes, **drawn):
+    def _picture(
+        self,
+        folder: Path,
+        name: str,
+        inputs: dict[str, Tensor],
+        metainfo: dict,
+        classes: Sequence[str],
+        **drawn: Any,
+    ) -> None:
         draw_cameras(
             folder / f'{name}_cameras.png',
             inputs['img'].permute(0, 2, 3, 1).cpu().numpy(),
@@ -106,7 +158,7 @@ class CameraPictureHook(BEVPictureHook):
         )
 
 
-def image_matrices(metainfo):
+def image_matrices(metainfo: dict) -> np.ndarray:
     """From the LiDAR frame to the images as the model sees them, (N, 4, 4): x * depth, y * depth, depth.
 
     Args:

@@ -1,11 +1,15 @@
 """A picture of a frame's camera images with the boxes of ground truth and predictions in them."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Union
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
 from .bev import INK, PALETTE, PAPER, TRUTH
 
@@ -21,19 +25,19 @@ EDGES = np.array(
 
 
 def draw_cameras(
-    path,
-    images,
-    lidar2pixel,
-    names=(),
-    gt_boxes=(),
-    gt_labels=(),
-    boxes=(),
-    labels=(),
-    scores=(),
-    score_thr=0.3,
-    title='',
-    tracks=(),
-):
+    path: Union[str, Path],
+    images: np.ndarray,
+    lidar2pixel: np.ndarray,
+    names: Sequence[str] = (),
+    gt_boxes: ArrayLike = (),
+    gt_labels: ArrayLike = (),
+    boxes: ArrayLike = (),
+    labels: ArrayLike = (),
+    scores: ArrayLike = (),
+    score_thr: float = 0.3,
+    title: str = '',
+    tracks: ArrayLike = (),
+) -> Path:
     """Draw the images of one frame, three in a row, and write them as a PNG file.
 
     Boxes are rows of x, y, z of the bottom, dx, dy, dz, yaw and whatever follows, metres and radians in the
@@ -57,7 +61,8 @@ def draw_cameras(
         Path: the file written.
     """
     keep = np.asarray(scores) >= score_thr
-    tracks = np.asarray(tracks, dtype=int)[keep] if len(tracks) else tracks
+    tracks = np.asarray(tracks, dtype=int)
+    tracks = tracks[keep] if len(tracks) else tracks
     numbers = np.asarray(labels, dtype=int)[keep] if len(tracks) == 0 else tracks
     kept = _corners(boxes)[keep]
     colors = [PALETTE[number % len(PALETTE)] for number in numbers]
@@ -81,28 +86,27 @@ def draw_cameras(
         name = names[index] if len(names) else f'camera {index}'
         axes.text(0.01, 0.03, name, transform=axes.transAxes, color=INK, bbox=PATCH)
     if title:
-        corner = dict(x=0.004, y=0.99, va='top')
-        figure.text(**corner, s=title, weight='bold', color=INK, bbox=PATCH)
+        figure.text(0.004, 0.99, title, va='top', weight='bold', color=INK, bbox=PATCH)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
     return path
 
 
-def camera_name(path) -> str:
+def camera_name(path: Union[str, Path]) -> str:
     """The name of nuScenes' camera in the path of an image, else the name of the file."""
     found = re.search(r'CAM_([A-Z]+(?:_[A-Z]+)*)', str(path))
     return found.group(1) if found else Path(path).stem
 
 
-def _places(names, count):
+def _places(names: Sequence[str], count: int) -> Sequence[int]:
     """The cameras in the order of the places of the picture."""
     if set(names) == set(ORDER):
         return [list(names).index(name) for name in ORDER]
     return range(count)
 
 
-def _corners(boxes):
+def _corners(boxes: ArrayLike) -> np.ndarray:
     """(N, 8, 3): below, then above, each front left, front right, back right, back left."""
     boxes = np.asarray(boxes, dtype=float)
     boxes = boxes if len(boxes) else boxes.reshape(0, 7)
@@ -116,28 +120,34 @@ def _corners(boxes):
     return np.concatenate([below, above], axis=1)
 
 
-def _draw(axes, corners, matrix, colors, width):
+def _draw(
+    axes: Axes, corners: np.ndarray, matrix: np.ndarray, colors: Sequence[str], width: float
+) -> None:
     """Draw the edges before the camera, and the diagonals of the front."""
     edges = np.concatenate([EDGES, [[0, 5], [1, 4]]])
     matrix = np.asarray(matrix, dtype=float)
     seen = corners @ matrix[:3, :3].T + matrix[:3, 3]
     lines = seen[:, edges].reshape(-1, 2, 3)
-    colors = np.repeat(np.array(colors, dtype=object), len(edges))
+    shades = np.repeat(np.array(colors, dtype=object), len(edges))
     depth = lines[..., 2]
     before = (depth > NEAR).any(axis=1)
-    lines, colors, depth = lines[before], colors[before], depth[before]
+    lines, shades, depth = lines[before], shades[before], depth[before]
     # An end behind the camera moves along its edge to the near plane.
     share = np.clip((NEAR - depth) / (depth[:, ::-1] - depth + 1e-9), 0, 1) * (depth < NEAR)
     lines = lines + share[..., None] * (lines[:, ::-1] - lines)
     pixels = lines[..., :2] / lines[..., 2:]
-    axes.add_collection(LineCollection(pixels, colors=list(colors), lw=width))
+    axes.add_collection(LineCollection(pixels, colors=list(shades), lw=width))
 
 
-def _write(axes, corners, matrix, colors, texts):
+def _write(
+    axes: Axes, corners: np.ndarray, matrix: np.ndarray, colors: Sequence[str], texts: np.ndarray
+) -> None:
     """Write a text above each box whose middle is in the image."""
     matrix = np.asarray(matrix, dtype=float)
     above = corners[:, 4:].mean(axis=1) @ matrix[:3, :3].T + matrix[:3, 3]
-    style = dict(fontsize=7, ha='center', va='bottom', clip_on=True, bbox=dict(PATCH, pad=0.6))
+    style: dict[str, Any] = dict(
+        fontsize=7, ha='center', va='bottom', clip_on=True, bbox=dict(PATCH, pad=0.6)
+    )
     for (x, y, depth), text, color in zip(above, texts, colors):
         if depth > NEAR:
             axes.text(x / depth, y / depth, str(text), color=color, **style)

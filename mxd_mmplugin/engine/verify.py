@@ -4,6 +4,7 @@ On an NPU the reference is the CPU operator, on the CPU the plain PyTorch form. 
 JSON, to be attached to a bug report. Exit status: 0 when every operator passes, 1 when not.
 """
 
+import argparse
 import json
 import math
 import os
@@ -11,6 +12,7 @@ import platform
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
@@ -85,11 +87,13 @@ class Row:
     failures: list = field(default_factory=list)
 
 
-def _randn(generator, dtype, *shape) -> Tensor:
+def _randn(generator: torch.Generator, dtype: torch.dtype, *shape: int) -> Tensor:
     return torch.randn(*shape, generator=generator).to(dtype)
 
 
-def _voxels(generator, count: int, shape, batch_size: int = 2) -> Tensor:
+def _voxels(
+    generator: torch.Generator, count: int, shape: Sequence[int], batch_size: int = 2
+) -> Tensor:
     """`count` different voxels of a grid in any order, int32 [count, ndim + 1]."""
     sizes = batch_size, *shape
     cells = torch.randperm(math.prod(sizes), generator=generator)[:count]
@@ -100,58 +104,84 @@ def _voxels(generator, count: int, shape, batch_size: int = 2) -> Tensor:
     return torch.stack(columns[::-1], 1).int()
 
 
-SPARSE = {  # voxels, grid, kernel size, stride, padding, kind
-    'strided': (150, (6, 9, 8), 3, 2, 1, 'regular'),
-    'no voxel': (0, (6, 9, 8), 3, 1, 1, 'subm'),
-    'one voxel': (1, (6, 9, 8), 3, 2, 1, 'regular'),
-    'submanifold': (150, (6, 9, 8), 3, 1, 1, 'subm'),
-    'transposed': (90, (4, 5, 3), 3, 2, 1, 'transposed'),
-    'inverse': (150, (6, 9, 8), 3, 2, 1, 'inverse'),
-    'even kernel': (150, (6, 9, 8), 2, 2, 0, 'regular'),
-    'two dimensions': (200, (20, 30), 3, 2, 1, 'regular'),
-    'submanifold of a model': (6000, (11, 100, 100), 3, 1, 1, 'subm'),
-    'strided of a model': (6000, (11, 100, 100), 3, 2, 1, 'regular'),
+class Geometry(NamedTuple):
+    """What a sparse layer does: its grid, its window, the same in every dimension, and its kind."""
+
+    shape: tuple[int, ...]
+    kernel: int
+    stride: int
+    padding: int
+    kind: str  # regular, subm, transposed or inverse
+
+
+SPARSE = {  # the number of voxels, and what the layer does with them
+    'strided': (150, Geometry((6, 9, 8), 3, 2, 1, 'regular')),
+    'no voxel': (0, Geometry((6, 9, 8), 3, 1, 1, 'subm')),
+    'one voxel': (1, Geometry((6, 9, 8), 3, 2, 1, 'regular')),
+    'submanifold': (150, Geometry((6, 9, 8), 3, 1, 1, 'subm')),
+    'transposed': (90, Geometry((4, 5, 3), 3, 2, 1, 'transposed')),
+    'inverse': (150, Geometry((6, 9, 8), 3, 2, 1, 'inverse')),
+    'even kernel': (150, Geometry((6, 9, 8), 2, 2, 0, 'regular')),
+    'two dimensions': (200, Geometry((20, 30), 3, 2, 1, 'regular')),
+    'submanifold of a model': (6000, Geometry((11, 100, 100), 3, 1, 1, 'subm')),
+    'strided of a model': (6000, Geometry((11, 100, 100), 3, 2, 1, 'regular')),
 }
 CHANNELS = (5, 7), (16, 32), (4, 4), (1, 3), (8, 17), (16, 5), (3, 130), (9, 9), (64, 64), (64, 128)
 
 
-def _rulebook(indices: Tensor, shape, kernel: int, stride: int, padding: int, kind: str):
-    sizes = [[number] * len(shape) for number in (kernel, stride, padding, 1)]
-    book = ops.build_rulebook(indices, 2, shape, *sizes, kind == 'subm', kind == 'transposed')
-    return book.inverse if kind == 'inverse' else book
+def _rulebook(indices: Tensor, geometry: Geometry) -> ops.Rulebook:
+    ndim = len(geometry.shape)
+    book = ops.build_rulebook(
+        indices,
+        2,
+        geometry.shape,
+        kernel_size=[geometry.kernel] * ndim,
+        stride=[geometry.stride] * ndim,
+        padding=[geometry.padding] * ndim,
+        dilation=[1] * ndim,
+        subm=geometry.kind == 'subm',
+        transposed=geometry.kind == 'transposed',
+    )
+    return book.inverse if geometry.kind == 'inverse' else book
 
 
-def rulebooks(dtype, generator):
+def rulebooks(dtype: torch.dtype, generator: torch.Generator) -> Iterator[Problem]:
     """Output voxels, and the pairs in an order that no layout changes, forward and transposed."""
 
-    def ordered(pairs, bounds):
+    def ordered(pairs: Tensor, bounds: Tensor) -> Tensor:
         offsets = fallback.sparse_conv.offset_of_pairs(bounds)
         return ((offsets << 42) + (pairs[:, 0].long() << 21) + pairs[:, 1]).sort().values
 
-    for name, (count, *geometry) in SPARSE.items():
+    for name, (count, geometry) in SPARSE.items():
 
-        def function(indices, geometry=geometry):
-            book = _rulebook(indices, *geometry)
+        def function(indices: Tensor, geometry: Geometry = geometry) -> tuple[Tensor, ...]:
+            book = _rulebook(indices, geometry)
             return book.out_indices, ordered(book.pairs, book.bounds), ordered(*book.transpose)
 
-        yield Problem(name, function, (), (_voxels(generator, count, geometry[0]),))
+        yield Problem(name, function, (), (_voxels(generator, count, geometry.shape),))
 
 
-def sparse_conv(dtype, generator):
+def sparse_conv(dtype: torch.dtype, generator: torch.Generator) -> Iterator[Problem]:
     """Sparse convolutions of every kind, with a bias."""
-    for (name, (count, *geometry)), (inputs, outputs) in zip(SPARSE.items(), CHANNELS):
+    for (name, (count, geometry)), (inputs, outputs) in zip(SPARSE.items(), CHANNELS):
 
-        def function(features, weight, bias, indices, geometry=geometry):
-            book = _rulebook(indices, *geometry)
+        def function(
+            features: Tensor,
+            weight: Tensor,
+            bias: Tensor,
+            indices: Tensor,
+            geometry: Geometry = geometry,
+        ) -> Tensor:
+            book = _rulebook(indices, geometry)
             return ops.sparse_conv(features, weight, bias, book)
 
-        shape, kernel = geometry[:2]
+        shape = geometry.shape
         indices = _voxels(generator, count, shape)
-        if geometry[-1] == 'inverse':
+        if geometry.kind == 'inverse':
             with fallback.Plain():  # whatever the kernel does, there is a problem for it
-                count = len(_rulebook(indices, *geometry).indices)
-        volume = kernel ** len(shape)
-        weight = torch.randn(*[kernel] * len(shape), inputs, outputs, generator=generator)
+                count = len(_rulebook(indices, geometry).indices)
+        volume = geometry.kernel ** len(shape)
+        weight = torch.randn(*[geometry.kernel] * len(shape), inputs, outputs, generator=generator)
         leaves = (
             _randn(generator, dtype, count, inputs),
             (weight / math.sqrt(volume * inputs)).to(dtype),
@@ -160,23 +190,25 @@ def sparse_conv(dtype, generator):
         yield Problem(name, function, leaves, (indices,))
 
 
-def sparse_pool(dtype, generator):
+def sparse_pool(dtype: torch.dtype, generator: torch.Generator) -> Iterator[Problem]:
     """Sparse max pooling over the regular windows."""
-    for (name, (count, *geometry)), (channels, _) in zip(SPARSE.items(), CHANNELS):
-        if geometry[-1] in ('regular', 'subm'):
+    for (name, (count, geometry)), (channels, _) in zip(SPARSE.items(), CHANNELS):
+        if geometry.kind in ('regular', 'subm'):
 
-            def function(features, indices, geometry=geometry):
-                return ops.sparse_max_pool(features, _rulebook(indices, *geometry))
+            def function(
+                features: Tensor, indices: Tensor, geometry: Geometry = geometry
+            ) -> Tensor:
+                return ops.sparse_max_pool(features, _rulebook(indices, geometry))
 
             leaves = (_randn(generator, dtype, count, channels),)
-            yield Problem(name, function, leaves, (_voxels(generator, count, geometry[0]),))
+            yield Problem(name, function, leaves, (_voxels(generator, count, geometry.shape),))
 
 
-def sparse_add(dtype, generator):
+def sparse_add(dtype: torch.dtype, generator: torch.Generator) -> Iterator[Problem]:
     """Sums of two sparse tensors over the union of their voxels."""
     shape = 6, 30, 40
 
-    def function(a, b, at_a, at_b):
+    def function(a: Tensor, b: Tensor, at_a: Tensor, at_b: Tensor) -> tuple[Tensor, ...]:
         sites, rows = ops.sparse_union([at_a, at_b], 2, shape)
         return sites, rows, ops.sparse_sum([a, b], rows, len(sites))
 
@@ -193,7 +225,7 @@ def sparse_add(dtype, generator):
         yield Problem(f'{counts[0]} and {counts[1]} voxels', function, (*leaves,), (*rest,))
 
 
-def sparse_dense(dtype, generator):
+def sparse_dense(dtype: torch.dtype, generator: torch.Generator) -> Iterator[Problem]:
     """Sparse voxels to a dense grid and back, channels first and last."""
     for count, shape, channels in (
         (150, (6, 9, 8), 5),
@@ -203,7 +235,13 @@ def sparse_dense(dtype, generator):
     ):
         for first in (True, False):
 
-            def function(features, dense, indices, shape=shape, first=first):
+            def function(
+                features: Tensor,
+                dense: Tensor,
+                indices: Tensor,
+                shape: Sequence[int] = shape,
+                first: bool = first,
+            ) -> tuple[Tensor, ...]:
                 return (
                     ops.sparse_to_dense(features, indices, 2, shape, first),
                     ops.sparse_from_dense(dense, indices, first),
@@ -218,7 +256,7 @@ def sparse_dense(dtype, generator):
             yield Problem(name, function, leaves, (_voxels(generator, count, shape),))
 
 
-def deformable_aggregation(dtype, generator):
+def deformable_aggregation(dtype: torch.dtype, generator: torch.Generator) -> Iterator[Problem]:
     """Sparse4D's aggregation: half of the points are outside of the images."""
     for name, bs, anchors, points, cams, channels, groups, maps in (
         ('small', 2, 6, 3, 2, 8, 2, ((5, 7), (3, 4))),
@@ -238,13 +276,17 @@ def deformable_aggregation(dtype, generator):
             torch.rand(*shape, len(maps), groups, generator=generator).to(dtype),
         )
 
-        def function(features, locations, weight, shapes, start):
+        def function(
+            features: Tensor, locations: Tensor, weight: Tensor, shapes: Tensor, start: Tensor
+        ) -> Tensor:
             return ops.deformable_aggregation(features, shapes, start, locations, weight)
 
         yield Problem(name, function, leaves, (shapes, start))
 
 
-def _deform_conv(dtype, generator, modulated: bool):
+def _deform_conv(
+    dtype: torch.dtype, generator: torch.Generator, modulated: bool
+) -> Iterator[Problem]:
     for name, batch, size, inputs, outputs, kernel, stride, dilation, groups, deform_groups in (
         ('small', 2, (7, 6), 4, 6, 3, 1, 1, 2, 2),
         ('no image', 0, (7, 6), 4, 6, 3, 1, 1, 1, 1),
@@ -270,7 +312,14 @@ def _deform_conv(dtype, generator, modulated: bool):
                 _randn(generator, dtype, outputs),
             ]
 
-        def function(x, offset, weight, mask=None, bias=None, geometry=geometry):
+        def function(
+            x: Tensor,
+            offset: Tensor,
+            weight: Tensor,
+            mask: Optional[Tensor] = None,
+            bias: Optional[Tensor] = None,
+            geometry: tuple[int, int, int, int, int] = geometry,
+        ) -> Tensor:
             if mask is None:
                 return ops.deform_conv2d(x, offset, weight, *geometry)
             return ops.modulated_deform_conv2d(x, offset, mask, weight, bias, *geometry)
@@ -278,17 +327,19 @@ def _deform_conv(dtype, generator, modulated: bool):
         yield Problem(name, function, tuple(leaves))
 
 
-def deform_conv2d(dtype, generator):
+def deform_conv2d(dtype: torch.dtype, generator: torch.Generator) -> Iterator[Problem]:
     """Deformable convolution, v1."""
     yield from _deform_conv(dtype, generator, False)
 
 
-def modulated_deform_conv2d(dtype, generator):
+def modulated_deform_conv2d(dtype: torch.dtype, generator: torch.Generator) -> Iterator[Problem]:
     """Modulated deformable convolution, v2."""
     yield from _deform_conv(dtype, generator, True)
 
 
-def _clouds(dtype, generator):
+def _clouds(
+    dtype: torch.dtype, generator: torch.Generator
+) -> Iterator[tuple[str, Tensor, Sequence[float], Sequence[float]]]:
     """Yield name, points, voxel size and range; no point of float32 is near a border of the cells.
 
     In 16 bits points lie on borders, but sizes are powers of two there, and a cell is exact.
@@ -311,32 +362,38 @@ def _clouds(dtype, generator):
         yield name, points.to(dtype), size, (*low, *(-n for n in low))
 
 
-def hard_voxelize(dtype, generator):
+def hard_voxelize(dtype: torch.dtype, generator: torch.Generator) -> Iterator[Problem]:
     """Hard voxelization, some points and voxels beyond the limits."""
     for name, points, size, area in _clouds(dtype, generator):
 
-        def function(points, size=size, area=area):
+        def function(
+            points: Tensor, size: Sequence[float] = size, area: Sequence[float] = area
+        ) -> tuple[Tensor, ...]:
             return tuple(ops.hard_voxelize(points, size, area, 5, 9000))
 
         yield Problem(name, function, (points,))
 
 
-def dynamic_voxelize(dtype, generator):
+def dynamic_voxelize(dtype: torch.dtype, generator: torch.Generator) -> Iterator[Problem]:
     """Dynamic voxelization."""
     for name, points, size, area in _clouds(dtype, generator):
 
-        def function(points, size=size, area=area):
+        def function(
+            points: Tensor, size: Sequence[float] = size, area: Sequence[float] = area
+        ) -> Tensor:
             return ops.dynamic_voxelize(points, size, area)
 
         yield Problem(name, function, (), (points,))
 
 
-def dynamic_scatter(dtype, generator):
+def dynamic_scatter(dtype: torch.dtype, generator: torch.Generator) -> Iterator[Problem]:
     """Reduction of the points of each voxel, in the three ways."""
     for count, channels, cells in ((90, 6, 3), (0, 4, 3), (1, 1, 3), (8000, 64, 12)):
         for reduce_type in ('max', 'mean', 'sum'):
 
-            def function(feats, coors, reduce_type=reduce_type):
+            def function(
+                feats: Tensor, coors: Tensor, reduce_type: str = reduce_type
+            ) -> tuple[Tensor, Tensor]:
                 return ops.dynamic_scatter(feats, coors, reduce_type)
 
             coors = torch.randint(-1, cells, (count, 3), generator=generator).int()
@@ -344,7 +401,7 @@ def dynamic_scatter(dtype, generator):
             yield Problem(f'{reduce_type} of {count} points', function, leaves, (coors,))
 
 
-def bev_pool(dtype, generator):
+def bev_pool(dtype: torch.dtype, generator: torch.Generator) -> Iterator[Problem]:
     """BEV pooling; some points are outside of the grid."""
     for count, channels, grid in (
         (200, 5, (2, 3, 10, 12)),
@@ -357,7 +414,9 @@ def bev_pool(dtype, generator):
         b, d, h, w = grid
         columns = [torch.randint(-1, n + 1, (count,), generator=generator) for n in (h, w, d, b)]
 
-        def function(feats, coords, grid=grid):
+        def function(
+            feats: Tensor, coords: Tensor, grid: tuple[int, int, int, int] = grid
+        ) -> Tensor:
             return ops.bev_pool(feats, coords, *grid)
 
         leaves = (_randn(generator, dtype, count, channels),)
@@ -380,14 +439,14 @@ OPERATORS = {
 }
 
 
-def add_arguments(parser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `mxd verify`."""
     parser.add_argument('--device', choices=('npu', 'cpu'), help='npu where there is one, else cpu')
     parser.add_argument('--json', default='mxd_verify.json', metavar='F', help='report to write')
     parser.add_argument('--quick', action='store_true', help=f'{QUICK} problems each')
 
 
-def run(args) -> int:
+def run(args: argparse.Namespace) -> int:
     """Check all operators, print the table and write the report.
 
     Returns:
@@ -408,7 +467,7 @@ def run(args) -> int:
     return _print(rows, versions, args.json)
 
 
-def check(name: str, dtype: torch.dtype, device: str, most=None) -> Row:
+def check(name: str, dtype: torch.dtype, device: str, most: Optional[int] = None) -> Row:
     """Run the problems of an operator, each twice, and compare.
 
     Args:
@@ -444,7 +503,7 @@ def check(name: str, dtype: torch.dtype, device: str, most=None) -> Row:
     return row
 
 
-def _compare(problem: Problem, device: str) -> tuple:
+def _compare(problem: Problem, device: str) -> tuple[float, bool, float, Optional[float]]:
     """Largest relative error, whether two runs are bit-identical, the second's time and modelled time in ms."""
     first, _ = _timed(problem, device)
     with _model(device) as modelled:
@@ -459,7 +518,7 @@ def _compare(problem: Problem, device: str) -> tuple:
     return max(_error(a, b) for a, b in zip(first, wanted)), same, spent, cost
 
 
-def _tensors(problem: Problem, device: str) -> list:
+def _tensors(problem: Problem, device: str) -> list[Tensor]:
     """Results and gradients on a device, under gradients of the results that vary."""
     leaves = [x.to(device).detach().requires_grad_() for x in problem.leaves]
     outputs = problem.function(*leaves, *(x.to(device) for x in problem.rest))
@@ -472,14 +531,14 @@ def _tensors(problem: Problem, device: str) -> list:
     return [x.detach() for x in (*outputs, *grads)]
 
 
-def _timed(problem: Problem, device: str) -> tuple:
+def _timed(problem: Problem, device: str) -> tuple[list[Tensor], float]:
     """Results on the CPU, and milliseconds: by events of the device where it has any."""
     if device == 'npu':
-        begin, end = (torch.npu.Event(enable_timing=True) for _ in range(2))
+        begin, end = (torch.npu.Event(enable_timing=True) for _ in range(2))  # type: ignore[attr-defined]
         begin.record()
         tensors = _tensors(problem, device)
         end.record()
-        torch.npu.synchronize()
+        torch.npu.synchronize()  # type: ignore[attr-defined]
         spent = begin.elapsed_time(end)
     else:
         start = time.perf_counter()
@@ -489,7 +548,7 @@ def _timed(problem: Problem, device: str) -> tuple:
 
 
 @contextmanager
-def _model(device: str):
+def _model(device: str) -> Iterator[Callable[[], Optional[float]]]:
     """Yield what tells the modelled ms of the launches since; None where they are not modelled, or for another."""
     setting = 'MXD_SOFTNPU_PROFILE'
     if device != 'npu' or not softnpu.active() or setting in os.environ:
@@ -533,7 +592,7 @@ def _has_npu() -> bool:
     return hasattr(torch, 'npu') and torch.npu.is_available()
 
 
-def _versions(device: str) -> dict:
+def _versions(device: str) -> dict[str, str]:
     """What a bug report should name."""
     versions = {'python': platform.python_version()}
     for package in PACKAGES:
@@ -543,7 +602,7 @@ def _versions(device: str) -> dict:
             versions[package] = 'absent'
     versions['cann'] = _cann()
     versions['driver'] = _text(DRIVER) if DRIVER.exists() else f'no {DRIVER}'
-    name = torch.npu.get_device_name(0) if device == 'npu' else 'CPU'
+    name = torch.npu.get_device_name(0) if device == 'npu' else 'CPU'  # type: ignore[attr-defined]
     versions['device'] = name + (', in software' if device == 'npu' and softnpu.active() else '')
     versions['processor'] = _processor()
     versions['os'] = platform.platform()
@@ -575,7 +634,7 @@ def _processor() -> str:
     return f'{next(names, platform.processor())} ({platform.machine()}, {os.cpu_count()} cores)'
 
 
-def _print(rows: list, versions: dict, path: str) -> int:
+def _print(rows: list[Row], versions: dict[str, str], path: str) -> int:
     """Print the table and what to do; return the exit status."""
     console = Console(width=None if sys.stdout.isatty() else 140)
     console.print(', '.join(f'{name} {value}' for name, value in versions.items() if value))
@@ -623,5 +682,5 @@ def _print(rows: list, versions: dict, path: str) -> int:
     return 1
 
 
-def _first_line(error) -> str:
+def _first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), '')

@@ -20,13 +20,13 @@ class DynamicScatter(nn.Module):
         voxel_size: Sequence[float],
         point_cloud_range: Sequence[float],
         average_points: bool,
-    ):
+    ) -> None:
         super().__init__()
         self.voxel_size = voxel_size
         self.point_cloud_range = point_cloud_range
         self.average_points = average_points
 
-    def forward(self, points: Tensor, coors: Tensor):
+    def forward(self, points: Tensor, coors: Tensor) -> tuple[Tensor, Tensor]:
         """Reduce points [N, C] by their voxels; coors [N, 3], or [N, 4] with the batch index first."""
         return dynamic_scatter(points, coors, 'mean' if self.average_points else 'max')
 

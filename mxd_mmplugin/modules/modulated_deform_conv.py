@@ -6,13 +6,14 @@ of the offsets) finds it.
 """
 
 from functools import partial
+from typing import Optional
 
 import torch
 from mmcv.ops import DeformConv2d as MmcvDeformConv2d
 from mmcv.ops import DeformConv2dPack as MmcvDeformConv2dPack
 from mmcv.ops import ModulatedDeformConv2d as MmcvModulatedDeformConv2d
 from mmcv.ops import ModulatedDeformConv2dPack as MmcvModulatedDeformConv2dPack
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
 from ..ops import deform_conv2d, modulated_deform_conv2d
@@ -59,7 +60,7 @@ class ModulatedDeformConv2dPack(ModulatedDeformConv2d, MmcvModulatedDeformConv2d
     The arguments are those of `ModulatedDeformConv2d`.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override] # as mmcv's
         """Convolve x [N, in_channels, height, width]."""
         offset, mask = self.conv_offset(x).tensor_split([2 * self.conv_offset.out_channels // 3], 1)
         return super().forward(x, offset, torch.sigmoid(mask))
@@ -105,12 +106,12 @@ class DeformConv2dPack(DeformConv2d, MmcvDeformConv2dPack):
     The arguments are those of `DeformConv2d`.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override] # as mmcv's
         """Convolve x [N, in_channels, height, width]."""
         return super().forward(x, self.conv_offset(x))
 
 
-def _rename_old_offsets(name, state_dict, prefix, *_) -> None:
+def _rename_old_offsets(name: str, state_dict: dict[str, Tensor], prefix: str, *_: object) -> None:
     """Give the convolution of the offsets the name that it has since version 2 of the layer."""
     for parameter in ('weight', 'bias'):
         old = f'{prefix}{name}_offset.{parameter}'
@@ -119,7 +120,7 @@ def _rename_old_offsets(name, state_dict, prefix, *_) -> None:
             state_dict[new] = state_dict.pop(old)
 
 
-def _upgrade_in_parent(parent, name, child) -> None:
+def _upgrade_in_parent(parent: nn.Module, name: str, child: Optional[nn.Module]) -> None:
     """Let the module that holds a layer load old checkpoints, which keep NAME_offset beside NAME.
 
     mmcv's upgrade is in the layer, to which the loaders of PyTorch 2 and mmengine show its own keys only.

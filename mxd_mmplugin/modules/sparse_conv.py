@@ -2,13 +2,14 @@
 
 import copy
 import math
+from typing import Any, Optional
 
 import torch
 from torch import Tensor, nn
 
 from ..ops import Rulebook, sparse_conv
-from .sparse_layer import SparseLayer, count, layer_class
-from .sparse_tensor import like, same_voxels
+from .sparse_layer import Sizes, SparseLayer, count, layer_class
+from .sparse_tensor import SomeSparseTensor, SparseTensor, like, same_voxels
 
 
 class SparseConvolution(SparseLayer):
@@ -36,19 +37,19 @@ class SparseConvolution(SparseLayer):
 
     def __init__(
         self,
-        in_channels,
-        out_channels,
-        kernel_size,
-        stride=1,
-        padding=0,
-        dilation=1,
-        groups=1,
-        bias=True,
-        indice_key=None,
-        mode='mmcv',
-        output_padding=0,
-        **options,
-    ):
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Sizes,
+        stride: Sizes = 1,
+        padding: Sizes = 0,
+        dilation: Sizes = 1,
+        groups: int = 1,
+        bias: bool = True,
+        indice_key: Optional[str] = None,
+        mode: str = 'mmcv',
+        output_padding: Sizes = 0,
+        **options: Any,
+    ) -> None:
         super().__init__(
             kernel_size, stride, padding, dilation, output_padding, indice_key, options
         )
@@ -83,7 +84,7 @@ class SparseConvolution(SparseLayer):
         if self.bias is not None:
             nn.init.uniform_(self.bias, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
 
-    def forward(self, x):
+    def forward(self, x: SomeSparseTensor) -> SomeSparseTensor:
         """Convolve a sparse tensor.
 
         Args:
@@ -99,7 +100,7 @@ class SparseConvolution(SparseLayer):
         features = sparse_conv(x.features, self.weight, self.bias, rulebook, self.groups)
         return like(x, features, rulebook.out_indices, list(rulebook.out_shape))
 
-    def _check_input(self, x) -> None:
+    def _check_input(self, x: SparseTensor) -> None:
         if x.features.dim() != 2 or x.features.shape[1] != self.in_channels:
             raise ValueError(
                 f'features must have shape [voxels, {self.in_channels}] (in_channels), '
@@ -119,6 +120,10 @@ class SparseConvolution(SparseLayer):
 
     def with_norm(self, norm: nn.BatchNorm1d) -> 'SparseConvolution':
         """A layer that does what this one and a batch norm in eval mode do together."""
+        if norm.running_mean is None or norm.running_var is None:
+            raise ValueError(
+                'norm must have track_running_stats, without it there is nothing to fold'
+            )
         scale = (norm.running_var + norm.eps).rsqrt()
         scale = scale if norm.weight is None else scale * norm.weight
         shift = 0 if norm.bias is None else norm.bias
@@ -129,7 +134,9 @@ class SparseConvolution(SparseLayer):
             layer.bias = nn.Parameter((bias - norm.running_mean) * scale + shift)
         return layer
 
-    def _load_from_state_dict(self, state_dict, prefix, local_metadata, *args) -> None:
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Tensor], prefix: str, local_metadata: dict, *args: Any
+    ) -> None:
         weight = state_dict.get(prefix + 'weight')
         if weight is not None and weight.dim() == self.ndim + 2:
             spconv2 = weight.permute(*range(1, weight.dim()), 0)
@@ -162,18 +169,18 @@ class SparseInverseConvolution(SparseConvolution):
 
     def __init__(
         self,
-        in_channels,
-        out_channels,
-        kernel_size,
-        indice_key=None,
-        bias=True,
-        mode='mmcv',
-        groups=1,
-        stride=None,
-        padding=None,
-        dilation=None,
-        **options,
-    ):
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Sizes,
+        indice_key: Optional[str] = None,
+        bias: bool = True,
+        mode: str = 'mmcv',
+        groups: int = 1,
+        stride: Optional[Sizes] = None,
+        padding: Optional[Sizes] = None,
+        dilation: Optional[Sizes] = None,
+        **options: Any,
+    ) -> None:
         super().__init__(
             in_channels,
             out_channels,
@@ -192,7 +199,7 @@ class SparseInverseConvolution(SparseConvolution):
         if indice_key is None:
             raise ValueError('indice_key must be that of the layer to invert, was None')
 
-    def _rulebook(self, x) -> Rulebook:
+    def _rulebook(self, x: SparseTensor) -> Rulebook:
         rulebook = x.find_indice_pair(self.indice_key)
         if rulebook is None:
             raise ValueError(

@@ -1,18 +1,26 @@
 """What sparse convolution and pooling layers share: a window that moves over the grid, and its rulebook."""
 
+from collections.abc import Sequence
+from typing import Any, Optional, TypeVar, Union
+
 from torch import Tensor
 
 from ..ops import Rulebook, build_rulebook
 from .sparse_modules import SparseModule
-from .sparse_tensor import same_voxels
+from .sparse_tensor import SparseTensor, same_voxels
 
 # Arguments of spconv's layers that choose among its CUDA kernels or name a layer for its profiler.
 _SPCONV_OPTIONS = ('algo', 'fp32_accum', 'large_kernel_fast_algo', 'record_voxel_count', 'name')
 
+# One number for every dimension, or one for each.
+Sizes = Union[int, Sequence[int]]
 
-def numbers(name: str, value, ndim: int, least: int) -> tuple:
+Layer = TypeVar('Layer', bound='SparseLayer')
+
+
+def numbers(name: str, value: Sizes, ndim: int, least: int) -> tuple[int, ...]:
     """`value` as `ndim` integers, each at least `least`."""
-    values = tuple(value) if isinstance(value, (list, tuple)) else (value,) * ndim
+    values: tuple = tuple(value) if isinstance(value, (list, tuple)) else (value,) * ndim
     if len(values) != ndim or any(not isinstance(v, int) or v < least for v in values):
         raise ValueError(
             f'{name} must be an integer of at least {least} or {ndim} of them, was {value!r}'
@@ -20,7 +28,7 @@ def numbers(name: str, value, ndim: int, least: int) -> tuple:
     return values
 
 
-def count(name: str, value) -> int:
+def count(name: str, value: int) -> int:
     """`value`, an integer of at least 1."""
     if not isinstance(value, int) or value < 1:
         raise ValueError(f'{name} must be an integer of at least 1, was {value!r}')
@@ -41,7 +49,16 @@ class SparseLayer(SparseModule):
     subm = False  # submanifold: voxels stay, stride and padding are not used
     transposed = False
 
-    def __init__(self, kernel_size, stride, padding, dilation, output_padding, indice_key, options):
+    def __init__(
+        self,
+        kernel_size: Sizes,
+        stride: Sizes,
+        padding: Sizes,
+        dilation: Sizes,
+        output_padding: Sizes,
+        indice_key: Optional[str],
+        options: dict[str, Any],
+    ) -> None:
         super().__init__()
         for name in options:
             if name not in _SPCONV_OPTIONS:
@@ -55,8 +72,8 @@ class SparseLayer(SparseModule):
         self.output_padding = numbers('output_padding', output_padding, self.ndim, 0)
         self.indice_key = indice_key
 
-    def _rulebook(self, x) -> Rulebook:
-        geometry = dict(
+    def _rulebook(self, x: SparseTensor) -> Rulebook:
+        geometry: dict[str, Any] = dict(
             batch_size=int(x.batch_size),
             spatial_shape=tuple(int(size) for size in x.spatial_shape),
             kernel_size=self.kernel_size,
@@ -76,7 +93,7 @@ class SparseLayer(SparseModule):
             x.indice_dict[self.indice_key] = rulebook
         return rulebook
 
-    def _check_ours(self, rulebook) -> str:
+    def _check_ours(self, rulebook: object) -> str:
         key = f'indice_key {self.indice_key!r}'
         if not isinstance(rulebook, Rulebook):
             raise ValueError(
@@ -85,7 +102,7 @@ class SparseLayer(SparseModule):
             )
         return key
 
-    def _check_shared(self, rulebook, geometry: dict, indices: Tensor) -> None:
+    def _check_shared(self, rulebook: Rulebook, geometry: dict, indices: Tensor) -> None:
         key = self._check_ours(rulebook)
         unused = ('stride', 'padding', 'output_padding') if self.subm else ()
         for name in (name for name in geometry if name not in unused):
@@ -101,7 +118,7 @@ class SparseLayer(SparseModule):
             )
 
 
-def layer_class(kind: str, ndim: int, base: type, **attributes) -> type:
+def layer_class(kind: str, ndim: int, base: type[Layer], **attributes: bool) -> type[Layer]:
     """The class of a kind of layer for grids of `ndim` dimensions."""
     doc = f'`{base.__name__}` of a {ndim}-D grid; the arguments are told there.'
     names = dict(attributes, ndim=ndim, __doc__=doc, __module__=base.__module__)

@@ -1,24 +1,34 @@
 """Containers and small layers for sparse tensors of mmcv, spconv and ours."""
 
+from typing import Any, TypeVar
+
 import torch
 from mmcv.ops import SparseModule as MmcvSparseModule
 from mmcv.ops import SparseSequential as MmcvSparseSequential
-from torch import nn
+from torch import Tensor, nn
 
 from ..ops.tracing import is_compiling
 from ..packages import is_installed
-from .sparse_tensor import TENSORS, MmcvSparseConvTensor, replace_feature
+from .sparse_tensor import (
+    TENSORS,
+    MmcvSparseConvTensor,
+    SomeSparseTensor,
+    SparseTensor,
+    replace_feature,
+)
+
+T = TypeVar('T')
 
 # A SparseSequential hands sparse tensors only to modules of its own package's class: be one of each.
 if is_installed('spconv'):
     from spconv.pytorch import SparseModule as SpconvSparseModule
 
-    _MODULES = (MmcvSparseModule, SpconvSparseModule)
+    _MODULES: tuple[type[nn.Module], ...] = (MmcvSparseModule, SpconvSparseModule)
 else:
     _MODULES = (MmcvSparseModule,)
 
 
-class SparseModule(*_MODULES):
+class SparseModule(*_MODULES):  # type: ignore[misc] # bases that are known at run time
     """Base of modules that take a sparse tensor; every SparseSequential knows them."""
 
     _version = 1  # mmdet3d marks spconv 2's layout as version 2
@@ -38,7 +48,7 @@ class SparseSequential(MmcvSparseSequential, SparseModule):
         **kwargs (nn.Module): further modules by name.
     """
 
-    def forward(self, input):
+    def forward(self, input: Any) -> Any:
         """Run the modules.
 
         Args:
@@ -65,10 +75,11 @@ class SparseSequential(MmcvSparseSequential, SparseModule):
 
     def fused(self) -> 'SparseSequential':
         """A copy for inference with each BatchNorm1d folded into the convolution before it."""
-        layers = []
+        layers: list[nn.Module] = []
         for module in self._modules.values():
-            if isinstance(module, nn.BatchNorm1d) and layers and hasattr(layers[-1], 'with_norm'):
-                layers[-1] = layers[-1].with_norm(module)
+            with_norm = getattr(layers[-1], 'with_norm', None) if layers else None
+            if isinstance(module, nn.BatchNorm1d) and with_norm:
+                layers[-1] = with_norm(module)
             else:
                 layers.append(module)
         return SparseSequential(*layers)
@@ -77,7 +88,7 @@ class SparseSequential(MmcvSparseSequential, SparseModule):
 class ToDense(SparseModule):
     """A sparse tensor to the grid, [batch_size, channels, *spatial_shape]."""
 
-    def forward(self, x):
+    def forward(self, x: SparseTensor) -> Tensor:
         """See `SparseConvTensor.dense`."""
         return x.dense()
 
@@ -85,7 +96,7 @@ class ToDense(SparseModule):
 class RemoveGrid(SparseModule):
     """Drop the grid buffer that a tensor carries."""
 
-    def forward(self, x):
+    def forward(self, x: SomeSparseTensor) -> SomeSparseTensor:
         """The tensor itself."""
         x.grid = None
         return x
@@ -94,15 +105,15 @@ class RemoveGrid(SparseModule):
 class Identity(nn.Module):
     """Its input."""
 
-    def forward(self, input):
+    def forward(self, input: T) -> T:
         """The input."""
         return input
 
 
-def _on_features(base: type, name: str) -> type:
+def _on_features(base: type[nn.Module], name: str) -> type[nn.Module]:
     """A layer on numbers that takes sparse tensors too."""
 
-    def forward(self, input):
+    def forward(self: nn.Module, input: Any) -> Any:
         if isinstance(input, TENSORS):
             return replace_feature(input, base.forward(self, input.features))
         return base.forward(self, input)

@@ -1,8 +1,10 @@
 """Sparse max pooling layers."""
 
+from typing import Any, Optional
+
 from ..ops import sparse_max_pool
-from .sparse_layer import SparseLayer, layer_class
-from .sparse_tensor import like
+from .sparse_layer import Sizes, SparseLayer, layer_class
+from .sparse_tensor import SomeSparseTensor, like
 
 
 class SparseMaxPool(SparseLayer):
@@ -22,19 +24,19 @@ class SparseMaxPool(SparseLayer):
 
     def __init__(
         self,
-        kernel_size,
-        stride=1,
-        padding=0,
-        dilation=1,
-        indice_key=None,
-        subm=False,
-        **options,
-    ):
+        kernel_size: Sizes,
+        stride: Optional[Sizes] = 1,
+        padding: Sizes = 0,
+        dilation: Sizes = 1,
+        indice_key: Optional[str] = None,
+        subm: bool = False,
+        **options: Any,
+    ) -> None:
         stride = kernel_size if stride is None else stride
         super().__init__(kernel_size, stride, padding, dilation, 0, indice_key, options)
         self.subm = bool(subm)
 
-    def forward(self, x):
+    def forward(self, x: SomeSparseTensor) -> SomeSparseTensor:
         """Pool a sparse tensor.
 
         Args:

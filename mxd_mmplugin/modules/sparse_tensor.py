@@ -2,6 +2,8 @@
 
 import math
 import operator
+from collections.abc import Sequence
+from typing import Any, Optional, Protocol, SupportsIndex, TypeVar, Union
 
 import torch
 from mmcv.ops import SparseConvTensor as MmcvSparseConvTensor
@@ -10,11 +12,40 @@ from torch import Tensor
 from ..ops import sparse_from_dense, sparse_sum, sparse_to_dense, sparse_union
 from ..packages import is_installed
 
+
+class SparseTensor(Protocol):
+    """What the sparse tensors of mmcv, spconv and this package have in common; see `SparseConvTensor`."""
+
+    features: Tensor
+    indices: Tensor
+    spatial_shape: Sequence[int]
+    batch_size: int
+    grid: Optional[Tensor]
+    indice_dict: dict
+
+    def __init__(
+        self,
+        features: Tensor,
+        indices: Tensor,
+        spatial_shape: Sequence[int],
+        batch_size: int,
+        grid: Optional[Tensor] = None,
+    ) -> None: ...
+
+    def find_indice_pair(self, key: Optional[str]) -> Any:
+        """What the layer that used the key left there, a rulebook where it is ours, or None."""
+
+    def dense(self, channels_first: bool = True) -> Tensor:
+        """The grid with zeros elsewhere."""
+
+
+SomeSparseTensor = TypeVar('SomeSparseTensor', bound=SparseTensor)
+
 # Code of mmcv, mmdet3d and spconv asks for its own class: ours is each that is installed.
 if is_installed('spconv'):
     from spconv.pytorch import SparseConvTensor as SpconvSparseConvTensor
 
-    TENSORS = (MmcvSparseConvTensor, SpconvSparseConvTensor)
+    TENSORS: tuple[type[SparseTensor], ...] = (MmcvSparseConvTensor, SpconvSparseConvTensor)
 else:
     TENSORS = (MmcvSparseConvTensor,)
 
@@ -32,7 +63,9 @@ _CARRIED = (
 )
 
 
-def like(x, features: Tensor, indices: Tensor, spatial_shape):
+def like(
+    x: SomeSparseTensor, features: Tensor, indices: Tensor, spatial_shape: Sequence[int]
+) -> SomeSparseTensor:
     """A sparse tensor of x's class with x's batch size and all that x carries."""
     out = type(x)(features, indices, spatial_shape, x.batch_size)
     for name in _CARRIED:
@@ -41,7 +74,7 @@ def like(x, features: Tensor, indices: Tensor, spatial_shape):
     return out
 
 
-def replace_feature(x, features: Tensor):
+def replace_feature(x: SomeSparseTensor, features: Tensor) -> SomeSparseTensor:
     """A sparse tensor of x's class with x's voxels and other features; x stays as it is."""
     return like(x, features, x.indices, x.spatial_shape)
 
@@ -51,7 +84,7 @@ def same_voxels(a: Tensor, b: Tensor) -> bool:
     return a is b or (a.shape == b.shape and a.device == b.device and torch.equal(a, b))
 
 
-class SparseConvTensor(*TENSORS):
+class SparseConvTensor(*TENSORS):  # type: ignore[misc] # bases that are known at run time
     """Features at some cells of a batch of grids.
 
     The interface is that of mmcv's and spconv's classes of this name, and it passes for either of them.
@@ -74,15 +107,15 @@ class SparseConvTensor(*TENSORS):
 
     def __init__(
         self,
-        features,
-        indices,
-        spatial_shape,
-        batch_size,
-        grid=None,
-        voxel_num=None,
-        indice_dict=None,
-        benchmark=False,
-    ):
+        features: Tensor,
+        indices: Tensor,
+        spatial_shape: Sequence[SupportsIndex],
+        batch_size: SupportsIndex,
+        grid: Optional[Tensor] = None,
+        voxel_num: Optional[Tensor] = None,
+        indice_dict: Optional[dict] = None,
+        benchmark: bool = False,
+    ) -> None:
         shape = [_size('spatial_shape', size) for size in spatial_shape]
         batch_size = _size('batch_size', batch_size)
         _check_indices(indices, len(shape))
@@ -114,7 +147,7 @@ class SparseConvTensor(*TENSORS):
         """The share of cells that are occupied; the spelling is mmcv's."""
         return self.indices.shape[0] / self.spatial_size / self.batch_size
 
-    def find_indice_pair(self, key):
+    def find_indice_pair(self, key: Optional[str]) -> Any:
         """The rulebook of an indice_key, or None."""
         return None if key is None else self.indice_dict.get(key)
 
@@ -125,7 +158,7 @@ class SparseConvTensor(*TENSORS):
         )
 
     @classmethod
-    def from_dense(cls, x: Tensor):
+    def from_dense(cls, x: Tensor) -> 'SparseConvTensor':
         """The cells of x, [batch_size, *spatial_shape, C], that are not zero in every channel.
 
         Differentiable in x.
@@ -134,26 +167,26 @@ class SparseConvTensor(*TENSORS):
         features = sparse_from_dense(x, indices, channels_first=False)
         return cls(features, indices, x.shape[1:-1], x.shape[0])
 
-    def replace_feature(self, feature: Tensor):
+    def replace_feature(self, feature: Tensor) -> 'SparseConvTensor':
         """The same voxels with other features, in a new tensor."""
         return replace_feature(self, feature)
 
-    def shadow_copy(self):
+    def shadow_copy(self) -> 'SparseConvTensor':
         """A new tensor with all members of this one."""
         return replace_feature(self, self.features)
 
-    def select_by_index(self, valid_indices: Tensor):
+    def select_by_index(self, valid_indices: Tensor) -> 'SparseConvTensor':
         """Some of the voxels, by row number or mask, with no rulebooks yet."""
         indices = self.indices[valid_indices]
         out = like(self, self.features[valid_indices], indices, self.spatial_shape)
         out.indice_dict = {}
         return out
 
-    def minus(self):
+    def minus(self) -> 'SparseConvTensor':
         """The same voxels with negated features."""
         return self.replace_feature(-self.features)
 
-    def _features_of(self, other) -> Tensor:
+    def _features_of(self, other: Union[SparseTensor, Tensor]) -> Tensor:
         if isinstance(other, Tensor):
             return other
         if not same_voxels(self.indices, other.indices):
@@ -163,12 +196,12 @@ class SparseConvTensor(*TENSORS):
             )
         return other.features
 
-    def __add__(self, other):
+    def __add__(self, other: Union[SparseTensor, Tensor]) -> 'SparseConvTensor':
         return self.replace_feature(self.features + self._features_of(other))
 
     __radd__ = __add__
 
-    def __iadd__(self, other):
+    def __iadd__(self, other: Union[SparseTensor, Tensor]) -> 'SparseConvTensor':
         self._features += self._features_of(other)
         return self
 
@@ -179,7 +212,7 @@ class SparseConvTensor(*TENSORS):
         )
 
 
-def _size(name: str, value) -> int:
+def _size(name: str, value: SupportsIndex) -> int:
     try:
         size = operator.index(value)
     except TypeError:
@@ -215,7 +248,7 @@ def _check_features(features: Tensor, indices: Tensor) -> None:
         )
 
 
-def sparse_add(*tensors):
+def sparse_add(*tensors: SomeSparseTensor) -> SomeSparseTensor:
     """Sum sparse tensors of one grid that have different voxels.
 
     The result has every voxel of any of them. Where one tensor has them all its order, its indices and its
@@ -265,7 +298,7 @@ def sparse_add(*tensors):
     return out
 
 
-def _grids(x) -> dict:
+def _grids(x: SparseTensor) -> dict[str, object]:
     return dict(
         spatial_shape=[int(size) for size in x.spatial_shape],
         batch_size=int(x.batch_size),

@@ -33,7 +33,7 @@ class Voxelization(nn.Module):
         max_num_points: int,
         max_voxels: Union[tuple, int] = 20000,
         deterministic: bool = True,
-    ):
+    ) -> None:
         super().__init__()
         self.voxel_size = voxel_size
         self.point_cloud_range = point_cloud_range
@@ -44,7 +44,7 @@ class Voxelization(nn.Module):
         self.grid_size = torch.round((limits[3:] - limits[:3]) / size).long()
         self.pcd_shape = [1, *self.grid_size[:2].flip(0)]
 
-    def forward(self, input: Tensor):
+    def forward(self, input: Tensor) -> Union[Tensor, tuple[Tensor, Tensor, Tensor]]:
         """Voxelize points [P, C]; see `voxelization`."""
         return voxelization(
             input,
@@ -89,7 +89,7 @@ class PointToVoxel:
         max_num_voxels: int,
         max_num_points_per_voxel: int,
         device: Union[str, torch.device] = 'cpu:0',
-    ):
+    ) -> None:
         self.ndim = len(vsize_xyz)
         self.device = torch.device(device)
         self.num_point_features = num_point_features
@@ -102,7 +102,9 @@ class PointToVoxel:
         self.vsize, self.coors_range = size.tolist(), limits.flatten().tolist()
         self.grid_size = torch.round((limits[-1] - limits[0]) / size).int().tolist()
 
-    def __call__(self, pc: Tensor, clear_voxels: bool = True, empty_mean: bool = False):
+    def __call__(
+        self, pc: Tensor, clear_voxels: bool = True, empty_mean: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Collect points by voxel.
 
         Args:
@@ -119,7 +121,7 @@ class PointToVoxel:
     @torch.no_grad()
     def generate_voxel_with_id(
         self, pc: Tensor, clear_voxels: bool = True, empty_mean: bool = False
-    ):
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Collect points by voxel and tell each point its voxel.
 
         Args:

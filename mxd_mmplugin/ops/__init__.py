@@ -66,7 +66,7 @@ OPERATORS = tuple(name for forms in fallback.FAMILIES.values() for name in forms
 DEVICES = {'cpu': 'CPU', 'npu': 'PrivateUse1', 'cuda': 'CUDA'}
 
 
-def backends() -> dict:
+def backends() -> dict[str, dict[str, str]]:
     """How each operator is served on each device.
 
     Returns:
@@ -75,7 +75,7 @@ def backends() -> dict:
     """
     disabled = {name for family in fallback.DISABLED for name in fallback.FAMILIES[family]}
 
-    def server(name, device, key):
+    def server(name: str, device: str, key: str) -> str:
         if name in disabled:
             return 'plain PyTorch (MXD_DISABLE)'
         if not torch._C._dispatch_has_kernel_for_dispatch_key(f'mxd::{name}', key):

@@ -1,9 +1,12 @@
 """Autocast for operators that PyTorch does not know."""
 
+from typing import Any, Optional
+
 import torch
+from torch import Tensor
 
 
-def autocast(*tensors):
+def autocast(*tensors: Optional[Tensor]) -> tuple[Any, ...]:
     """Cast floating tensors as autocast casts the inputs of a convolution, where it is on.
 
     Args:

@@ -3,7 +3,7 @@
 """
 
 from dataclasses import dataclass
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ class BEVPoolPlan:
             device's kernels (csrc/ops/bev_pool.h).
     """
 
-    shape: tuple
+    shape: tuple[int, int, int, int]
     cells: Tensor
     ranks: Tensor
     intervals: Tensor
@@ -51,14 +51,24 @@ class BEVPoolFunction(Function):
     """Autograd of `bev_pool`; the output is [B, D, H, W, C]."""
 
     @staticmethod
-    def forward(ctx, feats, cells, ranks, intervals, B, D, H, W):
+    def forward(
+        ctx: Any,
+        feats: Tensor,
+        cells: Tensor,
+        ranks: Tensor,
+        intervals: Tensor,
+        B: int,
+        D: int,
+        H: int,
+        W: int,
+    ) -> Tensor:
         """Sum the points of each cell."""
         ctx.save_for_backward(cells)
         return torch.ops.mxd.bev_pool(feats, cells, ranks, intervals, B, D, H, W)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Optional[Tensor], ...]:
         """Each point has the gradient of its cell."""
         (cells,) = ctx.saved_tensors
         grad_feats = torch.ops.mxd.bev_pool_grad(grad.flatten(0, 3), cells)
@@ -90,13 +100,16 @@ def bev_pool(
     Raises:
         ValueError: shapes that do not match; TypeError: dtypes that do not.
     """
-    plan = coords
-    if isinstance(coords, Tensor):
-        if None in (B, D, H, W):
-            raise ValueError(f'B, D, H and W must be given with coords, were {B}, {D}, {H}, {W}')
+    if isinstance(coords, BEVPoolPlan):
+        plan = coords
+        if (B, D, H, W) not in (plan.shape, (None,) * 4):
+            raise ValueError(
+                f'B, D, H, W must be those of the plan, {plan.shape}, were {B, D, H, W}'
+            )
+    elif B is None or D is None or H is None or W is None:
+        raise ValueError(f'B, D, H and W must be given with coords, were {B}, {D}, {H}, {W}')
+    else:
         plan = bev_pool_plan(coords, B, D, H, W)
-    elif (B, D, H, W) not in (plan.shape, (None,) * 4):
-        raise ValueError(f'B, D, H, W must be those of the plan, {plan.shape}, were {B, D, H, W}')
     out = BEVPoolFunction.apply(feats, plan.cells, plan.ranks, plan.intervals, *plan.shape)
     return out.permute(0, 4, 1, 2, 3)
 

@@ -11,6 +11,8 @@ over the points that lie strictly inside of the image, 0 < x < 1 and 0 < y < 1. 
 zero, as `grid_sample(align_corners=False)` has it.
 """
 
+from typing import Any, Optional
+
 import torch
 from torch import Tensor
 from torch.autograd import Function
@@ -23,7 +25,14 @@ class DeformableAggregationFunction(Function):
     """Autograd of `deformable_aggregation`, in the argument order of Sparse4D's class of this name."""
 
     @staticmethod
-    def forward(ctx, feature_maps, spatial_shape, scale_start_index, sample_locations, weight):
+    def forward(
+        ctx: Any,
+        feature_maps: Tensor,
+        spatial_shape: Tensor,
+        scale_start_index: Tensor,
+        sample_locations: Tensor,
+        weight: Tensor,
+    ) -> Tensor:
         """Sample and fuse."""
         inputs = feature_maps, spatial_shape, scale_start_index, sample_locations, weight
         ctx.save_for_backward(*inputs)
@@ -31,7 +40,7 @@ class DeformableAggregationFunction(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Optional[Tensor], ...]:
         """The gradient of the maps, and those of locations and weights together."""
         inputs = ctx.saved_tensors
         grad_features = grad_locations = grad_weight = None

@@ -1,5 +1,7 @@
 """Reduction of points by voxel, as the voxel encoders after a dynamic voxelization need it."""
 
+from typing import Any, Optional
+
 import torch
 from torch import Tensor
 from torch.autograd import Function
@@ -10,7 +12,14 @@ class DynamicScatterFunction(Function):
     """Autograd of `dynamic_scatter` over a plan of the points."""
 
     @staticmethod
-    def forward(ctx, feats, point_voxel, ranks, intervals, reduce_type):
+    def forward(
+        ctx: Any,
+        feats: Tensor,
+        point_voxel: Tensor,
+        ranks: Tensor,
+        intervals: Tensor,
+        reduce_type: str,
+    ) -> Tensor:
         """Reduce the points of each voxel."""
         out, argmax = torch.ops.mxd.dynamic_scatter(feats, ranks, intervals, reduce_type)
         ctx.save_for_backward(point_voxel, intervals, argmax)
@@ -19,7 +28,7 @@ class DynamicScatterFunction(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Optional[Tensor], ...]:
         """A maximum's gradient goes to the point it comes from, any other to all points."""
         point_voxel, intervals, argmax = ctx.saved_tensors
         if ctx.reduce_type == 'max':
@@ -32,7 +41,9 @@ class DynamicScatterFunction(Function):
         return grad_feats, None, None, None, None
 
 
-def dynamic_scatter(feats: Tensor, coors: Tensor, reduce_type: str = 'max'):
+def dynamic_scatter(
+    feats: Tensor, coors: Tensor, reduce_type: str = 'max'
+) -> tuple[Tensor, Tensor]:
     """Reduce the points of each voxel: `mmcv.ops.dynamic_scatter`, which has no CPU kernel.
 
     Args:
@@ -61,7 +72,7 @@ def dynamic_scatter(feats: Tensor, coors: Tensor, reduce_type: str = 'max'):
 if hasattr(torch.library, 'register_fake'):  # PyTorch 2.4: tracing with sizes that depend on data
 
     @torch.library.register_fake('mxd::dynamic_scatter_plan')
-    def _plan_fake(coors):
+    def _plan_fake(coors: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         sizes = torch.library.get_ctx()
         voxels = sizes.new_dynamic_size()
         return (

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Optional
 
 import torch
 
@@ -12,7 +13,7 @@ PATH = PACKAGE / '_C.so'
 BUILT_WITH = PACKAGE / '_C.torch'  # the version of the PyTorch that setup.py compiled against
 
 
-def _npu_library(name: str, setting: str):
+def _npu_library(name: str, setting: str) -> Optional[Path]:
     """Path of a library for the NPU: what the software NPU's launcher set, else the one built with CANN."""
     path = Path(os.environ.get(setting) or PACKAGE / 'npu' / name)
     return path if path.exists() else None

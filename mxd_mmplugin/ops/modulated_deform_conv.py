@@ -9,7 +9,7 @@ Deformable, Better Results", arXiv 1811.11168; without the mask Dai et al., arXi
 """
 
 from collections.abc import Sequence
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 import torch
 from torch import Tensor
@@ -27,18 +27,18 @@ class ModulatedDeformConv2dFunction(Function):
 
     @staticmethod
     def forward(
-        ctx,
-        input,
-        offset,
-        mask,
-        weight,
-        bias=None,
-        stride=1,
-        padding=0,
-        dilation=1,
-        groups=1,
-        deform_groups=1,
-    ):
+        ctx: Any,
+        input: Tensor,
+        offset: Tensor,
+        mask: Optional[Tensor],
+        weight: Tensor,
+        bias: Optional[Tensor] = None,
+        stride: Size = 1,
+        padding: Size = 0,
+        dilation: Size = 1,
+        groups: int = 1,
+        deform_groups: int = 1,
+    ) -> Tensor:
         """Convolve."""
         input, offset, mask, weight, bias = autocast(input, offset, mask, weight, bias)
         ctx.save_for_backward(input, offset, mask, weight)
@@ -49,7 +49,7 @@ class ModulatedDeformConv2dFunction(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Optional[Tensor], ...]:
         """Gradients of the five tensors."""
         needed = ctx.needs_input_grad[:5]
         grads = torch.ops.mxd.modulated_deform_conv2d_backward(

@@ -1,5 +1,8 @@
 """Sum of sparse tensors with different voxels: their union, and the sum over it."""
 
+from collections.abc import Sequence
+from typing import Any, Optional
+
 import torch
 from torch import Tensor
 from torch.autograd import Function
@@ -9,14 +12,14 @@ class SparseSumFunction(Function):
     """Autograd of `sparse_sum`."""
 
     @staticmethod
-    def forward(ctx, rows, num_out, *features):
+    def forward(ctx: Any, rows: Tensor, num_out: int, *features: Tensor) -> Tensor:
         """Sum the features of each output voxel in the order of the tensors."""
         ctx.save_for_backward(rows)
         ctx.counts = [tensor.shape[0] for tensor in features]
         return torch.ops.mxd.sparse_sum(features, rows, num_out)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Optional[Tensor], ...]:
         """Each row gets the gradient of its output voxel."""
         (rows,) = ctx.saved_tensors
         parts = rows.split(ctx.counts)
@@ -30,7 +33,9 @@ class SparseSumFunction(Function):
         )
 
 
-def sparse_union(indices, batch_size: int, spatial_shape) -> tuple:
+def sparse_union(
+    indices: Sequence[Tensor], batch_size: int, spatial_shape: Sequence[int]
+) -> tuple[Tensor, Tensor]:
     """Find the voxels of several sparse tensors together.
 
     Args:
@@ -51,7 +56,7 @@ def sparse_union(indices, batch_size: int, spatial_shape) -> tuple:
     return torch.ops.mxd.sparse_union(list(indices), int(batch_size), shape)
 
 
-def sparse_sum(features, rows: Tensor, num_out: int) -> Tensor:
+def sparse_sum(features: Sequence[Tensor], rows: Tensor, num_out: int) -> Tensor:
     """Sum the features of several sparse tensors over the union of their voxels.
 
     Args:
@@ -72,7 +77,9 @@ def sparse_sum(features, rows: Tensor, num_out: int) -> Tensor:
 if hasattr(torch.library, 'register_fake'):  # PyTorch 2.4: tracing with sizes that depend on data
 
     @torch.library.register_fake('mxd::sparse_union')
-    def _union_fake(indices, batch_size, spatial_shape):
+    def _union_fake(
+        indices: Sequence[Tensor], batch_size: int, spatial_shape: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
         voxels = torch.library.get_ctx().new_dynamic_size()
         rows = sum(tensor.shape[0] for tensor in indices)
         first = indices[0]

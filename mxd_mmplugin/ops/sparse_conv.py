@@ -7,8 +7,9 @@ an output wherever at least one voxel is met (Graham and van der Maaten, "Subman
 arXiv 1706.01307), a submanifold convolution at the input's own voxels only.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 from torch import Tensor
@@ -19,8 +20,15 @@ from .autocast import autocast
 
 
 def output_shape(
-    spatial_shape, kernel_size, stride, padding, dilation, output_padding, subm, transposed
-) -> list:
+    spatial_shape: Sequence[int],
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    output_padding: Sequence[int],
+    subm: bool,
+    transposed: bool,
+) -> list[int]:
     """Cells of the output in each dimension, as `torch.nn.Conv3d` and `ConvTranspose3d` count them."""
     if subm:
         return list(spatial_shape)
@@ -48,15 +56,15 @@ class Rulebook:
 
     indices: Tensor
     out_indices: Tensor
-    out_shape: tuple
+    out_shape: tuple[int, ...]
     pairs: Tensor
     bounds: Tensor
     geometry: dict
     # Kept by hand: functools.cached_property takes a lock, which torch.compile does not trace.
-    _transpose: Optional[tuple] = field(default=None, repr=False)
+    _transpose: Optional[tuple[Tensor, Tensor]] = field(default=None, repr=False)
 
     @property
-    def transpose(self) -> tuple:
+    def transpose(self) -> tuple[Tensor, Tensor]:
         """(pairs, bounds) with inputs and outputs exchanged, for the gradient of the input."""
         if self._transpose is None:
             self._transpose = torch.ops.mxd.sparse_conv_rulebook_transpose(
@@ -77,7 +85,7 @@ class Rulebook:
         )
 
     @property
-    def back(self) -> tuple:
+    def back(self) -> tuple[Tensor, Tensor]:
         """(pairs, bounds) with inputs and outputs exchanged, kernel points in any order."""
         return (self.pairs, self.bounds) if self.symmetric else self.transpose
 
@@ -88,17 +96,21 @@ class Rulebook:
         return self.geometry['subm'] and odd and 'inverse_of' not in self.geometry
 
 
+def _integers(values: Sequence[int]) -> tuple[int, ...]:
+    return tuple(int(v) for v in values)
+
+
 def build_rulebook(
     indices: Tensor,
     batch_size: int,
-    spatial_shape,
-    kernel_size,
-    stride,
-    padding,
-    dilation,
+    spatial_shape: Sequence[int],
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
     subm: bool = False,
     transposed: bool = False,
-    output_padding=None,
+    output_padding: Optional[Sequence[int]] = None,
 ) -> Rulebook:
     """Find the output voxels of a sparse convolution and the pairs of voxels that it joins.
 
@@ -126,17 +138,14 @@ def build_rulebook(
             fit; a geometry number out of its range.
         TypeError: indices that are not int32.
     """
-    lists = [
-        tuple(int(v) for v in values)
-        for values in (
-            spatial_shape,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            output_padding or [0] * len(spatial_shape),
-        )
-    ]
+    lists = (
+        _integers(spatial_shape),
+        _integers(kernel_size),
+        _integers(stride),
+        _integers(padding),
+        _integers(dilation),
+        _integers(output_padding or [0] * len(spatial_shape)),
+    )
     flags = bool(subm), bool(transposed)
     out_indices, pairs, bounds = torch.ops.mxd.sparse_conv_rulebook(
         indices, int(batch_size), *lists, *flags
@@ -166,7 +175,18 @@ class SparseConvFunction(Function):
     """
 
     @staticmethod
-    def forward(ctx, features, weight, bias, pairs, bounds, back, num_out, groups, symmetric):
+    def forward(
+        ctx: Any,
+        features: Tensor,
+        weight: Tensor,
+        bias: Optional[Tensor],
+        pairs: Tensor,
+        bounds: Tensor,
+        back: Optional[tuple[Tensor, Tensor]],
+        num_out: int,
+        groups: int,
+        symmetric: bool,
+    ) -> Tensor:
         """Convolve over the rulebook's pairs."""
         ctx.save_for_backward(features, weight, pairs, bounds, *(back or ()))
         ctx.groups, ctx.symmetric = groups, symmetric
@@ -174,7 +194,7 @@ class SparseConvFunction(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Optional[Tensor], ...]:
         """The input's gradient is a convolution of the output's with the kernel transposed."""
         (features, weight, pairs, bounds, *back), groups = ctx.saved_tensors, ctx.groups
         grad_features = grad_weight = grad_bias = None
@@ -242,17 +262,17 @@ if hasattr(torch.library, 'register_fake'):  # PyTorch 2.4: tracing with sizes t
 
     @torch.library.register_fake('mxd::sparse_conv_rulebook')
     def _rulebook_fake(
-        indices,
-        batch_size,
-        spatial_shape,
-        kernel_size,
-        stride,
-        padding,
-        dilation,
-        output_padding,
-        subm,
-        transposed,
-    ):
+        indices: Tensor,
+        batch_size: int,
+        spatial_shape: Sequence[int],
+        kernel_size: Sequence[int],
+        stride: Sequence[int],
+        padding: Sequence[int],
+        dilation: Sequence[int],
+        output_padding: Sequence[int],
+        subm: bool,
+        transposed: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         sizes = torch.library.get_ctx()
         volume = 1
         for k in kernel_size:
@@ -265,6 +285,8 @@ if hasattr(torch.library, 'register_fake'):  # PyTorch 2.4: tracing with sizes t
         )
 
     @torch.library.register_fake('mxd::sparse_conv_rulebook_transpose')
-    def _rulebook_transpose_fake(pairs, bounds, num_in):
+    def _rulebook_transpose_fake(
+        pairs: Tensor, bounds: Tensor, num_in: int
+    ) -> tuple[Tensor, Tensor]:
         tiles = torch.library.get_ctx().new_dynamic_size()
         return torch.empty_like(pairs), bounds.new_empty(tiles, bounds.shape[1])

@@ -1,5 +1,8 @@
 """Sparse voxels to a dense grid and back, each the other's gradient."""
 
+from collections.abc import Sequence
+from typing import Any, Optional
+
 import torch
 from torch import Tensor
 from torch.autograd import Function
@@ -9,7 +12,14 @@ class SparseToDenseFunction(Function):
     """Autograd of `sparse_to_dense`."""
 
     @staticmethod
-    def forward(ctx, features, indices, batch_size, spatial_shape, channels_first):
+    def forward(
+        ctx: Any,
+        features: Tensor,
+        indices: Tensor,
+        batch_size: int,
+        spatial_shape: Sequence[int],
+        channels_first: bool,
+    ) -> Tensor:
         """Scatter into zeros."""
         ctx.save_for_backward(indices)
         ctx.channels_first = channels_first
@@ -18,7 +28,7 @@ class SparseToDenseFunction(Function):
         )
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Optional[Tensor], ...]:
         """Gather."""
         (indices,) = ctx.saved_tensors
         return sparse_from_dense(grad, indices, ctx.channels_first), None, None, None, None
@@ -28,14 +38,14 @@ class SparseFromDenseFunction(Function):
     """Autograd of `sparse_from_dense`."""
 
     @staticmethod
-    def forward(ctx, dense, indices, channels_first):
+    def forward(ctx: Any, dense: Tensor, indices: Tensor, channels_first: bool) -> Tensor:
         """Gather."""
         ctx.save_for_backward(indices)
         ctx.sizes, ctx.channels_first = dense.shape, channels_first
         return torch.ops.mxd.sparse_from_dense(dense, indices, channels_first)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Optional[Tensor], ...]:
         """Scatter into zeros."""
         (indices,), (batch_size, *shape) = ctx.saved_tensors, ctx.sizes
         shape = shape[1:] if ctx.channels_first else shape[:-1]
@@ -43,7 +53,11 @@ class SparseFromDenseFunction(Function):
 
 
 def sparse_to_dense(
-    features: Tensor, indices: Tensor, batch_size: int, spatial_shape, channels_first: bool = True
+    features: Tensor,
+    indices: Tensor,
+    batch_size: int,
+    spatial_shape: Sequence[int],
+    channels_first: bool = True,
 ) -> Tensor:
     """Put the voxels of a sparse tensor into a grid of zeros.
 

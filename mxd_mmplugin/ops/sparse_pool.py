@@ -1,5 +1,7 @@
 """Sparse max pooling over a rulebook."""
 
+from typing import Any, Optional
+
 import torch
 from torch import Tensor
 from torch.autograd import Function
@@ -12,7 +14,14 @@ class SparseMaxPoolFunction(Function):
     """Autograd of `sparse_max_pool`."""
 
     @staticmethod
-    def forward(ctx, features, pairs, bounds, back, num_out):
+    def forward(
+        ctx: Any,
+        features: Tensor,
+        pairs: Tensor,
+        bounds: Tensor,
+        back: Optional[tuple[Tensor, Tensor]],
+        num_out: int,
+    ) -> Tensor:
         """Keep the input row that each number of the output came from."""
         out, argmax = torch.ops.mxd.sparse_max_pool(features, pairs, bounds, num_out)
         ctx.save_for_backward(argmax, *(back or ()))
@@ -21,7 +30,7 @@ class SparseMaxPoolFunction(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Optional[Tensor], ...]:
         """Each number of the output gives its gradient to the one row that it came from."""
         argmax, *back = ctx.saved_tensors
         grad_features = torch.ops.mxd.sparse_max_pool_backward(grad, argmax, *back, ctx.num_in)

@@ -7,7 +7,7 @@ written z, y, x.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, Optional, Union
 
 import torch
 from torch import Tensor
@@ -38,7 +38,7 @@ class GatherFunction(Function):
     """Autograd of the points' way into the voxels: a copy, so that the gradient is copied back."""
 
     @staticmethod
-    def forward(ctx, points, slots):
+    def forward(ctx: Any, points: Tensor, slots: Tensor) -> Tensor:
         """Gather the points that `slots` names."""
         ctx.save_for_backward(slots)
         ctx.num_points = points.shape[0]
@@ -46,7 +46,7 @@ class GatherFunction(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Optional[Tensor], ...]:
         """A point that is in no slot has no gradient."""
         (slots,) = ctx.saved_tensors
         return torch.ops.mxd.voxelize_gather_grad(grad, slots, ctx.num_points), None
@@ -114,7 +114,7 @@ def voxelization(
     max_points: int = 35,
     max_voxels: int = 20000,
     deterministic: bool = True,
-):
+) -> Union[Tensor, tuple[Tensor, Tensor, Tensor]]:
     """`mmcv.ops.voxelization`: hard, or dynamic where a limit is -1.
 
     Args:
@@ -127,7 +127,8 @@ def voxelization(
     """
     if max_points == -1 or max_voxels == -1:
         return dynamic_voxelize(points, voxel_size, coors_range)
-    return tuple(hard_voxelize(points, voxel_size, coors_range, max_points, max_voxels)[:3])
+    found = hard_voxelize(points, voxel_size, coors_range, max_points, max_voxels)
+    return found.voxels, found.coors, found.num_points
 
 
 def gather_features_by_pc_voxel_id(
@@ -163,7 +164,13 @@ def gather_features_by_pc_voxel_id(
 if hasattr(torch.library, 'register_fake'):  # PyTorch 2.4: tracing with sizes that depend on data
 
     @torch.library.register_fake('mxd::voxelize_hard')
-    def _hard_fake(points, voxel_size, coors_range, max_points, max_voxels):
+    def _hard_fake(
+        points: Tensor,
+        voxel_size: Sequence[float],
+        coors_range: Sequence[float],
+        max_points: int,
+        max_voxels: int,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         voxels = torch.library.get_ctx().new_dynamic_size()
         return (
             points.new_empty(voxels, len(voxel_size), dtype=torch.int32),

@@ -57,14 +57,14 @@ def environment() -> dict[str, str]:
     }
 
 
-def add_arguments(parser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the subcommand."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument('action', choices=('run', 'python', 'profile'))
     parser.add_argument('command', nargs=argparse.REMAINDER, help='the script and its arguments')
 
 
-def run(args) -> int:
+def run(args: argparse.Namespace) -> int:
     """Run the command; the exit status is its own."""
     command, env = args.command, environment()
     if args.action != 'python' and not command:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Union
 
 from rich.console import Console
 from rich.table import Table
@@ -10,7 +11,7 @@ PIPES = ('S', 'V', 'M', 'MTE1', 'MTE2', 'MTE3', 'FIX')
 WIDTH = 160  # of the table, also where the output is no terminal
 
 
-def load(path) -> list[dict]:
+def load(path: Union[str, Path]) -> list[dict]:
     """The launches of a profile, summed up by kernel, the longest first.
 
     Args:
@@ -21,7 +22,8 @@ def load(path) -> list[dict]:
         moving the bytes and doing the arithmetic, spread evenly), bound (what its slowest core does most), busy
         (share of the time by pipe), bytes_in, bytes_out, scalar_local and scalar_global.
     """
-    rows, bounds = {}, {}
+    rows: dict[str, dict] = {}
+    bounds: dict[str, dict[str, float]] = {}  # by kernel, the time under each bound
     path = Path(path)
     for line in path.read_text().splitlines() if path.exists() else ():
         launch = json.loads(line)
@@ -62,7 +64,7 @@ def load(path) -> list[dict]:
     for name, row in rows.items():
         cycles = row.pop('cycles')
         row['busy'] = {pipe: busy / cycles if cycles else 0 for pipe, busy in row['busy'].items()}
-        row['bound'] = max(bounds[name], key=bounds[name].get)
+        row['bound'] = max(bounds[name], key=bounds[name].__getitem__)
     return sorted(rows.values(), key=lambda row: -row['modelled_us'])
 
 
@@ -70,7 +72,7 @@ def _bytes(count: int) -> str:
     return f'{count / 2**20:.1f} MiB' if count >= 2**20 else f'{count / 2**10:.1f} KiB'
 
 
-def report(path) -> list[dict]:
+def report(path: Union[str, Path]) -> list[dict]:
     """Print the profile of a run as a table.
 
     Args:

@@ -5,9 +5,12 @@ kernel_size unless it is given, as in spconv.
 """
 
 from enum import Enum
+from typing import Any, Optional
 
 from .. import modules
 from ..modules import *  # noqa: F403
+from ..modules.sparse_layer import Sizes
+from ..modules.sparse_pool import SparseMaxPool
 from . import functional, utils
 
 _FAMILY = f'{modules.__name__}.sparse_'
@@ -24,8 +27,10 @@ class ConvAlgo(Enum):
     MaskSplitImplicitGemm = 2
 
 
-class _StrideOfKernel:
-    def __init__(self, kernel_size, stride=None, *args, **kwargs):
+class _StrideOfKernel(SparseMaxPool):
+    def __init__(
+        self, kernel_size: Sizes, stride: Optional[Sizes] = None, *args: Any, **kwargs: Any
+    ) -> None:
         super().__init__(kernel_size, stride, *args, **kwargs)
 
 

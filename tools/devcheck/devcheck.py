@@ -5,7 +5,6 @@ devcheck.py KERNEL_DIR CANN_DIR [-I DIR]... [--keep DIR] [--stack]
 """
 
 import argparse
-import collections
 import json
 import os
 import pathlib
@@ -14,6 +13,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Optional, Union
 
 HERE = pathlib.Path(__file__).resolve().parent
 STACK_LIMIT = 0x8000  # -mllvm -cce-aicore-stack-size of ascendc_kernel_cmake's bisheng_intf.cmake
@@ -46,8 +47,15 @@ RESOURCES = (
     + '/include'
 )
 
+# A command's words.
+Part = Union[str, pathlib.Path]
+Parts = Sequence[Part]
 
-def run(command, **options):
+# A source, its -D options, and how it was made.
+Build = tuple[pathlib.Path, list[str], str]
+
+
+def run(command: Parts, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run a command and keep what it prints."""
     return subprocess.run(
         [str(part) for part in command], capture_output=True, text=True, errors='replace', **options
@@ -57,7 +65,7 @@ def run(command, **options):
 class Cann:
     """Where things are in a CANN installation or in a checkout of its headers."""
 
-    def __init__(self, root, work):
+    def __init__(self, root: pathlib.Path, work: pathlib.Path) -> None:
         roots = [
             root,
             *[
@@ -66,7 +74,7 @@ class Cann:
             ],
         ]
 
-        def find(*names):
+        def find(*names: str) -> pathlib.Path:
             for base in roots:
                 for name in names:
                     if (base / name).exists():
@@ -102,7 +110,7 @@ class Cann:
             self.api / 'highlevel_api/lib',
             self.api / 'highlevel_api/impl',
         ]
-        self.includes = [
+        self.includes: list[Part] = [
             part for folder in folders if folder.is_dir() for part in ('-isystem', folder)
         ]
         self.names = self.write_intrinsics(work / 'intrinsics.h')
@@ -112,11 +120,12 @@ class Cann:
             f'#include "{work}/intrinsics.h"\n#include "{HERE}/supplement.h"\n'
         )
         self.prelude = prelude
-        self.pch = {}
+        self.pch: dict[str, pathlib.Path] = {}
 
-    def write_intrinsics(self, to):
+    def write_intrinsics(self, to: pathlib.Path) -> set[str]:
         """The prototypes of CANN's CPU stubs, as device functions whose pointers have address spaces."""
-        lines, names = [], set()
+        lines: list[str] = []
+        names: set[str] = set()
         for line in self.stubs.read_text().splitlines():
             match = re.match(
                 r'^(?!typedef|using|struct|extern|enum)([\w:]+(?: \w+)*[ *&]+)(\w+)\((.*)\);\s*$',
@@ -140,17 +149,21 @@ class Cann:
 class Report:
     """What was found and noted, each thing once."""
 
-    def __init__(self, kernels):
-        self.kernels, self.found, self.notes = kernels, collections.OrderedDict(), []
+    def __init__(self, kernels: pathlib.Path) -> None:
+        self.kernels = kernels
+        self.found: dict[tuple[str, str], bool] = {}
+        self.notes: list[str] = []
+        self.launches: dict[str, str] = {}
+        self.builds: dict[pathlib.Path, dict[str, list[str]]] = {}
 
-    def add(self, where, text):
+    def add(self, where: Union[str, pathlib.Path], text: str) -> None:
         """Print a finding, if it is new."""
         key = (str(where), re.sub(r' \[(VEC|CUBE)\]$', '', text))
         if key not in self.found:
             self.found[key] = True
             print(f'FINDING {where}: {text}')
 
-    def note(self, text):
+    def note(self, text: str) -> None:
         """Print a note, if it is new."""
         if text not in self.notes:
             self.notes.append(text)
@@ -171,9 +184,9 @@ LAUNCH_NAMES = """#define __CCE_AICORE__ 220
 """
 
 
-def origin(code, includes):
+def origin(code: str, includes: Parts) -> str:
     """Where a line of the generated stub was copied from."""
-    for folder in includes[1::2]:
+    for folder in map(pathlib.Path, includes[1::2]):
         for file in sorted([*folder.glob('*.h'), *folder.glob('*.cpp')]):
             for number, line in enumerate(file.read_text(errors='replace').splitlines(), 1):
                 if re.sub(r'\s*//.*', '', line).strip() == code:
@@ -181,7 +194,9 @@ def origin(code, includes):
     return 'host_stub.cpp'
 
 
-def generate(sources, includes, cann, work, report):
+def generate(
+    sources: Sequence[pathlib.Path], includes: Parts, cann: Cann, work: pathlib.Path, report: Report
+) -> dict[pathlib.Path, pathlib.Path]:
     """Runs ascendc_library's extract_host_stub.py; returns the generated sources by kernel file."""
     (work / 'names.h').write_text(LAUNCH_NAMES)
     (work / 'pp').mkdir()
@@ -271,9 +286,8 @@ def generate(sources, includes, cann, work, report):
             )
     for header in sorted(headers.glob('aclrtlaunch_*.h')):
         if 'triple' not in header.name:
-            report.launches[header.stem] = re.search(
-                r'uint32_t (aclrtlaunch_\w+\(.*\));', header.read_text()
-            ).group(1)
+            (signature,) = re.findall(r'uint32_t (aclrtlaunch_\w+\(.*\));', header.read_text())
+            report.launches[header.stem] = signature
     generated = {}
     for source in sources:
         wrapper = auto / f'auto_gen_{source.name}'
@@ -301,8 +315,13 @@ def generate(sources, includes, cann, work, report):
 # -- 2. The device compile ---------------------------------------------------------------------------------------------
 
 
-def clang(cann, includes, half, source, more, use_pch=False):
+def clang(
+    cann: Cann, includes: Parts, half: str, source: pathlib.Path, more: Parts, use_pch: bool = False
+) -> list[Union[str, pathlib.Path]]:
     """The command that compiles one half of a kernel as device code."""
+    early: list[Part] = ['-include', cann.prelude]
+    if use_pch:
+        early = ['-Xclang', '-include-pch', '-Xclang', cann.pch[half]]
     return [
         'nice',
         '-n',
@@ -335,11 +354,7 @@ def clang(cann, includes, half, source, more, use_pch=False):
         '-Wno-unknown-attributes',
         '-gline-tables-only',
         f'-D__DAV_C220_{half}__',
-        *(
-            ['-Xclang', '-include-pch', '-Xclang', cann.pch[half]]
-            if use_pch
-            else ['-include', cann.prelude]
-        ),
+        *early,
         *cann.includes,
         *includes,
         *more,
@@ -350,20 +365,21 @@ def clang(cann, includes, half, source, more, use_pch=False):
 DIAGNOSTIC = re.compile(r'^(\S+?):(\d+):(\d+): (fatal error|error|warning|note): (.*)$')
 
 
-def diagnose(output, folders, report, tag):
+def diagnose(output: str, folders: Sequence[pathlib.Path], report: Report, tag: str) -> bool:
     """Errors, wherever they are, by the line of the kernels that they come from."""
-    lines = output.splitlines()
-    found = []
-    for line in lines:
+    # Kind, the kernels' line or None, text and the line where it was found.
+    found: list[tuple[str, Optional[str], str, str]] = []
+    for line in output.splitlines():
         match = DIAGNOSTIC.match(line)
         if not match:
             continue
         file, row, _, kind, text = match.groups()
         inside = any(os.path.realpath(file).startswith(str(folder) + '/') for folder in folders)
         if kind in ('error', 'fatal error', 'warning'):
-            found.append([kind, f'{file}:{row}' if inside else None, text, f'{file}:{row}'])
+            found.append((kind, f'{file}:{row}' if inside else None, text, f'{file}:{row}'))
         elif found and found[-1][1] is None and inside:
-            found[-1][1] = f'{file}:{row}'
+            kind, _, text, where = found[-1]
+            found[-1] = kind, f'{file}:{row}', text, where
     for kind, at, text, where in found:
         if kind == 'warning' and (
             at is None
@@ -385,12 +401,14 @@ def diagnose(output, folders, report, tag):
 class Module:
     """What is of use here in the text of LLVM IR."""
 
-    def __init__(self, text):
-        self.functions, self.globals, self.meta = {}, {}, {}
-        name = None
+    def __init__(self, text: str) -> None:
+        self.functions: dict[str, list[str]] = {}
+        self.globals: dict[str, str] = {}
+        self.meta: dict[str, str] = {}
+        name: Optional[str] = None
         for line in text.splitlines():
             if line.startswith('define'):
-                name = re.search(r'@("[^"]+"|[\w.$]+)\(', line).group(1).strip('"')
+                name = re.findall(r'@("[^"]+"|[\w.$]+)\(', line)[0].strip('"')
                 self.functions[name] = [line]
             elif line == '}':
                 name = None
@@ -398,18 +416,19 @@ class Module:
                 self.functions[name].append(line)
             elif line.startswith('@'):
                 match = re.match(r'@("[^"]+"|[\w.$]+) = (.*)', line)
-                self.globals[match.group(1).strip('"')] = match.group(2)
+                if match:
+                    self.globals[match.group(1).strip('"')] = match.group(2)
             elif line.startswith('!'):
                 match = re.match(r'(!\d+) = (.*)', line)
                 if match:
                     self.meta[match.group(1)] = match.group(2)
 
-    def field(self, node, name):
+    def field(self, node: Optional[str], name: str) -> Optional[str]:
         """A field of a metadata node."""
-        match = re.search(rf'\b{name}: (!\d+|"[^"]*"|\d+)', self.meta.get(node, ''))
+        match = re.search(rf'\b{name}: (!\d+|"[^"]*"|\d+)', self.meta.get(node or '', ''))
         return match.group(1) if match else None
 
-    def file(self, scope):
+    def file(self, scope: Optional[str]) -> str:
         """The file that a scope of the debug information is in."""
         while scope:
             file = self.field(scope, 'file')
@@ -421,7 +440,7 @@ class Module:
             scope = self.field(scope, 'scope')
         return ''
 
-    def place(self, line, folders):
+    def place(self, line: str, folders: Sequence[pathlib.Path]) -> Optional[str]:
         """The line of the kernels' sources that an instruction comes from; None where it has none."""
         match = re.search(r'!dbg (!\d+)', line)
         node = match.group(1) if match else None
@@ -439,7 +458,7 @@ class Module:
             node = self.field(node, 'inlinedAt')
         return None
 
-    def calls(self, name):
+    def calls(self, name: str) -> Iterator[tuple[str, str]]:
         """Yield the name and the line of each call in a function."""
         for line in self.functions[name]:
             match = re.search(r'\b(?:call|invoke)\b.*?@("[^"]+"|[\w.$]+)\(', line)
@@ -447,7 +466,7 @@ class Module:
                 yield match.group(1).strip('"'), line
 
 
-def plain(mangled):
+def plain(mangled: str) -> str:
     """The innermost name of a mangled function."""
     match = re.match(r'_Z(?:N\w*?)?(\d+)', mangled)
     if not match:
@@ -456,13 +475,21 @@ def plain(mangled):
     return mangled[at : at + int(match.group(1))]
 
 
-def demangle(names):
+def demangle(names: Iterable[str]) -> dict[str, str]:
     """Mangled names to readable ones."""
     names = list(names)
     return dict(zip(names, run(['llvm-cxxfilt-19', *names]).stdout.splitlines())) if names else {}
 
 
-def inspect(raw, final, half, cann, folders, report, mix):
+def inspect(
+    raw: Module,
+    final: Module,
+    half: str,
+    cann: Cann,
+    folders: Sequence[pathlib.Path],
+    report: Report,
+    mix: bool,
+) -> None:
     """What Sema lets pass: recursion, variables, double, the other half's instructions."""
     # Lambdas are host functions to bisheng unless they say __aicore__; to CUDA they are as what they are in.
     marked = set(
@@ -472,13 +499,10 @@ def inspect(raw, final, half, cann, folders, report, mix):
         )
     )
     for name, body in raw.functions.items():
-        if (
-            re.search(r'Ul.*E\d*_(cl|clE)', name)
-            and name not in marked
-            and raw.place(body[0], folders)
-        ):
+        where = raw.place(body[0], folders)
+        if re.search(r'Ul.*E\d*_(cl|clE)', name) and name not in marked and where:
             report.add(
-                raw.place(body[0], folders),
+                where,
                 f'a lambda without __aicore__ is called: bisheng says "no matching '
                 f'function for call to object of type (lambda): call to [host] function from [aicore] '
                 f'function" [{half}]',
@@ -487,9 +511,10 @@ def inspect(raw, final, half, cann, folders, report, mix):
         made = re.search(
             r'(C[123]|D[012])E|aSE|Ul.*E\d*_cl', name
         )  # what the compiler makes of itself; lambdas
-        if name not in marked and not made and raw.place(body[0], folders):
+        where = raw.place(body[0], folders)
+        if name not in marked and not made and where:
             report.add(
-                raw.place(body[0], folders),
+                where,
                 f'{demangle([name])[name]} without __aicore__ (CUDA takes constexpr '
                 f'functions, bisheng may not) [{half}]',
             )
@@ -502,9 +527,10 @@ def inspect(raw, final, half, cann, folders, report, mix):
         ):
             for caller in raw.functions:
                 for callee, line in raw.calls(caller):
-                    if callee == name and raw.place(line, folders):
+                    where = raw.place(line, folders)
+                    if callee == name and where:
                         report.add(
-                            raw.place(line, folders),
+                            where,
                             f'calls {names[name].split("(")[0]}, a host function '
                             f'(CUDA takes constexpr ones, bisheng may not; the manual: no STL) [{half}]',
                         )
@@ -514,13 +540,10 @@ def inspect(raw, final, half, cann, folders, report, mix):
         for name in raw.functions:
             for callee, line in raw.calls(name):
                 match = re.match(r'_ZN7AscendC(\d+)(\w+)', callee)
-                if (
-                    match
-                    and match.group(2)[: int(match.group(1))] in lacks
-                    and raw.place(line, folders)
-                ):
+                where = raw.place(line, folders)
+                if match and match.group(2)[: int(match.group(1))] in lacks and where:
                     report.add(
-                        raw.place(line, folders),
+                        where,
                         f'AscendC::{match.group(2)[: int(match.group(1))]} in the '
                         f'{half.lower()} half, where it does nothing or is not defined [{half}]',
                     )
@@ -534,9 +557,10 @@ def inspect(raw, final, half, cann, folders, report, mix):
         while stack:
             other = stack.pop()
             if other == name:
-                if raw.place(raw.functions[name][0], folders):
+                where = raw.place(raw.functions[name][0], folders)
+                if where:
                     report.add(
-                        raw.place(raw.functions[name][0], folders),
+                        where,
                         f'recursion in {demangle([name])[name]} [{half}]',
                     )
                 break
@@ -548,8 +572,8 @@ def inspect(raw, final, half, cann, folders, report, mix):
         r'g_(cubeTPipePtr|vecTPipePtr|tPipePtr|maskCount|deqValue|sysWorkspaceReserved|dumpWorkspaceReserved'
         r'|hcclContextReserved|kfcClient|oomAddrArange)|llvm\.|__clang_gpu_used|_ZN7AscendC|\.str'
     )
-    for name, body in raw.globals.items():
-        if api.search(name) or ' section ' in body:
+    for name, value in raw.globals.items():
+        if api.search(name) or ' section ' in value:
             continue
         if name.startswith('_ZTV'):
             report.add(demangle([name])[name], f'virtual functions [{half}]')
@@ -557,7 +581,7 @@ def inspect(raw, final, half, cann, folders, report, mix):
             report.add(
                 demangle([name])[name], f'a variable that is initialised at run time [{half}]'
             )
-        elif re.search(r'\b(global|externally_initialized)\b', body) and ' constant ' not in body:
+        elif re.search(r'\b(global|externally_initialized)\b', value) and ' constant ' not in value:
             report.add(
                 demangle([name])[name], f'a static or global variable in device code [{half}]'
             )
@@ -575,12 +599,11 @@ def inspect(raw, final, half, cann, folders, report, mix):
                     f"calls the host's library: {line.strip()[:90]} [{half}]",
                 )
     # Instructions.
-    other = CUBE_ONLY if half == 'VEC' else VECTOR_ONLY
-    _reach, stack = set(), list(final.functions)
-    for name in stack:
+    absent = CUBE_ONLY if half == 'VEC' else VECTOR_ONLY
+    for name in final.functions:
         for callee, line in final.calls(name):
             short = plain(callee)
-            if callee not in final.functions and short in cann.names and other.match(short):
+            if callee not in final.functions and short in cann.names and absent.match(short):
                 report.add(
                     final.place(line, folders) or demangle([name])[name],
                     f'{short} in the {half.lower()} half, which has no such instruction [{half}]',
@@ -601,7 +624,15 @@ def inspect(raw, final, half, cann, folders, report, mix):
 # -- 3. Stack ----------------------------------------------------------------------------------------------------------
 
 
-def stack(cann, includes, half, source, defines, work, report):
+def stack(
+    cann: Cann,
+    includes: Parts,
+    half: str,
+    source: pathlib.Path,
+    defines: Sequence[str],
+    work: pathlib.Path,
+    report: Report,
+) -> Optional[tuple[dict[str, int], int]]:
     """Bytes of the kernels' frames as clang lays them out for a 64-bit RISC, all device code inlined."""
     text = work / f'{source.stem}.{half}.s'
     result = run(
@@ -641,7 +672,7 @@ def stack(cann, includes, half, source, defines, work, report):
         report.note(
             f'stack of {source.name} [{half}] unknown: {result.stderr.strip().splitlines()[0][:160]}'
         )
-        return {}
+        return None
     usage = {}
     for line in text.with_suffix('.su').read_text().splitlines():
         where, size, _ = line.split('\t')
@@ -649,7 +680,7 @@ def stack(cann, includes, half, source, defines, work, report):
     return usage, text.read_text().count('\n\t')
 
 
-def main():
+def main() -> int:
     """Check a folder of kernels; returns the exit status."""
     parser = argparse.ArgumentParser()
     parser.add_argument('kernels', type=pathlib.Path)
@@ -661,7 +692,7 @@ def main():
     options = parser.parse_args()
     kernels = options.kernels.resolve()
     folders = [kernels, *[folder.resolve() for folder in options.includes]]
-    includes = [part for folder in folders for part in ('-I', folder)]
+    includes: list[Part] = [part for folder in folders for part in ('-I', folder)]
     sources = sorted(kernels.glob('*.cpp'))
     if not sources:
         raise SystemExit(f'{kernels} has no kernels')
@@ -670,7 +701,6 @@ def main():
         shutil.rmtree(work / part, ignore_errors=True)
     work.mkdir(parents=True, exist_ok=True)
     report = Report(kernels)
-    report.launches, report.builds = {}, {}
     cann = Cann(options.cann.resolve(), work)
     headers = work / 'headers.h'
     headers.write_text(f'#include "{cann.prelude}"\n#include "kernel_operator.h"\n')
@@ -718,7 +748,7 @@ def main():
     for source in sources:
         for half in HALVES:
             # As preprocess_obj's aiv_obj and aic_obj: every file, whatever its type, for both halves.
-            builds = [] if options.fast else [(source, [], 'as it is')]
+            builds: list[Build] = [] if options.fast else [(source, [], 'as it is')]
             if half in report.builds.get(source, {}):
                 builds.append((generated[source], report.builds[source][half], 'as generated'))
             for file, defines, _tag in builds:
@@ -768,11 +798,11 @@ def main():
                 )
                 if usage:
                     frames[source.name, half] = usage
-    for (name, half), (usage, lines) in frames.items():
-        deepest = max(usage.values(), default=0)
+    for (name, half), (sizes, lines) in frames.items():
+        deepest = max(sizes.values(), default=0)
         print(
             f'stack   {name} [{half}]: '
-            + ', '.join(f'{kernel} {size}' for kernel, size in sorted(usage.items()))
+            + ', '.join(f'{kernel} {size}' for kernel, size in sorted(sizes.items()))
             + f' of {STACK_LIMIT} bytes; {lines} assembler lines'
         )
         if deepest > STACK_LIMIT:

@@ -13,7 +13,9 @@ out = subprocess.run(
     text=True,
 )
 found = [line for line in out.stdout.splitlines() if line.startswith('FINDING')]
-caught, missed, used = [], [], set()
+caught: list[str] = []
+missed: list[str] = []
+used: set[int] = set()
 for file in sorted((here / 'faults').iterdir()):
     for number, line in enumerate(file.read_text().splitlines(), 1):
         match = re.search(r'// fault: ([^~]+?)(?: ~(.*))?$', line)

@@ -27,20 +27,20 @@ def symbols(path: Path, kind: str) -> set[str]:
 
 def main(torch_npu: str, torch_lib: str, output: str, *objects: str) -> None:
     """Compare what torch_npu needs with what the objects define, and write the rest."""
-    torch_npu = Path(torch_npu)
+    package = Path(torch_npu)
     # libop_plugin_atb.so is opened only by those who ask for its ops; it needs libraries of its own.
-    users = [*torch_npu.glob('_C*.so'), *torch_npu.glob('lib/*.so')]
+    users = [*package.glob('_C*.so'), *package.glob('lib/*.so')]
     users = [path for path in users if 'atb' not in path.name]
     needed = set().union(*(symbols(path, 'undefined') for path in users))
     found = [*users, *Path(torch_lib).glob('*.so'), *map(Path, objects)]
     missing = needed - set().union(*(symbols(path, 'defined') for path in found))
-    missing = sorted(name for name in missing if OF_CANN.match(name))
+    stubs = sorted(name for name in missing if OF_CANN.match(name))
 
     headers = ''.join(
-        path.read_text(errors='replace') for path in torch_npu.glob('include/third_party/**/*.h')
+        path.read_text(errors='replace') for path in package.glob('include/third_party/**/*.h')
     )
     lines = ['extern "C" {', 'int softnpu_stub(const char* name);']
-    for name in missing:
+    for name in stubs:
         if IDLE.fullmatch(name):
             lines.append(f'int {name}() {{ return 0; }}')
         elif re.search(rf'\*\s*{name}\(', headers):

@@ -6,6 +6,7 @@ kernel on the software NPU.
 
 import argparse
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 KERNEL = re.compile(
@@ -26,7 +27,7 @@ def declaration(name: str, arguments: list) -> str:
     return ', '.join((f'uint32_t aclrtlaunch_{name}(uint32_t blockDim, void* stream', *pairs)) + ')'
 
 
-def kernels(text: str, source: Path):
+def kernels(text: str, source: Path) -> Iterator[tuple[str, str, list]]:
     """Yield (name, type, [(argument type, argument name)]) of each kernel of a source."""
     for match in KERNEL.finditer(text):
         arguments = [

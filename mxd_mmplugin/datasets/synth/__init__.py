@@ -1,5 +1,6 @@
 """Generates a data set in the format of nuScenes (v1.0-mini) from a small synthetic world."""
 
+import argparse
 import os
 import time
 from pathlib import Path
@@ -8,7 +9,7 @@ MOST_SCENES = 10
 KEY_FRAMES = 20
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this command's arguments to an `argparse` parser."""
     parser.add_argument(
         '--out',
@@ -37,7 +38,7 @@ def add_arguments(parser):
     )
 
 
-def run(args) -> int:
+def run(args: argparse.Namespace) -> int:
     """Generates the data set that `args` describe, unless it is there already."""
     _check('--scenes', args.scenes, 1, MOST_SCENES)
     _check('--seed', args.seed, 0, 2**32 - 1)
@@ -55,6 +56,6 @@ def run(args) -> int:
     return 0
 
 
-def _check(name: str, value: int, low: int, high: int):
+def _check(name: str, value: int, low: int, high: int) -> None:
     if not low <= value <= high:
         raise ValueError(f'{name} {value}: must be from {low} to {high}')

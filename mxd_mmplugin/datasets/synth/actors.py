@@ -1,6 +1,8 @@
 """The things that are annotated: their kinds, sizes, meshes and motion."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Optional
 
 import numpy as np
 
@@ -17,7 +19,7 @@ class Kind:
     """
 
     category: str
-    shape: object
+    shape: Callable[..., Mesh]
     size: tuple[float, float, float]
     spread: tuple[float, float, float] = (0.07, 0.04, 0.06)
     options: dict = field(default_factory=dict)
@@ -83,12 +85,15 @@ class Body:
         return self.size[0]
 
 
-def draw_body(kind: str, rng) -> Body:
+def draw_body(kind: str, rng: np.random.Generator) -> Body:
     """Draws one actor of `kind` (a key of KINDS)."""
     entry = KINDS[kind]
     deviation = np.clip(rng.normal(size=3), -2, 2) * entry.spread
     # Centimetres, so that the tables hold the very numbers that the mesh was stretched to.
-    size = tuple(float(round(mean * (1 + d), 2)) for mean, d in zip(entry.size, deviation))
+    length, width, height = (
+        float(round(mean * (1 + d), 2)) for mean, d in zip(entry.size, deviation)
+    )
+    size = length, width, height
     return Body(kind, size, shapes.build(entry.shape, size, rng, **entry.options))
 
 
@@ -119,7 +124,7 @@ class Actor:
         return np.linalg.norm(velocity, axis=1)
 
 
-def attribute(actor: Actor, speed: float) -> str | None:
+def attribute(actor: Actor, speed: float) -> Optional[str]:
     """The nuScenes attribute of `actor` at `speed` (metres a second); None where it has none."""
     category = actor.body.category
     if category.startswith('human.pedestrian'):
@@ -134,7 +139,9 @@ def attribute(actor: Actor, speed: float) -> str | None:
     return None
 
 
-def drop_collisions(actors: list[Actor], ego_track: np.ndarray, ego_size) -> list[Actor]:
+def drop_collisions(
+    actors: list[Actor], ego_track: np.ndarray, ego_size: Sequence[float]
+) -> list[Actor]:
     """Drops the later actor of each pair whose footprints ever overlap, and all that hit the ego.
 
     Motion never depends on this: it is the guarantee, not the means, that nothing is run through.
@@ -166,7 +173,9 @@ def drop_collisions(actors: list[Actor], ego_track: np.ndarray, ego_size) -> lis
     return [actor for actor, kept in zip(actors, alive[1:]) if kept]
 
 
-def _overlap(track_a, size_a, track_b, size_b) -> bool:
+def _overlap(
+    track_a: np.ndarray, size_a: np.ndarray, track_b: np.ndarray, size_b: np.ndarray
+) -> bool:
     """Whether two moving rectangles, given as (T, 3) x, y, yaw, ever overlap (separating axes)."""
     offset = track_b[:, :2] - track_a[:, :2]
     close = np.linalg.norm(offset, axis=1) < (np.hypot(*size_a) + np.hypot(*size_b)) / 2

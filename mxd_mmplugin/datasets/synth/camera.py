@@ -38,7 +38,7 @@ class View:
 class Frame:
     """The world at one instant, ready to be drawn for each camera."""
 
-    def __init__(self, world: World, step: int):
+    def __init__(self, world: World, step: int) -> None:
         """Places and shades the faces at sweep `step`."""
         self.world = world
         self.step = step
@@ -100,17 +100,23 @@ class _Rows:
     count: np.ndarray
     starts: np.ndarray
 
-    def of(self, polygon: int):
+    def of(self, polygon: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Row, first column and count of one polygon's rows."""
         rows = slice(self.starts[polygon], self.starts[polygon + 1])
         return self.row[rows], self.first[rows], self.count[rows]
 
-    def where(self, kept: np.ndarray):
+    def where(self, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Polygon, row, first column and count of the rows where `kept` (R,) is true."""
         return self.polygon[kept], self.row[kept], self.first[kept], self.count[kept]
 
 
-def _fill_large(face, nearness, rows, plane, number):
+def _fill_large(
+    face: np.ndarray,
+    nearness: np.ndarray,
+    rows: tuple[np.ndarray, np.ndarray, np.ndarray],
+    plane: np.ndarray,
+    number: int,
+) -> None:
     """Fills one polygon strip by strip; a strip that is hidden as a whole costs one look."""
     row, first, count = rows
     a, b, c = plane
@@ -141,7 +147,13 @@ def _fill_large(face, nearness, rows, plane, number):
         np.copyto(face[here], number, where=inside)
 
 
-def _fill_small(face, nearness, rows, planes, numbers):
+def _fill_small(
+    face: np.ndarray,
+    nearness: np.ndarray,
+    rows: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+    planes: np.ndarray,
+    numbers: np.ndarray,
+) -> None:
     """Fills all polygons of `rows` at once; `face` and `nearness` are flat."""
     polygon, row, first, count = rows
     a, b, c = planes[polygon].T
@@ -158,7 +170,7 @@ def _fill_small(face, nearness, rows, planes, numbers):
     face[pixels[nearest]] = numbers[polygon[run[ahead[nearest]]]]
 
 
-def _covered(rows, owner, actors: int) -> np.ndarray:
+def _covered(rows: _Rows, owner: np.ndarray, actors: int) -> np.ndarray:
     """The pixels (actors,) within the outline of each actor; `owner` (R,) is that of each row.
 
     In each image row, an actor's outline is the union of the runs of pixels of its faces.
@@ -173,7 +185,7 @@ def _covered(rows, owner, actors: int) -> np.ndarray:
     return np.bincount(owner[own][order], fresh, actors).astype(np.int64)
 
 
-def _project(quads: np.ndarray, camera: Camera):
+def _project(quads: np.ndarray, camera: Camera) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Projects faces (F, 4, 3), given in the camera frame.
 
     Returns:

@@ -2,8 +2,11 @@
 
 import json
 import multiprocessing
+from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
+from typing import Callable
 
 import cv2
 import numpy as np
@@ -14,7 +17,7 @@ from .camera import Frame
 from .geometry import rotate
 from .lidar import Lidar, count_points
 from .maps import write_mask
-from .scenes import SCENES
+from .scenes import SCENES, SceneSpec
 from .sensors import CAMERAS, LIDAR, SWEEP_SECONDS, SWEEPS_PER_KEY_FRAME
 from .tables import SceneTables, common_tables, token, write_tables
 from .world import World, make_streets, make_world
@@ -24,7 +27,7 @@ MANIFEST = 'synth.json'
 JPEG_QUALITY = 90
 SWEEP_MICROSECONDS = round(SWEEP_SECONDS * 1e6)
 
-_done = None  # counts the key frames done, in every process
+_done: Synchronized  # counts the key frames done, in every process
 
 
 def generate(out: Path, scenes: int, seed: int, key_frames: int, workers: int) -> bool:
@@ -71,7 +74,9 @@ def generate(out: Path, scenes: int, seed: int, key_frames: int, workers: int) -
     return True
 
 
-def _generate_scenes(out, specs, seed, key_frames, workers) -> list[dict]:
+def _generate_scenes(
+    out: Path, specs: Sequence[SceneSpec], seed: int, key_frames: int, workers: int
+) -> list[dict]:
     """The rows of each scene, in the order of `specs`."""
     # Not forked: OpenCV's threads would not live on in the child.
     context = multiprocessing.get_context('spawn')
@@ -92,20 +97,22 @@ def _generate_scenes(out, specs, seed, key_frames, workers) -> list[dict]:
             return [job.result() for job in jobs]
 
 
-def _start_worker(done):
+def _start_worker(done: Synchronized) -> None:
     global _done
     _done = done
 
 
-def _work(out, spec, seed, key_frames):
-    def count():
+def _work(out: Path, spec: SceneSpec, seed: int, key_frames: int) -> dict[str, list[dict]]:
+    def count() -> None:
         with _done.get_lock():
             _done.value += 1
 
     return generate_scene(out, spec, seed, key_frames, count)
 
 
-def generate_scene(out: Path, spec, seed: int, key_frames: int, progress) -> dict[str, list[dict]]:
+def generate_scene(
+    out: Path, spec: SceneSpec, seed: int, key_frames: int, progress: Callable[[], object]
+) -> dict[str, list[dict]]:
     """Writes the files of scene `spec` and returns its rows.
 
     Args:
@@ -138,10 +145,12 @@ def generate_scene(out: Path, spec, seed: int, key_frames: int, progress) -> dic
     return tables.finish([actor.body.category for actor in world.actors])
 
 
-def _write_images(out: Path, world: World, step: int, key_frame: int, tables) -> np.ndarray:
+def _write_images(
+    out: Path, world: World, step: int, key_frame: int, tables: SceneTables
+) -> np.ndarray:
     """Writes the images of a key frame; returns the visible fraction (N,) of each actor."""
     frame = Frame(world, step)
-    shown, covered = 0, 0
+    shown, covered = (np.zeros(len(world.actors), np.int64) for _ in range(2))
     for camera in CAMERAS:
         view = frame.draw(camera)
         shown, covered = shown + view.shown, covered + view.covered
@@ -153,7 +162,14 @@ def _write_images(out: Path, world: World, step: int, key_frame: int, tables) ->
     return shown / np.maximum(covered, 1)
 
 
-def _add_sightings(world: World, step: int, points, visible, speeds, tables):
+def _add_sightings(
+    world: World,
+    step: int,
+    points: np.ndarray,
+    visible: np.ndarray,
+    speeds: np.ndarray,
+    tables: SceneTables,
+) -> None:
     """Adds the actors' boxes and what was seen of them; `points` (P, 5) as written."""
     boxes = world.boxes(step)
     origin, rotation = world.sensor_pose(LIDAR, step)

@@ -3,10 +3,12 @@
 Lengths are metres, angles radians, frames right-handed with z up.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 
 class Material(NamedTuple):
@@ -50,7 +52,7 @@ class Mesh:
         return Mesh(self.vertices * (1, -1, 1), self.faces[:, ::-1], self.rgb, self.reflectance)
 
 
-def merge(meshes) -> Mesh:
+def merge(meshes: Iterable[Mesh]) -> Mesh:
     """One mesh of all faces of `meshes`, in their order."""
     meshes = list(meshes)
     starts = np.cumsum([0] + [len(mesh.vertices) for mesh in meshes])
@@ -80,7 +82,7 @@ def rotate(points: np.ndarray, rotation: np.ndarray) -> np.ndarray:
     return x * rotation[:, 0] + y * rotation[:, 1] + z * rotation[:, 2]
 
 
-def rotation_z(yaw) -> np.ndarray:
+def rotation_z(yaw: ArrayLike) -> np.ndarray:
     """Rotation matrices (..., 3, 3) about z by `yaw` (...)."""
     yaw = np.asarray(yaw, dtype=np.float64)
     rotation = np.zeros((*yaw.shape, 3, 3))
@@ -96,7 +98,7 @@ def quaternion_z(yaw: float) -> list[float]:
     return [float(np.cos(yaw / 2)), 0.0, 0.0, float(np.sin(yaw / 2))]
 
 
-def rotation_matrix(quaternion) -> np.ndarray:
+def rotation_matrix(quaternion: ArrayLike) -> np.ndarray:
     """The rotation matrix (3, 3) of a quaternion [w, x, y, z] of any length but 0."""
     w, x, y, z = np.asarray(quaternion) / np.linalg.norm(quaternion)
     return np.array(

@@ -9,6 +9,9 @@ moved to `origin` in the global frame of its map.
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
+
+from .scenes import SceneSpec
 
 MEDIAN = 0.6  # metres from the centre line to the first lane
 LANE = 3.5
@@ -30,7 +33,7 @@ class Lane:
     stops: tuple[float, ...]
     street: str
 
-    def pose(self, s):
+    def pose(self, s: ArrayLike) -> np.ndarray:
         """Poses (..., 3) of x, y, yaw at the lengths `s` (...) along the lane."""
         s = np.asarray(s, dtype=np.float64)
         x = self.start[0] + s * np.cos(self.yaw)
@@ -115,7 +118,7 @@ class Layout:
             for y0, y1 in ((self.main_half, far), (-far, -self.main_half))
         ]
 
-    def ground_height(self, x, y) -> np.ndarray:
+    def ground_height(self, x: ArrayLike, y: ArrayLike) -> np.ndarray:
         """Height (...) of the ground at x, y (...): 0 on a road, the kerb's height on a block.
 
         Kerbs are ramps half a metre wide, so that a walker's height changes gradually.
@@ -125,7 +128,7 @@ class Layout:
         to_cross = np.min([np.abs(x - c) - self.cross_half for c in self.crossings], axis=0)
         return KERB_HEIGHT * np.clip(np.minimum(to_main, to_cross) / 0.5 + 0.5, 0, 1)
 
-    def to_global(self, poses: np.ndarray) -> np.ndarray:
+    def to_global(self, poses: ArrayLike) -> np.ndarray:
         """Poses (..., 3) of x, y, yaw in the district frame, given in the global frame."""
         cos, sin = np.cos(self.heading), np.sin(self.heading)
         x, y, yaw = np.moveaxis(np.asarray(poses, dtype=np.float64), -1, 0)
@@ -140,7 +143,7 @@ class Layout:
         )
 
 
-def make_layout(spec, rng) -> Layout:
+def make_layout(spec: SceneSpec, rng: np.random.Generator) -> Layout:
     """Draws the streets of scene `spec`."""
     crossings = [float(rng.uniform(62, 76))]
     while crossings[-1] < 250:

@@ -27,12 +27,12 @@ RANDOM_DROP = 0.015  # of the returns that are strong enough
 class Lidar:
     """Sweeps of one world."""
 
-    def __init__(self, world: World):
+    def __init__(self, world: World) -> None:
         """Builds the part of the scene that never moves."""
         self.world = world
         self._fixed = Faces(world.vertices(0)[world.mesh.faces[: world.fixed_faces]])
 
-    def sweep(self, step: int, rng) -> tuple[np.ndarray, np.ndarray]:
+    def sweep(self, step: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Casts sweep `step`.
 
         Returns:
@@ -71,7 +71,7 @@ class Lidar:
         )
         return points.astype(np.float32), world.owner[face[detected]]
 
-    def _beams(self, step: int):
+    def _beams(self, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Origins and unit directions (BEAMS * COLUMNS, 3) of a sweep's beams, and their rings."""
         column = np.arange(COLUMNS)
         azimuth = FIRST_AZIMUTH - 2 * np.pi * column / COLUMNS

@@ -26,7 +26,7 @@ def _drivable(layout: Layout, plots: list[Plot]) -> list[tuple[float, float, flo
     return areas
 
 
-def write_mask(path: Path, districts: list[tuple[Layout, list[Plot]]]):
+def write_mask(path: Path, districts: list[tuple[Layout, list[Plot]]]) -> None:
     """Writes a location's mask: 255 where vehicles can drive, 0 elsewhere.
 
     A pixel is a tenth of a metre; the image's last row is y=0 of the global frame, its first
@@ -41,6 +41,7 @@ def write_mask(path: Path, districts: list[tuple[Layout, list[Plot]]]):
             corners = np.array([(x0, y0, 0), (x1, y0, 0), (x1, y1, 0), (x0, y1, 0)], float)
             corners = layout.to_global(corners * (1, layout.mirror, 1))[:, :2]
             pixels = corners * (PIXELS_PER_METRE, -PIXELS_PER_METRE) + (0, size[0])
-            cv2.fillPoly(mask, [np.round(pixels * 2**SHIFT).astype(np.int32)], 255, shift=SHIFT)
+            polygon = np.round(pixels * 2**SHIFT).astype(np.int32)
+            cv2.fillPoly(mask, [polygon], (255,), shift=SHIFT)
     path.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(path), mask, [cv2.IMWRITE_PNG_COMPRESSION, 1])

@@ -1,16 +1,12 @@
 """Who is in a scene, and where: traffic, parked vehicles, walkers, cones and barriers."""
 
+from collections.abc import Iterable, Sequence
+from typing import Callable, Optional
+
 import numpy as np
 
 from .actors import Actor, Body, draw_body, drop_collisions
-from .layout import (
-    CROSS_REACH,
-    KERB_HEIGHT,
-    MAIN_START,
-    PARKING,
-    SIDEWALK,
-    Layout,
-)
+from .layout import CROSS_REACH, KERB_HEIGHT, MAIN_START, PARKING, SIDEWALK, Lane, Layout
 from .scenery import Plot
 from .sensors import EGO_CENTRE, EGO_SIZE
 from .traffic import BRAKING, Drivers, EgoRoute, simulate
@@ -35,8 +31,11 @@ PARKED_MIX = (
     ('construction_vehicle', 0.02),
 )
 
+# x, y and yaw.
+Pose = tuple[float, float, float]
 
-def _pick(mix, rng) -> str:
+
+def _pick(mix: Iterable[tuple[str, float]], rng: np.random.Generator) -> str:
     names, weights = zip(*mix)
     return names[rng.choice(len(names), p=np.array(weights) / np.sum(weights))]
 
@@ -44,20 +43,30 @@ def _pick(mix, rng) -> str:
 class Population:
     """Fills one scene. Each `add_...` method adds actors; `finish` returns those that fit."""
 
-    def __init__(self, layout: Layout, plots: list[Plot], rng, steps: int, dt: float):
+    def __init__(
+        self, layout: Layout, plots: list[Plot], rng: np.random.Generator, steps: int, dt: float
+    ) -> None:
         """`steps` sweeps of `dt` seconds each; one more is kept before them for the ego's motion."""
         self.layout, self.plots, self.rng = layout, plots, rng
         self.steps, self.dt = steps, dt
         self.actors: list[Actor] = []
 
-    def _stand(self, body: Body, x, y, yaw, height=None, parked=True):
+    def _stand(
+        self,
+        body: Body,
+        x: float,
+        y: float,
+        yaw: float,
+        height: Optional[float] = None,
+        parked: bool = True,
+    ) -> None:
         """Adds an actor that stands still; on the ground, unless `height` is given."""
         if height is None:
             height = float(self.layout.ground_height(x, y))
         track = np.tile([float(x), float(y), height, float(yaw)], (self.steps, 1))
         self.actors.append(Actor(body, track, parked))
 
-    def _jitter(self, scale=0.04):
+    def _jitter(self, scale: float = 0.04) -> float:
         return self.rng.normal(0, scale)
 
     def add_traffic(self, plan: str) -> np.ndarray:
@@ -103,21 +112,23 @@ class Population:
         columns = np.array(rows).T
         drivers = Drivers(columns[0].astype(int), *columns[1:])
         warm_up = round(WARM_UP / self.dt)
-        s, ego_s = simulate(lanes, drivers, route, ego, warm_up + self.steps, self.dt)
-        s, ego_s = s[warm_up:], ego_s[warm_up - 1 :]
+        places, ego_places = simulate(lanes, drivers, route, ego, warm_up + self.steps, self.dt)
+        places, ego_places = places[warm_up:], ego_places[warm_up - 1 :]
         for n, (body, trailer) in enumerate(zip(bodies, trailers)):
             lane = lanes[int(rows[n][0])]
-            self._drive(body, lane.pose(s[:, n]))
+            self._drive(body, lane.pose(places[:, n]))
             if trailer:
                 behind = body.length / 2 + 0.6 + trailer.length / 2
-                self._drive(trailer, lane.pose(s[:, n] - behind))
-        return route.pose(ego_s)
+                self._drive(trailer, lane.pose(places[:, n] - behind))
+        return route.pose(ego_places)
 
-    def _drive(self, body, poses):
+    def _drive(self, body: Body, poses: np.ndarray) -> None:
         track = np.insert(poses, 2, 0.0, axis=1)
         self.actors.append(Actor(body, track, parked=False))
 
-    def _entry_speed(self, lane, s, front, rear, wanted):
+    def _entry_speed(
+        self, lane: Lane, s: float, front: float, rear: float, wanted: float
+    ) -> Optional[float]:
         """A speed from which a driver at `s` can still stop at red; None inside a crossing."""
         layout = self.layout
         box = (layout.main_half if lane.street == 'cross' else layout.cross_half) + SIDEWALK + 1.5
@@ -130,7 +141,7 @@ class Population:
                 speed = min(speed, float(np.sqrt(2 * BRAKING * gap)))
         return speed
 
-    def add_kerb_parking(self):
+    def add_kerb_parking(self) -> None:
         """Fills the parking lanes of all streets; a bus, trailers and lorries are among them."""
         layout, rng = self.layout, self.rng
         needed = [
@@ -157,32 +168,34 @@ class Population:
             for side in (1, -1):
                 closed = [(p.x0 - 4, p.x1 + 4) for p in sites if p.side == side]
                 yaw = 0.0 if side < 0 else np.pi
-                self._fill(
-                    a + margin,
-                    b - margin,
-                    closed,
-                    musts[side],
-                    lambda x, body, side=side, yaw=yaw: (
-                        x,
-                        side * (offset + max(0.0, (PARKING - body.size[1]) / 2 - 0.3)),
-                        yaw,
-                    ),
-                )
+
+                def along(x: float, body: Body, side: int = side, yaw: float = yaw) -> Pose:
+                    to_kerb = max(0.0, (PARKING - body.size[1]) / 2 - 0.3)
+                    return x, side * (offset + to_kerb), yaw
+
+                self._fill(a + margin, b - margin, closed, musts[side], along)
         for crossing in layout.crossings:
             for side in (1, -1):
                 for half in (1, -1):
                     start = layout.main_half + SIDEWALK + 6
                     x = crossing + side * (layout.cross_half - PARKING / 2)
                     yaw = side * np.pi / 2
-                    self._fill(
-                        start,
-                        110,
-                        [],
-                        [],
-                        lambda y, body, x=x, yaw=yaw, half=half: (x, half * y, yaw),
-                    )
 
-    def _fill(self, start, end, closed, musts, place):
+                    def across(
+                        y: float, _: Body, x: float = x, yaw: float = yaw, half: int = half
+                    ) -> Pose:
+                        return x, half * y, yaw
+
+                    self._fill(start, 110, [], [], across)
+
+    def _fill(
+        self,
+        start: float,
+        end: float,
+        closed: Sequence[tuple[float, float]],
+        musts: list[tuple[float, str]],
+        place: Callable[[float, Body], Pose],
+    ) -> None:
         """Parks vehicles one behind the other from `start` to `end`.
 
         Args:
@@ -216,7 +229,7 @@ class Population:
             self._stand(body, x, y + self._jitter(0.08), yaw + turn, parked=kind != 'bus')
             at += body.length + float(rng.uniform(0.7, 1.8))
 
-    def add_lots(self):
+    def add_lots(self) -> None:
         """Cars side by side in the lots, across to the street."""
         rng = self.rng
         for plot in self.plots:
@@ -232,7 +245,7 @@ class Population:
                             draw_body(kind, rng), x, y, yaw + self._jitter(0.03), KERB_HEIGHT + 0.03
                         )
 
-    def add_sites(self):
+    def add_sites(self) -> None:
         """Construction sites: machines and workers behind barriers, cones round the closed lane."""
         layout, rng = self.layout, self.rng
         height = KERB_HEIGHT + 0.03
@@ -280,7 +293,7 @@ class Population:
                 y = plot.side * (layout.main_half - PARKING / 2 + 0.3)
                 self._stand(draw_body('barrier', rng), x, y, self._jitter())
 
-    def add_median(self):
+    def add_median(self) -> None:
         """A row of barriers, then one of cones, along the centre line."""
         rng = self.rng
         first, ahead = self.layout.crossings[1:3]
@@ -296,7 +309,7 @@ class Population:
                         draw_body('cone', rng), x, self._jitter(0.1), rng.uniform(-np.pi, np.pi)
                     )
 
-    def add_parked_cycles(self):
+    def add_parked_cycles(self) -> None:
         """Bicycles and motorcycles beside the kerb, in small groups."""
         rng = self.rng
         for side in (1, -1):
@@ -312,7 +325,7 @@ class Population:
                     yaw = self._jitter(0.12) + (np.pi if rng.random() < 0.5 else 0)
                     self._stand(draw_body(kind, rng), x + 2.3 * n, y + self._jitter(0.06), yaw)
 
-    def add_walkers(self):
+    def add_walkers(self) -> None:
         """People along the pavements, waiting at the kerb, and across streets whose light is red."""
         layout, rng = self.layout, self.rng
         for side in (1, -1):
@@ -338,7 +351,7 @@ class Population:
                 for _ in range(int(rng.integers(1, 4))):
                     self._cross(crossing, side)
 
-    def _cross(self, crossing, side):
+    def _cross(self, crossing: float, side: int) -> None:
         """Someone on the zebra crossing of the street whose light is red."""
         layout, rng = self.layout, self.rng
         direction = 1 if rng.random() < 0.5 else -1
@@ -352,7 +365,9 @@ class Population:
         yaw += 0.0 if direction > 0 else np.pi
         self._walk(draw_body('pedestrian', rng), x, y, yaw, speed, crosses=True)
 
-    def _walk(self, body, x, y, yaw, speed, crosses=False):
+    def _walk(
+        self, body: Body, x: float, y: float, yaw: float, speed: float, crosses: bool = False
+    ) -> None:
         """Adds someone who walks straight on; those who may not cross wait at the kerb."""
         layout = self.layout
         distance = speed * self.dt * np.arange(self.steps)
@@ -389,7 +404,9 @@ class Population:
         return actors, ego_track * (1, mirror, mirror)
 
 
-def populate(layout: Layout, plots: list[Plot], plan: str, rng, steps: int, dt: float):
+def populate(
+    layout: Layout, plots: list[Plot], plan: str, rng: np.random.Generator, steps: int, dt: float
+) -> tuple[list[Actor], np.ndarray]:
     """Fills a scene.
 
     Args:

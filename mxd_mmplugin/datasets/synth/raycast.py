@@ -8,6 +8,8 @@ All is double precision, and Numba neither reorders sums nor fuses products with
 processor with other vectors finds the same distances.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numba import njit
 
@@ -22,7 +24,7 @@ _compiled = njit(error_model='numpy')  # 1 / 0 is infinite
 class Faces:
     """Faces that rays can be cast against."""
 
-    def __init__(self, quads: np.ndarray):
+    def __init__(self, quads: np.ndarray) -> None:
         """Builds the tree.
 
         Args:
@@ -34,7 +36,9 @@ class Faces:
         self._low, self._high = _boxes(quads, self._order)
         self._planes = _planes(quads, self._normals)[self._order]
 
-    def cast(self, origins: np.ndarray, directions: np.ndarray):
+    def cast(
+        self, origins: np.ndarray, directions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Finds the nearest face of each ray, from either side.
 
         Args:
@@ -71,7 +75,7 @@ def _sort_into_leaves(centres: np.ndarray, levels: int) -> np.ndarray:
     return order.reshape(leaves, size)
 
 
-def _boxes(quads: np.ndarray, order: np.ndarray):
+def _boxes(quads: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Lowest and highest corner (2 * L, 3) of each node's box, the root's at 1."""
     low, high = [quads[order].min((1, 2)) - MARGIN], [quads[order].max((1, 2)) + MARGIN]
     while len(low[0]) > 1:
@@ -94,7 +98,14 @@ def _planes(quads: np.ndarray, normals: np.ndarray) -> np.ndarray:
 
 
 @_compiled
-def _enters(low, high, node, origin, inverse, reach):
+def _enters(
+    low: np.ndarray,
+    high: np.ndarray,
+    node: int,
+    origin: Sequence[float],
+    inverse: Sequence[float],
+    reach: float,
+) -> float:
     """The distance at which a ray enters a box, infinite where it misses it or enters beyond `reach`."""
     first, last = 0.0, reach
     for axis in range(3):
@@ -106,12 +117,14 @@ def _enters(low, high, node, origin, inverse, reach):
 
 
 @_compiled
-def _side(planes, row, point):
+def _side(planes: np.ndarray, row: int, point: Sequence[float]) -> float:
     return planes[row, 0] * point[0] + planes[row, 1] * point[1] + planes[row, 2] * point[2]
 
 
 @_compiled
-def _meets(planes, face, origin, direction):
+def _meets(
+    planes: np.ndarray, face: int, origin: Sequence[float], direction: Sequence[float]
+) -> float:
     """The distance at which a ray meets a face, infinite where it does not."""
     plane = 5 * face
     slope = _side(planes, plane, direction)
@@ -130,7 +143,14 @@ def _meets(planes, face, origin, direction):
 
 
 @_compiled
-def _cast(origins, directions, low, high, planes, leaves):
+def _cast(
+    origins: np.ndarray,
+    directions: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
+    planes: np.ndarray,
+    leaves: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
     """Distance (R,) and number (R,) of each ray's nearest face."""
     count, size = leaves.shape
     distances = np.full(len(origins), np.inf)

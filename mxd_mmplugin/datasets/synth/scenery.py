@@ -56,7 +56,7 @@ class Plot:
         return self.side * (layout.main_half + SIDEWALK + depth)
 
 
-def make_plots(layout: Layout, rng) -> list[Plot]:
+def make_plots(layout: Layout, rng: np.random.Generator) -> list[Plot]:
     """Divides the main street's two sides into plots; a site and a lot lie near the ego's start."""
     first = layout.crossings[1]  # the crossing ahead of the ego vehicle's start
     near = (layout.crossings[0], first)
@@ -74,7 +74,8 @@ def make_plots(layout: Layout, rng) -> list[Plot]:
         x0, x1 = span[0] + layout.cross_half + SIDEWALK, span[1] - layout.cross_half - SIDEWALK
         for side in (1, -1):
             # Special plots are placed from the crossing ahead backwards.
-            cuts, end = [], x1
+            cuts: list[Plot] = []
+            end = x1
             for kind, width, before in special.get((span, side), []):
                 end = min(end, x1 - before) if len(cuts) == 0 else end - 8
                 if end - width > x0 + 4:
@@ -95,7 +96,9 @@ def make_plots(layout: Layout, rng) -> list[Plot]:
     return plots
 
 
-def _building(x0, x1, y0, y1, height, rng) -> Mesh:
+def _building(
+    x0: float, x1: float, y0: float, y1: float, height: float, rng: np.random.Generator
+) -> Mesh:
     """A block of flats or offices with a band of windows on each floor."""
     wall = WALLS[rng.integers(len(WALLS))]
     parts = [box(x0, x1, y0, y1, 0, height, wall)]
@@ -110,7 +113,7 @@ def _building(x0, x1, y0, y1, height, rng) -> Mesh:
     return merge(parts)
 
 
-def _tree(rng) -> Mesh:
+def _tree(rng: np.random.Generator) -> Mesh:
     height, spread = float(rng.uniform(5, 8.5)), float(rng.uniform(1.3, 2.2))
     crown = 0.34 * height
     return merge(
@@ -226,7 +229,7 @@ def _ground(layout: Layout, plots: list[Plot]) -> list[Mesh]:
     return parts
 
 
-def _buildings(layout: Layout, plots: list[Plot], rng) -> list[Mesh]:
+def _buildings(layout: Layout, plots: list[Plot], rng: np.random.Generator) -> list[Mesh]:
     parts = []
     for plot in plots:
         setback = {'building': rng.uniform(0.0, 3.0), 'park': 30.0}.get(plot.kind, 25.0)
@@ -254,7 +257,7 @@ def _buildings(layout: Layout, plots: list[Plot], rng) -> list[Mesh]:
     return parts
 
 
-def _street_furniture(layout: Layout, rng) -> list[Mesh]:
+def _street_furniture(layout: Layout, rng: np.random.Generator) -> list[Mesh]:
     """Lamps, trees and signs along the kerbs, traffic lights at the corners."""
     parts = []
     edges = (MAIN_START, *layout.crossings, MAIN_END)
@@ -285,7 +288,7 @@ def _street_furniture(layout: Layout, rng) -> list[Mesh]:
     return parts
 
 
-def make_scenery(layout: Layout, plots: list[Plot], rng) -> Mesh:
+def make_scenery(layout: Layout, plots: list[Plot], rng: np.random.Generator) -> Mesh:
     """All that stands still and is not annotated, in the district frame."""
     mesh = merge(
         [

@@ -6,7 +6,10 @@ that an annotated box is the tight box of its mesh. Bodies stay a few centimetre
 which mirrors, bumpers or skirts touch, so that range noise seldom lifts a point out of it.
 """
 
+from typing import Callable, Optional
+
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .geometry import Material, Mesh, merge, rotate
 
@@ -52,7 +55,14 @@ CLOTHES = (
 )
 
 
-def loft(bottom, top, z0: float, z1: float, side: Material, cap: Material | None = None) -> Mesh:
+def loft(
+    bottom: ArrayLike,
+    top: ArrayLike,
+    z0: float,
+    z1: float,
+    side: Material,
+    cap: Optional[Material] = None,
+) -> Mesh:
     """The solid between two rings (N, 2) of x, y, both counter-clockwise, at z0 and z1."""
     bottom, top = np.asarray(bottom, float), np.asarray(top, float)
     n = len(bottom)
@@ -84,13 +94,22 @@ def circle(radius: float, corners: int, x: float = 0.0, y: float = 0.0) -> np.nd
     return np.column_stack([x + radius * np.cos(angle), y + radius * np.sin(angle)])
 
 
-def box(x0, x1, y0, y1, z0, z1, side: Material, cap: Material | None = None) -> Mesh:
+def box(
+    x0: float,
+    x1: float,
+    y0: float,
+    y1: float,
+    z0: float,
+    z1: float,
+    side: Material,
+    cap: Optional[Material] = None,
+) -> Mesh:
     """An upright box."""
     ring = rectangle(x0, x1, y0, y1)
     return loft(ring, ring, z0, z1, side, cap)
 
 
-def quad(x0, x1, y0, y1, z, material: Material) -> Mesh:
+def quad(x0: float, x1: float, y0: float, y1: float, z: float, material: Material) -> Mesh:
     """One horizontal rectangle seen from above."""
     return Mesh(
         np.array([(x, y, z) for x, y in rectangle(x0, x1, y0, y1)], float),
@@ -113,11 +132,13 @@ def wheel(x: float, y: float, radius: float, width: float, corners: int = 6) -> 
     return Mesh(turned + (x, y, 0), disc.faces, disc.rgb, disc.reflectance)
 
 
-def beam(start, end, width: float, thickness: float, material: Material) -> Mesh:
+def beam(
+    start: ArrayLike, end: ArrayLike, width: float, thickness: float, material: Material
+) -> Mesh:
     """A bar from `start` to `end` (x, y, z); `width` across, `thickness` in its upright plane."""
     start, end = np.asarray(start, float), np.asarray(end, float)
     along = end - start
-    length = np.linalg.norm(along)
+    length = float(np.linalg.norm(along))
     along = along / length
     across = np.cross((0, 0, 1.0), along)
     across = np.array((0, 1.0, 0)) if np.linalg.norm(across) < 1e-6 else across
@@ -147,7 +168,7 @@ def _lights(front: float, back: float, half_width: float, z: float) -> list[Mesh
     return parts
 
 
-def car(l, w, h, rng) -> Mesh:
+def car(l: float, w: float, h: float, rng: np.random.Generator) -> Mesh:
     """A saloon, an estate or a van: lower body, cabin with windows, wheels, lights, mirrors."""
     paint = CAR_PAINTS[rng.integers(len(CAR_PAINTS))]
     # Cabin ends as fractions of the length, at the waist and at the roof.
@@ -201,7 +222,7 @@ def _cab(front: float, back: float, half: float, top: float, paint: Material) ->
     ]
 
 
-def truck(l, w, h, rng) -> Mesh:
+def truck(l: float, w: float, h: float, rng: np.random.Generator) -> Mesh:
     """A pick-up when it is low, otherwise a box lorry, a tipper or a tractor."""
     paint = TRUCK_PAINTS[rng.integers(len(TRUCK_PAINTS))]
     half = w * 0.46
@@ -239,7 +260,7 @@ def truck(l, w, h, rng) -> Mesh:
     return merge(parts)
 
 
-def bus(l, w, h, rng) -> Mesh:
+def bus(l: float, w: float, h: float, rng: np.random.Generator) -> Mesh:
     """A city bus: a long box with bands of windows."""
     paint = TRUCK_PAINTS[rng.integers(len(TRUCK_PAINTS))]
     half, front, back = w * 0.465, l / 2 - 0.04, -l / 2 + 0.04
@@ -261,7 +282,7 @@ def bus(l, w, h, rng) -> Mesh:
     return merge(parts)
 
 
-def trailer(l, w, h, rng) -> Mesh:
+def trailer(l: float, w: float, h: float, rng: np.random.Generator) -> Mesh:
     """A semi-trailer: a high box or an open load bed, axles at the back, legs in front."""
     load = TRUCK_PAINTS[rng.integers(len(TRUCK_PAINTS))]
     half = w / 2 - 0.05
@@ -285,7 +306,7 @@ def trailer(l, w, h, rng) -> Mesh:
     return merge(parts)
 
 
-def construction_vehicle(l, w, h, rng) -> Mesh:
+def construction_vehicle(l: float, w: float, h: float, rng: np.random.Generator) -> Mesh:
     """An excavator on tracks or a wheel loader, both with a raised arm."""
     half = w / 2
     if rng.random() < 0.6:
@@ -314,7 +335,9 @@ def construction_vehicle(l, w, h, rng) -> Mesh:
     return merge(parts)
 
 
-def pedestrian(l, w, h, rng, coat: Material | None = None) -> Mesh:
+def pedestrian(
+    l: float, w: float, h: float, rng: np.random.Generator, coat: Optional[Material] = None
+) -> Mesh:
     """A person in mid-step: legs apart along x, arms at the sides, a head."""
     coat = coat or CLOTHES[rng.integers(len(CLOTHES))]
     trousers = CLOTHES[rng.integers(len(CLOTHES))]
@@ -338,12 +361,12 @@ def pedestrian(l, w, h, rng, coat: Material | None = None) -> Mesh:
     )
 
 
-def construction_worker(l, w, h, rng) -> Mesh:
+def construction_worker(l: float, w: float, h: float, rng: np.random.Generator) -> Mesh:
     """A person in a high-visibility coat."""
     return pedestrian(l, w, h, rng, HIGH_VISIBILITY)
 
 
-def _rider(saddle: float, h: float, rng) -> list[Mesh]:
+def _rider(saddle: float, h: float, rng: np.random.Generator) -> list[Mesh]:
     """A person on a saddle at x=-0.15, leaning to a handlebar in front."""
     coat, trousers = CLOTHES[rng.integers(len(CLOTHES))], CLOTHES[rng.integers(len(CLOTHES))]
     shoulder = h - 0.30
@@ -359,7 +382,9 @@ def _rider(saddle: float, h: float, rng) -> list[Mesh]:
     return parts
 
 
-def _frame(l, w, handlebar: float, radius: float, width: float, colour: Material) -> list[Mesh]:
+def _frame(
+    l: float, w: float, handlebar: float, radius: float, width: float, colour: Material
+) -> list[Mesh]:
     """Two wheels, a frame and a handlebar as wide as `w`."""
     axle = l / 2 - radius
     bar = axle - 0.28
@@ -372,7 +397,7 @@ def _frame(l, w, handlebar: float, radius: float, width: float, colour: Material
     ]
 
 
-def bicycle(l, w, h, rng, rider: bool = False) -> Mesh:
+def bicycle(l: float, w: float, h: float, rng: np.random.Generator, rider: bool = False) -> Mesh:
     """A bicycle, alone or with its rider."""
     colour = CAR_PAINTS[rng.integers(len(CAR_PAINTS))]
     handlebar = 1.02 if rider else h - 0.03
@@ -381,7 +406,7 @@ def bicycle(l, w, h, rng, rider: bool = False) -> Mesh:
     return merge(parts + (_rider(0.94, h, rng) if rider else []))
 
 
-def motorcycle(l, w, h, rng, rider: bool = False) -> Mesh:
+def motorcycle(l: float, w: float, h: float, rng: np.random.Generator, rider: bool = False) -> Mesh:
     """A motorcycle or scooter, alone or with its rider."""
     colour = CAR_PAINTS[rng.integers(len(CAR_PAINTS))]
     handlebar = 1.08 if rider else h - 0.03
@@ -394,20 +419,20 @@ def motorcycle(l, w, h, rng, rider: bool = False) -> Mesh:
     return merge(parts + (_rider(0.86, h, rng) if rider else []))
 
 
-def traffic_cone(l, w, h, rng) -> Mesh:
+def traffic_cone(l: float, w: float, h: float, rng: np.random.Generator) -> Mesh:
     """A cone on a square foot, with a reflecting band."""
 
-    def ring(z):
+    def ring(z: float) -> np.ndarray:
         return circle(0.42 * l * (1 - 0.86 * z / h), 8)
 
-    levels = [(0.04, ORANGE), (0.42 * h, WHITE_BAND), (0.68 * h, ORANGE), (h, None)]
+    levels, bands = (0.04, 0.42 * h, 0.68 * h, h), (ORANGE, WHITE_BAND, ORANGE)
     parts = [box(-l / 2, l / 2, -w / 2, w / 2, 0, 0.05, DARK)]
-    for (z0, material), (z1, _) in zip(levels, levels[1:]):
+    for z0, z1, material in zip(levels, levels[1:], bands):
         parts.append(loft(ring(z0), ring(z1), z0, z1, material))
     return merge(parts)
 
 
-def barrier(l, w, h, rng) -> Mesh:
+def barrier(l: float, w: float, h: float, rng: np.random.Generator) -> Mesh:
     """A concrete barrier, or a striped board on two feet; wide along y."""
     if rng.random() < 0.5:
         return merge(
@@ -432,6 +457,11 @@ def barrier(l, w, h, rng) -> Mesh:
     return merge(parts)
 
 
-def build(shape, size: tuple[float, float, float], rng, **options) -> Mesh:
+def build(
+    shape: Callable[..., Mesh],
+    size: tuple[float, float, float],
+    rng: np.random.Generator,
+    **options: bool,
+) -> Mesh:
     """The mesh of `shape` (a builder above) that fills the box `size` = (l, w, h) centred on 0."""
     return shape(*size, rng, **options).fitted(size)

@@ -2,12 +2,16 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Optional
 
 import numpy as np
 
 from .geometry import quaternion_z
-from .sensors import CAMERAS, IMAGE_HEIGHT, IMAGE_WIDTH, LIDAR
+from .layout import Layout
+from .scenes import SceneSpec
+from .sensors import CAMERAS, IMAGE_HEIGHT, IMAGE_WIDTH, LIDAR, Sensor
 
 VERSION = 'v1.0-mini'
 TABLES = (
@@ -64,7 +68,7 @@ VISIBILITIES = ('v0-40', 'v40-60', 'v60-80', 'v80-100')
 FIRST_TIMESTAMP = 1_532_402_927_000_000  # microseconds
 
 
-def token(*names) -> str:
+def token(*names: object) -> str:
     """The token of what `names` name: 32 hexadecimal digits that depend on nothing else."""
     return hashlib.md5('/'.join(map(str, names)).encode()).hexdigest()
 
@@ -77,14 +81,14 @@ def link(rows: list[dict]) -> list[dict]:
     return rows
 
 
-def logfile(spec) -> str:
+def logfile(spec: SceneSpec) -> str:
     """The name of a scene's log, with which its files begin."""
     return f'synth-{spec.number:04d}'
 
 
-def common_tables(seed: int, scenes) -> dict[str, list[dict]]:
+def common_tables(seed: int, scenes: Sequence[SceneSpec]) -> dict[str, list[dict]]:
     """The tables, empty but for what does not depend on what happens in `scenes`."""
-    tables = {name: [] for name in TABLES}
+    tables: dict[str, list[dict]] = {name: [] for name in TABLES}
     tables['category'] = [
         {'token': token('category', name), 'name': name, 'description': ''} for name in CATEGORIES
     ]
@@ -142,7 +146,7 @@ def common_tables(seed: int, scenes) -> dict[str, list[dict]]:
 class SceneTables:
     """The rows of one scene, collected sweep by sweep."""
 
-    def __init__(self, spec, seed: int, layout):
+    def __init__(self, spec: SceneSpec, seed: int, layout: Layout) -> None:
         """Rows of scene `spec`, whose district lies where `layout` says."""
         self._spec, self._seed, self._layout = spec, seed, layout
         self._first = FIRST_TIMESTAMP + spec.number * 1_000_000_000
@@ -151,10 +155,10 @@ class SceneTables:
         self._data: dict[str, list[dict]] = {}
         self._sightings: list[dict] = []
 
-    def _token(self, *names) -> str:
+    def _token(self, *names: object) -> str:
         return token(self._seed, self._spec.name, *names)
 
-    def add_sample(self, key_frame: int, microseconds: int):
+    def add_sample(self, key_frame: int, microseconds: int) -> None:
         """Adds key frame number `key_frame`, `microseconds` after the scene's start."""
         self._samples.append(
             {
@@ -166,7 +170,9 @@ class SceneTables:
             }
         )
 
-    def add_data(self, sensor, key_frame: int, microseconds: int, ego_pose, is_key: bool) -> str:
+    def add_data(
+        self, sensor: Sensor, key_frame: int, microseconds: int, ego_pose: np.ndarray, is_key: bool
+    ) -> str:
         """Adds one sensor's data and its ego pose; returns the file's name in the data set.
 
         Args:
@@ -209,7 +215,13 @@ class SceneTables:
         )
         return filename
 
-    def add_sightings(self, boxes, attributes, points, visible):
+    def add_sightings(
+        self,
+        boxes: np.ndarray,
+        attributes: Sequence[Optional[str]],
+        points: np.ndarray,
+        visible: np.ndarray,
+    ) -> None:
         """Adds what the sensors saw of each actor at the key frame added last.
 
         Args:
@@ -244,7 +256,7 @@ class SceneTables:
             ],
         }
 
-    def _annotations(self, categories):
+    def _annotations(self, categories: Sequence[str]) -> tuple[list[dict], list[dict]]:
         """Annotates each actor from the first to the last key frame in which the LiDAR hit it."""
         hit = np.array([sighting['points'] > 0 for sighting in self._sightings])
         annotations, instances = [], []
@@ -263,7 +275,7 @@ class SceneTables:
             )
         return annotations, instances
 
-    def _annotation(self, actor, key_frame):
+    def _annotation(self, actor: int, key_frame: int) -> dict:
         sighting = self._sightings[key_frame]
         x, y, z, length, width, height, yaw = sighting['boxes'][actor]
         x, y, yaw = self._layout.to_global([x, y, yaw])
@@ -285,7 +297,7 @@ class SceneTables:
         }
 
 
-def write_tables(root: Path, tables: dict[str, list[dict]]):
+def write_tables(root: Path, tables: dict[str, list[dict]]) -> None:
     """Writes every table as JSON under `root`."""
     folder = root / VERSION
     folder.mkdir(parents=True, exist_ok=True)

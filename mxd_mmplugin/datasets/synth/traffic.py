@@ -3,9 +3,12 @@
 The car-following law is the intelligent driver model (Treiber, Hennecke and Helbing, 2000).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Optional, TypeVar, Union
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .layout import CROSS_REACH, Lane, Layout
 
@@ -16,6 +19,9 @@ HEADWAY = 1.3  # s, kept to the vehicle ahead
 STANDSTILL = 2.2  # m, kept to the vehicle ahead when both stand
 TURN_RADIUS = 9.0  # m
 TURN_SPEED = 5.0  # m/s
+
+# Of one vehicle, or of each of N, an array (N,).
+Number = TypeVar('Number', float, np.ndarray)
 
 
 @dataclass
@@ -41,12 +47,12 @@ class Drivers:
 class EgoRoute:
     """The ego vehicle's way: along the main street's kerb lane, perhaps off to the near side."""
 
-    def __init__(self, layout: Layout, lanes: list[Lane], turns: bool):
+    def __init__(self, layout: Layout, lanes: list[Lane], turns: bool) -> None:
         """Finds the lanes in `lanes`; `turns` is whether to turn at the crossing ahead."""
         kerb_lane = layout.main_lanes(1)[-1]
         self.first = lanes.index(kerb_lane)
         self._first_lane = kerb_lane
-        self.second = None
+        self.second: Optional[int] = None
         self.turn_start = self.turn_end = np.inf
         if turns:
             second = layout.cross_lane(layout.crossings[1], -1)
@@ -56,11 +62,11 @@ class EgoRoute:
             self.turn_end = self.turn_start + TURN_RADIUS * np.pi / 2
             self.second_start = CROSS_REACH - kerb_lane.start[1] + TURN_RADIUS
 
-    def on_second(self, s):
+    def on_second(self, s: Number) -> Number:
         """Metres along the second lane for the length `s` along the route."""
         return s - self.turn_end + self.second_start
 
-    def pose(self, s) -> np.ndarray:
+    def pose(self, s: ArrayLike) -> np.ndarray:
         """Poses (..., 3) of x, y, yaw at lengths `s` (...) along the route."""
         s = np.asarray(s, dtype=np.float64)
         poses = self._first_lane.pose(s)
@@ -81,7 +87,9 @@ class EgoRoute:
         return np.where((s > self.turn_end)[..., None], after, poses)
 
 
-def _acceleration(speed, wanted, gap, leader_speed):
+def _acceleration(
+    speed: Number, wanted: Number, gap: Number, leader_speed: Union[float, np.ndarray]
+) -> Number:
     """The intelligent driver model; all arguments (N,), `gap` infinite on a free road."""
     closing = speed * (speed - leader_speed) / (2 * np.sqrt(ACCELERATION * BRAKING))
     desired = STANDSTILL + np.maximum(speed * HEADWAY + closing, 0)
@@ -91,7 +99,7 @@ def _acceleration(speed, wanted, gap, leader_speed):
     )
 
 
-def _next_stop(lanes: list[Lane], drivers_lane, nose):
+def _next_stop(lanes: Sequence[Lane], drivers_lane: np.ndarray, nose: np.ndarray) -> np.ndarray:
     """Metres from each nose (N,) to the next place to stop on its lane, infinite without one."""
     gap = np.full(len(nose), np.inf)
     for index, lane in enumerate(lanes):
@@ -102,7 +110,14 @@ def _next_stop(lanes: list[Lane], drivers_lane, nose):
     return gap
 
 
-def simulate(lanes, drivers: Drivers, route: EgoRoute, ego, steps: int, dt: float):
+def simulate(
+    lanes: Sequence[Lane],
+    drivers: Drivers,
+    route: EgoRoute,
+    ego: dict[str, float],
+    steps: int,
+    dt: float,
+) -> tuple[np.ndarray, np.ndarray]:
     """Moves everyone for `steps` steps of `dt` seconds.
 
     Args:
@@ -124,18 +139,13 @@ def simulate(lanes, drivers: Drivers, route: EgoRoute, ego, steps: int, dt: floa
         ego_history.append(ego_s)
 
         # The ego vehicle is one more vehicle on each lane that it is on.
-        others_lane, others_s = list(drivers.lane), list(s)
-        others_rear, others_speed = list(drivers.rear), list(speed)
         places = [(route.first, ego_s)] if ego_s < route.turn_start + 6 else []
-        if ego_s > route.turn_start + 4:
+        if route.second is not None and ego_s > route.turn_start + 4:
             places.append((route.second, route.on_second(ego_s)))
-        for lane, place in places:
-            others_lane.append(lane)
-            others_s.append(place)
-            others_rear.append(ego['rear'])
-            others_speed.append(ego_speed)
-        others_lane, others_s = np.array(others_lane), np.array(others_s)
-        others_rear, others_speed = np.array(others_rear), np.array(others_speed)
+        others_lane = np.append(drivers.lane, [lane for lane, _ in places]).astype(int)
+        others_s = np.append(s, [place for _, place in places])
+        others_rear = np.append(drivers.rear, [ego['rear']] * len(places))
+        others_speed = np.append(speed, [ego_speed] * len(places))
 
         nose = s + drivers.front
         gap = (others_s - others_rear)[None] - nose[:, None]
@@ -173,7 +183,7 @@ def simulate(lanes, drivers: Drivers, route: EgoRoute, ego, steps: int, dt: floa
     return np.array(history), np.array(ego_history)
 
 
-def _step(s, speed, acceleration, dt):
+def _step(s: Number, speed: Number, acceleration: Number, dt: float) -> tuple[Number, Number]:
     """One step of constant acceleration that never goes backwards."""
     after = np.maximum(speed + acceleration * dt, 0)
     return s + (speed + after) / 2 * dt, after

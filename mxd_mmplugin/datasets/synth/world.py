@@ -4,12 +4,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .actors import Actor
 from .geometry import Mesh, merge, rotation_z
 from .layout import Layout, make_layout
 from .population import populate
-from .scenery import make_plots, make_scenery
+from .scenery import Plot, make_plots, make_scenery
+from .scenes import SceneSpec
 from .sensors import SWEEP_SECONDS, SWEEPS_PER_KEY_FRAME, Sensor
 
 SCENERY = -1  # the owner of a face that belongs to no actor
@@ -42,7 +44,7 @@ class World:
     fixed_faces: int
     fixed_vertices: int
 
-    def ego_pose(self, step) -> np.ndarray:
+    def ego_pose(self, step: ArrayLike) -> np.ndarray:
         """The ego pose x, y, yaw at the time `step` (...), in sweeps, which may be fractional."""
         step = np.asarray(step, dtype=np.float64) + 1
         track = self.ego_track.copy()
@@ -50,7 +52,7 @@ class World:
         rows = np.arange(len(track))
         return np.stack([np.interp(step, rows, track[:, i]) for i in range(3)], axis=-1)
 
-    def sensor_pose(self, sensor: Sensor, step) -> tuple[np.ndarray, np.ndarray]:
+    def sensor_pose(self, sensor: Sensor, step: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         """Origin (..., 3) and rotation (..., 3, 3) that take `sensor`'s frame to the district's."""
         pose = self.ego_pose(step)
         turn = rotation_z(pose[..., 2])
@@ -86,14 +88,14 @@ class World:
         return np.stack([x, y, boxes[owner, 2] + local[:, 2]], axis=1)
 
 
-def make_streets(spec, seed: int):
+def make_streets(spec: SceneSpec, seed: int) -> tuple[Layout, list[Plot], np.random.Generator]:
     """The layout and plots of scene `spec`, and the random generator to go on with."""
     rng = np.random.default_rng([seed, spec.number])
     layout = make_layout(spec, rng)
     return layout, make_plots(layout, rng), rng
 
 
-def make_world(spec, seed: int, key_frames: int) -> World:
+def make_world(spec: SceneSpec, seed: int, key_frames: int) -> World:
     """Builds scene `spec`'s world for `key_frames` key frames; `seed` is the data set's."""
     steps = (key_frames - 1) * SWEEPS_PER_KEY_FRAME + 1
     layout, plots, rng = make_streets(spec, seed)

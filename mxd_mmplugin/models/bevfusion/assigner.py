@@ -1,5 +1,7 @@
 """Which query predicts which box: TransFusion's costs and assigners."""
 
+from typing import Optional
+
 import torch
 from mmdet.models.task_modules import AssignResult, BaseAssigner
 from mmdet3d.registry import TASK_UTILS
@@ -15,7 +17,7 @@ class BBoxBEVL1Cost:
         weight (float): factor of the cost.
     """
 
-    def __init__(self, weight: float):
+    def __init__(self, weight: float) -> None:
         self.weight = weight
 
     def __call__(self, bboxes: Tensor, gt_bboxes: Tensor, train_cfg: dict) -> Tensor:
@@ -32,7 +34,7 @@ class IoU3DCost:
         weight (float): factor of the cost.
     """
 
-    def __init__(self, weight: float):
+    def __init__(self, weight: float) -> None:
         self.weight = weight
 
     def __call__(self, iou: Tensor) -> Tensor:
@@ -65,11 +67,11 @@ class HungarianAssigner3D(BaseAssigner):
 
     def __init__(
         self,
-        cls_cost=dict(type='mmdet.ClassificationCost', weight=1.0),
-        reg_cost=dict(type='BBoxBEVL1Cost', weight=1.0),
-        iou_cost=dict(type='IoU3DCost', weight=1.0),
-        iou_calculator=dict(type='BboxOverlaps3D', coordinate='lidar'),
-    ):
+        cls_cost: dict = dict(type='mmdet.ClassificationCost', weight=1.0),
+        reg_cost: dict = dict(type='BBoxBEVL1Cost', weight=1.0),
+        iou_cost: dict = dict(type='IoU3DCost', weight=1.0),
+        iou_calculator: dict = dict(type='BboxOverlaps3D', coordinate='lidar'),
+    ) -> None:
         self.cls_cost = TASK_UTILS.build(cls_cost)
         self.reg_cost = TASK_UTILS.build(reg_cost)
         self.iou_cost = TASK_UTILS.build(iou_cost)
@@ -77,7 +79,12 @@ class HungarianAssigner3D(BaseAssigner):
 
     @torch.no_grad()
     def assign(
-        self, bboxes: Tensor, gt_bboxes: Tensor, gt_labels: Tensor, cls_pred: Tensor, train_cfg
+        self,
+        bboxes: Tensor,
+        gt_bboxes: Tensor,
+        gt_labels: Tensor,
+        cls_pred: Tensor,
+        train_cfg: dict,
     ) -> AssignResult:
         """Match the boxes of a sample.
 
@@ -112,8 +119,10 @@ class HeuristicAssigner3D(BaseAssigner):
     """
 
     def __init__(
-        self, dist_thre=100, iou_calculator=dict(type='BboxOverlaps3D', coordinate='lidar')
-    ):
+        self,
+        dist_thre: float = 100,
+        iou_calculator: dict = dict(type='BboxOverlaps3D', coordinate='lidar'),
+    ) -> None:
         self.dist_thre = dist_thre
         self.iou_calculator = TASK_UTILS.build(iou_calculator)
 
@@ -122,9 +131,9 @@ class HeuristicAssigner3D(BaseAssigner):
         self,
         bboxes: Tensor,
         gt_bboxes: Tensor,
-        gt_bboxes_ignore=None,
-        gt_labels: Tensor = None,
-        query_labels: Tensor = None,
+        gt_bboxes_ignore: object = None,
+        gt_labels: Optional[Tensor] = None,
+        query_labels: Optional[Tensor] = None,
     ) -> AssignResult:
         """Match the boxes of a sample.
 
@@ -137,6 +146,8 @@ class HeuristicAssigner3D(BaseAssigner):
         Returns:
             AssignResult: of P boxes.
         """
+        if gt_labels is None:
+            raise ValueError('gt_labels must be given')
         iou = self.iou_calculator(bboxes, gt_bboxes)
         gt_of_box = torch.full((len(bboxes),), -1, device=bboxes.device)
         if len(gt_bboxes) and len(bboxes):

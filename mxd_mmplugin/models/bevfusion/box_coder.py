@@ -29,7 +29,7 @@ class TransFusionBBoxCoder(BaseBBoxCoder):
         post_center_range: Optional[Sequence[float]] = None,
         score_threshold: Optional[float] = None,
         code_size: int = 8,
-    ):
+    ) -> None:
         self.pc_range = pc_range
         self.out_size_factor = out_size_factor
         self.voxel_size = voxel_size
@@ -37,7 +37,7 @@ class TransFusionBBoxCoder(BaseBBoxCoder):
         self.score_threshold = score_threshold
         self.code_size = code_size
 
-    def _map(self, like: Tensor):
+    def _map(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Where the map begins and the size of its cells, x and y, metres."""
         return like.new_tensor(self.pc_range[:2]), self.out_size_factor * like.new_tensor(
             self.voxel_size[:2]

@@ -1,6 +1,7 @@
 """BEVFusion: LiDAR and cameras joined in one map from above (Liu et al. 2022)."""
 
 import copy
+from collections.abc import Sequence
 from typing import Optional
 
 import numpy as np
@@ -45,8 +46,8 @@ class BEVFusion(Base3DDetector):
         pts_neck: Optional[dict] = None,
         bbox_head: Optional[dict] = None,
         init_cfg: Optional[dict] = None,
-        **kwargs,
-    ):
+        **kwargs: object,
+    ) -> None:
         camera = dict(img_backbone=img_backbone, img_neck=img_neck, view_transform=view_transform)
         absent = [name for name, cfg in camera.items() if cfg is None]
         if absent and len(absent) < len(camera):
@@ -89,9 +90,9 @@ class BEVFusion(Base3DDetector):
             tuple[Tensor, Tensor, Tensor]: features [M, C], the means (with voxelize_reduce), else
             [M, max_num_points, C]; batch index, x, y, z, int32 [M, 4]; points a voxel, int32 [M].
         """
-        voxels, coors, sizes = zip(*(self.pts_voxel_layer(sample) for sample in points))
-        coors = [F.pad(coor, (1, 0), value=i) for i, coor in enumerate(coors)]
-        voxels, coors, sizes = torch.cat(voxels), torch.cat(coors), torch.cat(sizes)
+        voxels_of, coors_of, sizes_of = zip(*(self.pts_voxel_layer(sample) for sample in points))
+        voxels, sizes = torch.cat(voxels_of), torch.cat(sizes_of)
+        coors = torch.cat([F.pad(coor, (1, 0), value=i) for i, coor in enumerate(coors_of)])
         if self.voxelize_reduce:
             voxels = voxels.sum(dim=1) / sizes[:, None].to(voxels)
         return voxels, coors, sizes
@@ -102,7 +103,9 @@ class BEVFusion(Base3DDetector):
         voxels, coors, _ = self.voxelize(points)
         return self.pts_middle_encoder(voxels, coors, len(points))
 
-    def extract_img_feat(self, x: Tensor, points: list, *matrices, img_metas=None) -> Tensor:
+    def extract_img_feat(
+        self, x: Tensor, points: list, *matrices: Tensor, img_metas: Optional[list] = None
+    ) -> Tensor:
         """Map of the cameras [B, C, X, Y].
 
         Args:
@@ -118,7 +121,9 @@ class BEVFusion(Base3DDetector):
         with torch.autocast(x.device.type, enabled=False):
             return self.view_transform(features.float(), points, *matrices, img_metas)
 
-    def extract_feat(self, batch_inputs_dict: dict, batch_input_metas: list, **kwargs):
+    def extract_feat(
+        self, batch_inputs_dict: dict, batch_input_metas: list, **kwargs: object
+    ) -> Sequence[Tensor]:
         """What the head predicts from.
 
         Args:
@@ -160,17 +165,19 @@ class BEVFusion(Base3DDetector):
             raise ValueError('fusion_layer must be given where there are images and points')
         return self.pts_neck(self.pts_backbone(fused))
 
-    def _forward(self, batch_inputs_dict: dict, batch_data_samples: list, **kwargs):
+    def _forward(
+        self, batch_inputs_dict: dict, batch_data_samples: list, **kwargs: object
+    ) -> tuple:
         """What the head's `forward` returns."""
         metas = [sample.metainfo for sample in batch_data_samples]
         return self.bbox_head(self.extract_feat(batch_inputs_dict, metas), metas)
 
-    def loss(self, batch_inputs_dict: dict, batch_data_samples: list, **kwargs) -> dict:
+    def loss(self, batch_inputs_dict: dict, batch_data_samples: list, **kwargs: object) -> dict:
         """Losses of the head."""
         metas = [sample.metainfo for sample in batch_data_samples]
         return self.bbox_head.loss(self.extract_feat(batch_inputs_dict, metas), batch_data_samples)
 
-    def predict(self, batch_inputs_dict: dict, batch_data_samples: list, **kwargs) -> list:
+    def predict(self, batch_inputs_dict: dict, batch_data_samples: list, **kwargs: object) -> list:
         """The samples with `pred_instances_3d`: bboxes_3d, scores_3d, labels_3d."""
         metas = [sample.metainfo for sample in batch_data_samples]
         found = self.bbox_head.predict(self.extract_feat(batch_inputs_dict, metas), metas)

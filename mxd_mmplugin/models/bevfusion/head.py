@@ -2,12 +2,13 @@
 
 import copy
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, Optional, Union
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule, build_conv_layer
+from mmdet.models.task_modules import BaseAssigner
 from mmdet3d.models import circle_nms
 from mmdet3d.models.dense_heads.centerpoint_head import SeparateHead
 from mmdet3d.models.layers import nms_bev
@@ -20,7 +21,7 @@ from .assigner import HeuristicAssigner3D
 from .box_coder import draw_gaussians, gaussian_radii
 
 # Classes whose objects are so small that each cell may be a peak of its own.
-SMALL_CLASSES = {'nuScenes': (8, 9), 'Waymo': (1, 2)}
+SMALL_CLASSES: dict[str, tuple[int, ...]] = {'nuScenes': (8, 9), 'Waymo': (1, 2)}
 # Classes that suppress each other, and how near (metres of circle NMS, overlap of rotated NMS); -1: not.
 NMS_GROUPS = {
     'nuScenes': (((0, 1, 2, 3, 4, 5, 6, 7), -1), ((8,), 0.175), ((9,), 0.175)),
@@ -78,28 +79,28 @@ class TransFusionHead(nn.Module):
 
     def __init__(
         self,
-        num_proposals=128,
-        auxiliary=True,
-        in_channels=128 * 3,
-        hidden_channel=128,
-        num_classes=4,
-        num_decoder_layers=3,
-        decoder_layer=dict(),
-        num_heads=8,
-        nms_kernel_size=1,
-        bn_momentum=0.1,
-        common_heads=dict(),
-        num_heatmap_convs=2,
-        conv_cfg=dict(type='Conv1d'),
-        norm_cfg=dict(type='BN1d'),
-        bias='auto',
-        loss_cls=dict(type='mmdet.FocalLoss', use_sigmoid=True, reduction='mean'),
-        loss_bbox=dict(type='mmdet.L1Loss', reduction='mean'),
-        loss_heatmap=dict(type='mmdet.GaussianFocalLoss', reduction='mean'),
-        train_cfg=None,
-        test_cfg=None,
-        bbox_coder=None,
-    ):
+        num_proposals: int = 128,
+        auxiliary: bool = True,
+        in_channels: int = 128 * 3,
+        hidden_channel: int = 128,
+        num_classes: int = 4,
+        num_decoder_layers: int = 3,
+        decoder_layer: dict = dict(),
+        num_heads: int = 8,
+        nms_kernel_size: int = 1,
+        bn_momentum: float = 0.1,
+        common_heads: dict = dict(),
+        num_heatmap_convs: int = 2,
+        conv_cfg: dict = dict(type='Conv1d'),
+        norm_cfg: dict = dict(type='BN1d'),
+        bias: Union[bool, str] = 'auto',
+        loss_cls: dict = dict(type='mmdet.FocalLoss', use_sigmoid=True, reduction='mean'),
+        loss_bbox: dict = dict(type='mmdet.L1Loss', reduction='mean'),
+        loss_heatmap: dict = dict(type='mmdet.GaussianFocalLoss', reduction='mean'),
+        train_cfg: Optional[dict] = None,
+        test_cfg: Optional[dict] = None,
+        bbox_coder: Optional[dict] = None,
+    ) -> None:
         super().__init__()
         if not loss_cls.get('use_sigmoid', False):
             raise ValueError(f'loss_cls must have use_sigmoid=True, was {loss_cls}')
@@ -111,7 +112,7 @@ class TransFusionHead(nn.Module):
         self.num_decoder_layers = num_decoder_layers
         self.nms_kernel_size = nms_kernel_size
         self.bn_momentum = bn_momentum
-        self.train_cfg, self.test_cfg = train_cfg, test_cfg
+        self.train_cfg, self.test_cfg = train_cfg or {}, test_cfg or {}
 
         self.loss_cls = MODELS.build(loss_cls)
         self.loss_bbox = MODELS.build(loss_bbox)
@@ -144,8 +145,9 @@ class TransFusionHead(nn.Module):
             for _ in range(num_decoder_layers)
         )
         self.init_weights()
-        cells = (size // test_cfg['out_size_factor'] for size in test_cfg['grid_size'][:2])
-        self.bev_pos = self._cell_centers(*cells)
+        cfg = self.test_cfg
+        size_x, size_y = (size // cfg['out_size_factor'] for size in cfg['grid_size'][:2])
+        self.bev_pos = self._cell_centers(size_x, size_y)
 
     @staticmethod
     def _cell_centers(size_x: int, size_y: int) -> Tensor:
@@ -158,7 +160,9 @@ class TransFusionHead(nn.Module):
         for parameter in self.decoder.parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
-        for layer in [self.heatmap_head[-1], *(head.heatmap[-1] for head in self.prediction_heads)]:
+        heads: list[SeparateHead] = [*self.prediction_heads]
+        layers: list[Any] = [self.heatmap_head[-1], *(head.heatmap[-1] for head in heads)]
+        for layer in layers:
             nn.init.constant_(layer.bias, PRIOR)
         for module in self.modules():
             if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
@@ -172,7 +176,7 @@ class TransFusionHead(nn.Module):
             greatest[:, label] = heatmap[:, label]
         return heatmap * (heatmap == greatest)
 
-    def forward(self, feats: Sequence[Tensor], metas=None) -> tuple:
+    def forward(self, feats: Union[Tensor, Sequence[Tensor]], metas: object = None) -> tuple:
         """Predict.
 
         Args:
@@ -185,8 +189,8 @@ class TransFusionHead(nn.Module):
             other, else of the last (L = 1); 'dense_heatmap' [B, num_classes, X, Y] (logits);
             'query_heatmap_score' [B, num_classes, P]; 'query_labels' [B, P].
         """
-        (feats,) = [feats] if isinstance(feats, Tensor) else feats
-        features = self.shared_conv(feats)
+        (above,) = [feats] if isinstance(feats, Tensor) else feats
+        features = self.shared_conv(above)
         with torch.autocast(features.device.type, enabled=False):
             dense_heatmap = self.heatmap_head(features.float())
         key = features.flatten(2)
@@ -194,7 +198,7 @@ class TransFusionHead(nn.Module):
         proposals = scores.flatten(1).topk(self.num_proposals, dim=1).indices
         cells, labels = proposals % scores.shape[2], proposals // scores.shape[2]
 
-        def at_queries(values):  # [B, C, X * Y] -> [B, C, P]
+        def at_queries(values: Tensor) -> Tensor:  # [B, C, X * Y] -> [B, C, P]
             return values.gather(2, cells[:, None].expand(-1, values.shape[1], -1))
 
         if self.bev_pos.device != features.device:
@@ -219,7 +223,9 @@ class TransFusionHead(nn.Module):
         )
         return ([result],)
 
-    def predict(self, batch_feats, batch_input_metas) -> list:
+    def predict(
+        self, batch_feats: Union[Tensor, Sequence[Tensor]], batch_input_metas: list
+    ) -> list:
         """Boxes of each sample; see `forward` and `predict_by_feat`."""
         return self.predict_by_feat(self(batch_feats, batch_input_metas), batch_input_metas)
 
@@ -311,7 +317,7 @@ class TransFusionHead(nn.Module):
             predicted['height'],
             predicted.get('vel'),
         )
-        labels, boxes, positive, ious = [], [], [], []
+        labels_of, boxes_of, found_of, ious = [], [], [], []
         for i, truth in enumerate(batch_gt_instances_3d):
             gt_boxes = truth.bboxes_3d.tensor.to(score.device)
             gt_labels = truth.labels_3d.to(score.device)
@@ -321,17 +327,16 @@ class TransFusionHead(nn.Module):
             found = gt_inds > 0
             # A row more before the others, for the queries that have no object.
             encoded = F.pad(self.bbox_coder.encode(gt_boxes), (0, 0, 1, 0))
-            labels.append(F.pad(gt_labels, (1, 0), value=self.num_classes)[gt_inds])
-            boxes.append(encoded[gt_inds])
-            positive.append(found)
+            labels_of.append(F.pad(gt_labels, (1, 0), value=self.num_classes)[gt_inds])
+            boxes_of.append(encoded[gt_inds])
+            found_of.append(found)
             ious.append((overlaps.clamp(0, 1) * found).sum() / found.sum().clamp(min=1))
-        positive = torch.stack(positive)
+        positive, boxes = torch.stack(found_of), torch.stack(boxes_of)
         label_weights = torch.ones_like(positive, dtype=torch.float)
         if self.train_cfg['pos_weight'] > 0:
             label_weights[positive] = self.train_cfg['pos_weight']
-        boxes = torch.stack(boxes)
         return Targets(
-            torch.stack(labels),
+            torch.stack(labels_of),
             label_weights,
             boxes,
             positive[..., None].expand_as(boxes).float(),
@@ -340,7 +345,15 @@ class TransFusionHead(nn.Module):
             self._heatmap(batch_gt_instances_3d, score.device),
         )
 
-    def _assign(self, boxes, score, gt_boxes, gt_labels, predicted, sample: int) -> tuple:
+    def _assign(
+        self,
+        boxes: Tensor,
+        score: Tensor,
+        gt_boxes: Tensor,
+        gt_labels: Tensor,
+        predicted: dict[str, Tensor],
+        sample: int,
+    ) -> tuple:
         """Ground truth of each query of each layer, 1-based, and overlaps with it: [L * P] both."""
         results = []
         for start in range(0, len(boxes), self.num_proposals):
@@ -353,14 +366,15 @@ class TransFusionHead(nn.Module):
                     query_labels=predicted['query_labels'][sample],
                 )
             else:
-                result = self.bbox_assigner.assign(
+                assigner: BaseAssigner = self.bbox_assigner
+                result = assigner.assign(
                     boxes[layer], gt_boxes, gt_labels, score[..., layer], self.train_cfg
                 )
             results.append(result)
         gt_inds = torch.cat([result.gt_inds for result in results])
         return gt_inds, torch.cat([result.max_overlaps for result in results])
 
-    def _heatmap(self, batch_gt_instances_3d: list, device) -> Tensor:
+    def _heatmap(self, batch_gt_instances_3d: list, device: torch.device) -> Tensor:
         """The bumps of all boxes of the batch, [B, num_classes, X, Y]."""
         cfg = self.train_cfg
         boxes = torch.cat([truth.bboxes_3d.tensor for truth in batch_gt_instances_3d]).to(device)
@@ -379,7 +393,7 @@ class TransFusionHead(nn.Module):
         drawn = draw_gaussians(channels, centers, radii, (maps, rows, columns))
         return drawn.view(len(counts), self.num_classes, rows, columns)
 
-    def loss(self, batch_feats, batch_data_samples) -> dict:
+    def loss(self, batch_feats: Union[Tensor, Sequence[Tensor]], batch_data_samples: list) -> dict:
         """Losses of a batch; see `forward` and `loss_by_feat`."""
         metas = [sample.metainfo for sample in batch_data_samples]
         truth = [sample.gt_instances_3d for sample in batch_data_samples]

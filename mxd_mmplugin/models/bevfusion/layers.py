@@ -1,6 +1,7 @@
 """The sparse encoder, the image neck, the fusion and the decoder layer of BEVFusion."""
 
 from collections.abc import Sequence
+from typing import Any, Optional, Union
 
 import torch
 import torch.nn.functional as F
@@ -25,17 +26,22 @@ class BEVFusionSparseEncoder(SparseEncoder):
 
     def __init__(
         self,
-        in_channels,
-        sparse_shape,
-        order=('conv', 'norm', 'act'),
-        norm_cfg=dict(type='BN1d', eps=1e-3, momentum=0.01),
-        base_channels=16,
-        output_channels=128,
-        encoder_channels=((16,), (32, 32, 32), (64, 64, 64), (64, 64, 64)),
-        encoder_paddings=((1,), (1, 1, 1), (1, 1, 1), ((0, 1, 1), 1, 1)),
-        block_type='conv_module',
-        return_middle_feats=False,
-    ):
+        in_channels: int,
+        sparse_shape: Sequence[int],
+        order: Sequence[str] = ('conv', 'norm', 'act'),
+        norm_cfg: dict = dict(type='BN1d', eps=1e-3, momentum=0.01),
+        base_channels: int = 16,
+        output_channels: int = 128,
+        encoder_channels: Sequence[Sequence[int]] = (
+            (16,),
+            (32, 32, 32),
+            (64, 64, 64),
+            (64, 64, 64),
+        ),
+        encoder_paddings: Sequence[Sequence] = ((1,), (1, 1, 1), (1, 1, 1), ((0, 1, 1), 1, 1)),
+        block_type: str = 'conv_module',
+        return_middle_feats: bool = False,
+    ) -> None:
         super().__init__(
             in_channels,
             sparse_shape,
@@ -59,7 +65,9 @@ class BEVFusionSparseEncoder(SparseEncoder):
             conv_type='SparseConv3d',
         )
 
-    def forward(self, voxel_features: Tensor, coors: Tensor, batch_size: int):
+    def forward(
+        self, voxel_features: Tensor, coors: Tensor, batch_size: int
+    ) -> Union[Tensor, tuple[Tensor, list]]:
         """Encode voxels into a map from above.
 
         Args:
@@ -102,17 +110,17 @@ class GeneralizedLSSFPN(BaseModule):
 
     def __init__(
         self,
-        in_channels,
-        out_channels,
-        num_outs,
-        start_level=0,
-        end_level=-1,
-        no_norm_on_lateral=False,
-        conv_cfg=None,
-        norm_cfg=dict(type='BN2d'),
-        act_cfg=dict(type='ReLU'),
-        upsample_cfg=dict(mode='bilinear', align_corners=True),
-    ):
+        in_channels: Sequence[int],
+        out_channels: int,
+        num_outs: int,
+        start_level: int = 0,
+        end_level: int = -1,
+        no_norm_on_lateral: bool = False,
+        conv_cfg: Optional[dict] = None,
+        norm_cfg: dict = dict(type='BN2d'),
+        act_cfg: dict = dict(type='ReLU'),
+        upsample_cfg: dict = dict(mode='bilinear', align_corners=True),
+    ) -> None:
         super().__init__()
         levels = len(in_channels)
         last = levels - 1 if end_level == -1 else end_level
@@ -165,7 +173,7 @@ class ConvFuser(nn.Sequential):
         out_channels (int): channels of the result.
     """
 
-    def __init__(self, in_channels: Sequence[int], out_channels: int):
+    def __init__(self, in_channels: Sequence[int], out_channels: int) -> None:
         self.in_channels = in_channels
         self.out_channels = out_channels
         super().__init__(
@@ -187,7 +195,7 @@ class LearnedPositions(nn.Module):
         num_pos_feats (int): length of the vector.
     """
 
-    def __init__(self, input_channel: int, num_pos_feats: int = 288):
+    def __init__(self, input_channel: int, num_pos_feats: int = 288) -> None:
         super().__init__()
         self.position_embedding_head = nn.Sequential(
             nn.Conv1d(input_channel, num_pos_feats, 1),
@@ -209,7 +217,9 @@ class TransformerDecoderLayer(DetrTransformerDecoderLayer):
         **kwargs: see mmdet's `DetrTransformerDecoderLayer`.
     """
 
-    def __init__(self, pos_encoding_cfg=dict(input_channel=2, num_pos_feats=128), **kwargs):
+    def __init__(
+        self, pos_encoding_cfg: dict = dict(input_channel=2, num_pos_feats=128), **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.self_posembed = LearnedPositions(**pos_encoding_cfg)
         self.cross_posembed = LearnedPositions(**pos_encoding_cfg)
@@ -218,13 +228,13 @@ class TransformerDecoderLayer(DetrTransformerDecoderLayer):
         self,
         query: Tensor,
         key: Tensor,
-        value: Tensor = None,
-        query_pos: Tensor = None,
-        key_pos: Tensor = None,
-        self_attn_mask: Tensor = None,
-        cross_attn_mask: Tensor = None,
-        key_padding_mask: Tensor = None,
-        **kwargs,
+        value: Optional[Tensor] = None,
+        query_pos: Optional[Tensor] = None,
+        key_pos: Optional[Tensor] = None,
+        self_attn_mask: Optional[Tensor] = None,
+        cross_attn_mask: Optional[Tensor] = None,
+        key_padding_mask: Optional[Tensor] = None,
+        **kwargs: Any,
     ) -> Tensor:
         """Attend to the other queries, then to the map.
 
@@ -239,14 +249,14 @@ class TransformerDecoderLayer(DetrTransformerDecoderLayer):
             Tensor: [B, C, P].
         """
         query, key = query.transpose(1, 2), key.transpose(1, 2)
-        query_pos = 0 if query_pos is None else self.self_posembed(query_pos)
-        key_pos = 0 if key_pos is None else self.cross_posembed(key_pos)
+        at_query = 0 if query_pos is None else self.self_posembed(query_pos)
+        at_key = 0 if key_pos is None else self.cross_posembed(key_pos)
         query = self.self_attn(
             query=query,
             key=query,
-            value=query + query_pos,
-            query_pos=query_pos,
-            key_pos=query_pos,
+            value=query + at_query,
+            query_pos=at_query,
+            key_pos=at_query,
             attn_mask=self_attn_mask,
             **kwargs,
         )
@@ -254,9 +264,9 @@ class TransformerDecoderLayer(DetrTransformerDecoderLayer):
         query = self.cross_attn(
             query=query,
             key=key,
-            value=key + key_pos,
-            query_pos=query_pos,
-            key_pos=key_pos,
+            value=key + at_key,
+            query_pos=at_query,
+            key_pos=at_key,
             attn_mask=cross_attn_mask,
             key_padding_mask=key_padding_mask,
             **kwargs,

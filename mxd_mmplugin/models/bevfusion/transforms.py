@@ -1,6 +1,6 @@
 """Augmentation that tells the view transform what it did: img_aug_matrix and lidar_aug_matrix."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from mmcv.transforms import BaseTransform
@@ -29,7 +29,7 @@ class ImageAug3D(BaseTransform):
         rot_lim: Sequence[float],
         rand_flip: bool,
         is_train: bool,
-    ):
+    ) -> None:
         self.final_dim = final_dim
         self.resize_lim = resize_lim
         self.bot_pct_lim = bot_pct_lim
@@ -41,7 +41,9 @@ class ImageAug3D(BaseTransform):
         """Scale, scaled width and height, crop (left, top, right, bottom), flip, and angle of an image."""
         height, width = results['ori_shape']
         rows, columns = self.final_dim
-        draw = np.random.uniform if self.is_train else lambda *limits: np.mean(limits)
+        draw: Callable[..., float] = (
+            np.random.uniform if self.is_train else lambda *limits: np.mean(limits)
+        )
         resize = draw(*self.resize_lim)
         size = int(width * resize), int(height * resize)
         top = int((1 - draw(*self.bot_pct_lim)) * size[1]) - rows

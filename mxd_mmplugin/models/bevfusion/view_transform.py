@@ -7,7 +7,7 @@ by cell (`bev_pool_plan`) is kept for as long as those stay the same.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 import torch
 from torch import Tensor, nn
@@ -92,8 +92,8 @@ def depth_images(
         image = depth.new_full((nowhere + 1,), torch.inf)
         image.scatter_reduce_(0, place.flatten(), depth.flatten(), 'amin')
         images.append(image[:-1].view(cameras, 1, height, width))
-    images = torch.stack(images)
-    return images.where(images.isfinite(), 0.0)
+    nearest = torch.stack(images)
+    return nearest.where(nearest.isfinite(), 0.0)
 
 
 class ViewTransform(nn.Module):
@@ -119,7 +119,7 @@ class ViewTransform(nn.Module):
         zbound: Sequence[float],
         dbound: Sequence[float],
         downsample: int = 1,
-    ):
+    ) -> None:
         super().__init__()
         if downsample not in (1, 2):
             raise ValueError(f'downsample must be 1 or 2, was {downsample}')
@@ -133,11 +133,11 @@ class ViewTransform(nn.Module):
         self.frustum = nn.Parameter(self._frustum(dbound), requires_grad=False)
         self.D = len(self.frustum)
         self._grid = tuple(self.nx.tolist())
-        self._plan_of = None
+        self._plan_of: Optional[tuple[Tensor, BEVPoolPlan]] = None
         self._add_depth_layers()
         self.downsample = self._downsampling() if downsample == 2 else nn.Identity()
 
-    def _frustum(self, dbound) -> Tensor:
+    def _frustum(self, dbound: Sequence[float]) -> Tensor:
         height, width = self.image_size
         rows, columns = self.feature_size
         d, y, x = torch.meshgrid(
@@ -185,7 +185,7 @@ class ViewTransform(nn.Module):
         return plan
 
     @torch.no_grad()
-    def _make_plan(self, *matrices) -> BEVPoolPlan:
+    def _make_plan(self, *matrices: Tensor) -> BEVPoolPlan:
         rays = camera_rays(self.frustum[0, ..., :2].cpu(), *matrices)
         device, dx = self.frustum.device, self.dx.cpu().double()
         low = self.bx.cpu().double() - dx / 2
@@ -207,7 +207,7 @@ class ViewTransform(nn.Module):
         context = features[:, self.D :].permute(0, 2, 3, 1).contiguous()
         return (depth.unsqueeze(-1) * context.unsqueeze(1)).flatten(0, 3)
 
-    def get_cam_feats(self, img: Tensor, depth: Callable) -> Tensor:
+    def get_cam_feats(self, img: Tensor, depth: Callable[[], Tensor]) -> Tensor:
         """Logits of depths and channels.
 
         Args:
@@ -228,8 +228,8 @@ class ViewTransform(nn.Module):
         camera2lidar: Tensor,
         img_aug_matrix: Tensor,
         lidar_aug_matrix: Tensor,
-        metas=None,
-        **kwargs,
+        metas: object = None,
+        **kwargs: object,
     ) -> Tensor:
         """Lift the image features and sum them from above.
 
@@ -251,9 +251,10 @@ class ViewTransform(nn.Module):
                 f'img must be {self.feature_size}, the feature_size, was {tuple(img.shape[-2:])}'
             )
 
-        def depth():
+        def depth() -> Tensor:
             matrices = lidar2image, img_aug_matrix, lidar_aug_matrix
-            return depth_images(points, *(matrix.cpu() for matrix in matrices), self.image_size)
+            lidar2img, img_aug, lidar_aug = (matrix.cpu() for matrix in matrices)
+            return depth_images(points, lidar2img, img_aug, lidar_aug, self.image_size)
 
         features = self.get_cam_feats(img.flatten(0, 1), depth)
         plan = self.plan(camera2lidar, camera_intrinsics, img_aug_matrix, lidar_aug_matrix)
@@ -267,7 +268,7 @@ class LSSTransform(ViewTransform):
     def _add_depth_layers(self) -> None:
         self.depthnet = nn.Conv2d(self.in_channels, self.D + self.C, 1)
 
-    def get_cam_feats(self, img, depth) -> Tensor:
+    def get_cam_feats(self, img: Tensor, depth: Callable[[], Tensor]) -> Tensor:
         """See `ViewTransform`; the depth images are not made."""
         return self.depthnet(img)
 
@@ -276,7 +277,7 @@ class DepthLSSTransform(ViewTransform):
     """The view transform whose depth layers see the LiDAR's depths too; arguments: see `ViewTransform`."""
 
     def _add_depth_layers(self) -> None:
-        def norm(channels):
+        def norm(channels: int) -> tuple[nn.BatchNorm2d, nn.ReLU]:
             return nn.BatchNorm2d(channels), nn.ReLU(inplace=True)
 
         channels = self.in_channels
@@ -296,7 +297,7 @@ class DepthLSSTransform(ViewTransform):
             nn.Conv2d(channels, self.D + self.C, 1),
         )
 
-    def get_cam_feats(self, img, depth) -> Tensor:
+    def get_cam_feats(self, img: Tensor, depth: Callable[[], Tensor]) -> Tensor:
         """See `ViewTransform`."""
-        depth = self.dtransform(depth().flatten(0, 1).to(img))
-        return self.depthnet(torch.cat([depth, img], dim=1))
+        seen = self.dtransform(depth().flatten(0, 1).to(img))
+        return self.depthnet(torch.cat([seen, img], dim=1))

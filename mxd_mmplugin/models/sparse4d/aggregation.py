@@ -78,12 +78,12 @@ class GridSampleAggregation(nn.Module):
         inside = ((sample_locations > 0) & (sample_locations < 1)).all(-1)
         weight = weight * inside[..., None, None]
         grid = (sample_locations * 2 - 1).permute(0, 3, 1, 2, 4).flatten(0, 1)
-        out, shapes = 0.0, spatial_shape[0].tolist()
+        out, shapes = feature_maps.new_zeros(()), spatial_shape[0].tolist()
         for scale, ((height, width), starts) in enumerate(
             zip(shapes, scale_start_index.T.tolist())
         ):
-            maps = [feature_maps[:, start : start + height * width] for start in starts]
-            maps = torch.stack(maps, 1).flatten(0, 1).transpose(1, 2)
+            of_cameras = [feature_maps[:, start : start + height * width] for start in starts]
+            maps = torch.stack(of_cameras, 1).flatten(0, 1).transpose(1, 2)
             read = F.grid_sample(maps.unflatten(2, (height, width)), grid, align_corners=False)
             read = read.view(batch, cameras, groups, channels // groups, anchors, points)
             out = out + torch.einsum('bngcap,bapng->bagc', read, weight[..., scale, :])
@@ -122,7 +122,7 @@ class DeformableFeatureAggregation(BaseModule):
         use_camera_embed: bool = False,
         residual_mode: str = 'add',
         aggregation: dict = dict(type='DeformableAggregation'),
-    ):
+    ) -> None:
         super().__init__()
         if embed_dims % num_groups:
             raise ValueError(
@@ -206,16 +206,16 @@ class DeformableFeatureAggregation(BaseModule):
 
     def _over_time(
         self,
-        instance_feature,
-        anchor,
-        anchor_embed,
-        points,
-        feature_maps,
-        frame,
-        queue,
-        depth_module,
-        anchor_encoder,
-    ):
+        instance_feature: Tensor,
+        anchor: Tensor,
+        anchor_embed: Tensor,
+        points: Tensor,
+        feature_maps: Sequence[Tensor],
+        frame: Frame,
+        queue: Sequence,
+        depth_module: Optional[nn.Module],
+        anchor_encoder: Optional[nn.Module],
+    ) -> Tensor:
         """Point by point through the frames, the oldest first; [B, A, C]."""
         features = points.new_zeros(*points.shape[:3], self.embed_dims)
         started = torch.zeros(len(frame), dtype=torch.bool)
@@ -242,10 +242,10 @@ class DeformableFeatureAggregation(BaseModule):
             seen = depth_module(seen, anchor[:, :, None])
         return self._fuse(features, seen, frame.interval(frame)).sum(2)
 
-    def _fuse(self, before, now, seconds):
+    def _fuse(self, before: Tensor, now: Tensor, seconds: Tensor) -> Tensor:
         return before + now if self.temp_module is None else self.temp_module(before, now, seconds)
 
-    def _weights(self, instance_feature, anchor_embed, frame):
+    def _weights(self, instance_feature: Tensor, anchor_embed: Tensor, frame: Frame) -> Tensor:
         """The share of each sample, [B, A, P, N, scales, groups]; those of an instance and group add up to 1."""
         feature = instance_feature + anchor_embed
         if self.camera_encoder is not None:

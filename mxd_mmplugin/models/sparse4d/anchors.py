@@ -1,5 +1,6 @@
 """Chooses the boxes that Sparse4D begins with: the middles of clusters of all annotated places (k-means)."""
 
+import argparse
 import pickle
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 from .box3d import CENTER, SIZE, YAW
 
 
-def add_arguments(parser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the subcommand."""
     parser.add_argument('infos', type=Path, help="mmdet3d's info file of the training data")
     parser.add_argument('--out', type=Path, default=Path('nuscenes_kmeans900.npy'))
@@ -17,7 +18,7 @@ def add_arguments(parser) -> None:
     parser.add_argument('--seed', type=int, default=0)
 
 
-def run(args) -> None:
+def run(args: argparse.Namespace) -> None:
     """Write the file."""
     frames = pickle.loads(args.infos.read_bytes())['data_list']
     boxes = [x['bbox_3d'] for frame in frames for x in frame.get('instances', [])]

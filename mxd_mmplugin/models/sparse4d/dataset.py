@@ -2,11 +2,12 @@
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 import numpy as np
 import torch
 from mmdet3d.datasets import NuScenesDataset
+from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.dist import get_dist_info
 from torch.utils.data import Sampler
 
@@ -32,7 +33,7 @@ class NuScenes3DDetTrackDataset(NuScenesDataset):
 
     def __init__(
         self,
-        *args,
+        *args: Any,
         data_aug_conf: Optional[dict] = None,
         sequences_split_num: Union[int, str] = 1,
         keep_consistent_seq_aug: bool = True,
@@ -42,8 +43,8 @@ class NuScenes3DDetTrackDataset(NuScenesDataset):
         fix_interval: bool = True,
         max_time_interval: float = 5,
         filter_empty_gt: bool = False,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         self.data_aug_conf = data_aug_conf
         self.sequences_split_num = sequences_split_num
         self.keep_consistent_seq_aug = keep_consistent_seq_aug
@@ -56,7 +57,8 @@ class NuScenes3DDetTrackDataset(NuScenesDataset):
     def load_data_list(self) -> list:
         """Frames scene by scene, in the order of time."""
         frames = super().load_data_list()
-        scenes, first = [], {}
+        scenes: list[str] = []
+        first: dict[str, float] = {}
         for i, frame in enumerate(frames):
             scene = frame.get('scene_token')
             if scene is None:
@@ -77,9 +79,10 @@ class NuScenes3DDetTrackDataset(NuScenesDataset):
 
     def _flags(self, names: Sequence) -> np.ndarray:
         """The number of each frame's sequence, where scenes are cut into parts."""
-        if self.sequences_split_num == 'all':
+        if isinstance(self.sequences_split_num, str):  # 'all'
             return np.arange(len(names))
-        flags, count = [], 0
+        flags: list[int] = []
+        count = 0
         for _, group in itertools.groupby(names):
             parts = np.array_split(list(group), self.sequences_split_num)
             for part in parts:
@@ -116,7 +119,9 @@ class NuScenes3DDetTrackDataset(NuScenesDataset):
         before = [self._load(i, idx['aug_config']) for i in self._before(idx['idx'])]
         return self._join(frame, before)
 
-    def _load(self, idx: int, aug_config: Optional[dict] = None, sequence=None) -> dict:
+    def _load(
+        self, idx: int, aug_config: Optional[dict] = None, sequence: Optional[str] = None
+    ) -> dict:
         info = self.get_data_info(idx)
         info.update(
             box_type_3d=self.box_type_3d, box_mode_3d=self.box_mode_3d, aug_config=aug_config
@@ -172,12 +177,12 @@ class GroupInBatchSampler(Sampler):
 
     def __init__(
         self,
-        sampler: Sampler,
+        sampler: Union[DefaultSampler, InfiniteSampler],
         batch_size: int,
         seed: int = 0,
         skip_prob: float = 0.5,
         sequence_flip_prob: float = 0.1,
-    ):
+    ) -> None:
         self.sampler = sampler
         self.dataset = sampler.dataset
         self.batch_size = batch_size
@@ -234,14 +239,14 @@ class SequenceBatchSampler(Sampler):
         batch_size (int): sequences at a time.
     """
 
-    def __init__(self, sampler: Sampler, batch_size: int):
+    def __init__(self, sampler: Union[DefaultSampler, InfiniteSampler], batch_size: int) -> None:
         self.sampler = sampler
         self.batch_size = batch_size
         rank, world_size = get_dist_info()
         flag = np.asarray(sampler.dataset.flag)
         groups = [np.flatnonzero(flag == i).tolist() for i in np.unique(flag)]
         self.batches = []
-        slots = [[] for _ in range(batch_size)]
+        slots: list[list[int]] = [[] for _ in range(batch_size)]
         groups = groups[rank::world_size]
         while groups or any(slots):
             for slot in slots:

@@ -1,6 +1,6 @@
 """From the instances of the last layer to boxes, scores and tracks."""
 
-from typing import Optional
+from typing import Optional, Union
 
 from mmdet3d.structures import LiDARInstance3DBoxes
 from mmengine.structures import InstanceData
@@ -20,7 +20,7 @@ class SparseBox3DDecoder:
 
     def __init__(
         self, num_output: int = 300, score_threshold: Optional[float] = None, sorted: bool = True
-    ):
+    ) -> None:
         self.num_output = num_output
         self.score_threshold = score_threshold
         self.sorted = sorted
@@ -67,7 +67,7 @@ class SparseBox3DDecoder:
 
         found = []
         for i in range(len(scores)):
-            keep = slice(None)
+            keep: Union[slice, Tensor] = slice(None)
             if self.score_threshold is not None:
                 keep = cls_scores[i] >= self.score_threshold
             values = dict(scores_3d=scores[i], labels_3d=labels[i], cls_scores=cls_scores[i])

@@ -7,6 +7,7 @@ import torch
 from mmdet3d.models.detectors import Base3DDetector
 from mmdet3d.registry import MODELS
 from mmengine.structures import InstanceData
+from numpy.typing import DTypeLike
 from torch import Tensor
 
 from ...datasets.multi_view import GridMask
@@ -39,7 +40,7 @@ class Sparse4D(Base3DDetector):
         train_cfg: Optional[dict] = None,
         test_cfg: Optional[dict] = None,
         init_cfg: Optional[dict] = None,
-    ):
+    ) -> None:
         super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
         self.img_backbone = MODELS.build(img_backbone)
         self.img_neck = None if img_neck is None else MODELS.build(img_neck)
@@ -66,7 +67,7 @@ class Sparse4D(Base3DDetector):
             maps = self.img_neck(maps)
         return [x.float().unflatten(0, images.shape[:2]) for x in maps]
 
-    def frames(self, data_samples: list, device) -> list:
+    def frames(self, data_samples: list, device: torch.device) -> list:
         """The frames of a batch, the present one first, then those before it, the latest first (v1).
 
         Args:
@@ -78,7 +79,7 @@ class Sparse4D(Base3DDetector):
         """
         metas = [sample.metainfo for sample in data_samples]
 
-        def stacked(name, dtype):
+        def stacked(name: str, dtype: DTypeLike) -> Tensor:
             return torch.from_numpy(np.stack([np.asarray(meta[name], dtype) for meta in metas]))
 
         matrices = stacked('projection_mat', np.float32).to(device)
@@ -91,7 +92,10 @@ class Sparse4D(Base3DDetector):
         valid = stacked('queue', bool)
         return [
             Frame(
-                *(x[:, t] for x in (matrices, sizes, times, places)),
+                matrices[:, t],
+                sizes[:, t],
+                times[:, t],
+                places[:, t],
                 sequence,
                 focal[:, t],
                 valid[:, t],
@@ -100,7 +104,7 @@ class Sparse4D(Base3DDetector):
         ]
 
     @staticmethod
-    def truth(data_samples: list, device) -> Truth:
+    def truth(data_samples: list, device: torch.device) -> Truth:
         """The objects of a batch; `instances_id` where the samples have it."""
         instances = [sample.gt_instances_3d for sample in data_samples]
         boxes = [
@@ -125,7 +129,7 @@ class Sparse4D(Base3DDetector):
         with torch.autocast(images.device.type, enabled=False):
             return self.head(flat, frames[0], truth, queue), maps, flat, frames[0]
 
-    def loss(self, batch_inputs_dict: dict, batch_data_samples: list, **kwargs) -> dict:
+    def loss(self, batch_inputs_dict: dict, batch_data_samples: list, **kwargs: object) -> dict:
         """Losses of the head, and of the depth where `gt_depth` is in the samples."""
         images = batch_inputs_dict['imgs']
         truth = self.truth(batch_data_samples, images.device)
@@ -140,13 +144,13 @@ class Sparse4D(Base3DDetector):
                 )
         return losses
 
-    def predict(self, batch_inputs_dict: dict, batch_data_samples: list, **kwargs) -> list:
+    def predict(self, batch_inputs_dict: dict, batch_data_samples: list, **kwargs: object) -> list:
         """The samples with `pred_instances_3d`: see `SparseBox3DDecoder.decode`."""
         out = self._run(batch_inputs_dict['imgs'], batch_data_samples)[0]
         found = self.head.predict(out)
         empty = [InstanceData() for _ in found]
         return self.add_pred_to_datasample(batch_data_samples, found, empty)
 
-    def _forward(self, batch_inputs_dict: dict, batch_data_samples: list, **kwargs) -> dict:
+    def _forward(self, batch_inputs_dict: dict, batch_data_samples: list, **kwargs: object) -> dict:
         """What the head's `forward` returns."""
         return self._run(batch_inputs_dict['imgs'], batch_data_samples)[0]

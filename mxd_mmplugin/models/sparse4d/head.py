@@ -1,14 +1,16 @@
 """The decoder of Sparse4D: instances that look at each other, at the frame before, and into the images."""
 
 from collections.abc import Sequence
-from typing import Optional
+from typing import Any, Optional, cast
 
 import torch
 from mmdet.utils import reduce_mean
 from mmdet3d.registry import MODELS, TASK_UTILS
 from mmengine.model import BaseModule
+from mmengine.registry import Registry
 from torch import Tensor, nn
 
+from .aggregation import DeformableFeatureAggregation
 from .box3d import Frame, Truth
 from .target import Noisy
 
@@ -60,7 +62,7 @@ class Sparse4DHead(BaseModule):
         decouple_attn: bool = True,
         with_instance_id: bool = True,
         init_cfg: Optional[dict] = None,
-    ):
+    ) -> None:
         super().__init__(init_cfg)
         self.num_single_frame_decoder = num_single_frame_decoder
         self.cls_threshold_to_reg = cls_threshold_to_reg
@@ -85,7 +87,7 @@ class Sparse4DHead(BaseModule):
                     f'operation_order must be made of {", ".join(configs)}, has {name!r}'
                 )
 
-        def build(config, registry=MODELS):
+        def build(config: Optional[dict], registry: Registry = MODELS) -> Any:
             return None if config is None else registry.build(config)
 
         self.operation_order = list(operation_order)
@@ -100,8 +102,8 @@ class Sparse4DHead(BaseModule):
         self.layers = nn.ModuleList(build(configs[name]) for name in self.operation_order)
         dims = self.instance_bank.embed_dims
         if decouple_attn:
-            self.fc_before = nn.Linear(dims, dims * 2, bias=False)
-            self.fc_after = nn.Linear(dims * 2, dims, bias=False)
+            self.fc_before: nn.Module = nn.Linear(dims, dims * 2, bias=False)
+            self.fc_after: nn.Module = nn.Linear(dims * 2, dims, bias=False)
         else:
             self.fc_before, self.fc_after = nn.Identity(), nn.Identity()
 
@@ -117,22 +119,38 @@ class Sparse4DHead(BaseModule):
                 module.init_weights()
 
     def _attend(
-        self, layer, query, query_pos, value, key=None, key_pos=None, attn_mask=None
+        self,
+        layer: nn.Module,
+        query: Tensor,
+        query_pos: Tensor,
+        value: Optional[Tensor],
+        key: Optional[Tensor] = None,
+        key_pos: Optional[Tensor] = None,
+        attn_mask: Optional[Tensor] = None,
     ) -> Tensor:
         """Attention of instances, features and embeddings added or side by side."""
+        at_query: Optional[Tensor] = query_pos
         if self.decouple_attn:
-            query, query_pos = torch.cat([query, query_pos], -1), None
-            if key is not None:
+            query, at_query = torch.cat([query, query_pos], -1), None
+            if key is not None and key_pos is not None:
                 key, key_pos = torch.cat([key, key_pos], -1), None
             if value is not None:
                 value = self.fc_before(value)
-        out = layer(query, key, value, query_pos=query_pos, key_pos=key_pos, attn_mask=attn_mask)
+        out = layer(query, key, value, query_pos=at_query, key_pos=key_pos, attn_mask=attn_mask)
         return self.fc_after(out)
 
-    def _attend_before(self, layer, feature, embed, temp_feature, temp_embed, attn_mask) -> Tensor:
+    def _attend_before(
+        self,
+        layer: nn.Module,
+        feature: Tensor,
+        embed: Tensor,
+        temp_feature: Optional[Tensor],
+        temp_embed: Optional[Tensor],
+        attn_mask: Optional[Tensor],
+    ) -> Tensor:
         """Attention to the frame before; samples that begin anew attend to their own instances."""
         known = self.instance_bank.known
-        if not known.any():
+        if temp_feature is None or temp_embed is None or not known.any():
             return self._attend(layer, feature, embed, None, attn_mask=attn_mask)
         if known.all():
             return self._attend(layer, feature, embed, temp_feature, temp_feature, temp_embed)
@@ -193,7 +211,8 @@ class Sparse4DHead(BaseModule):
 
         embed = self.anchor_encoder(anchor)
         temp_embed = None if temp_anchor is None else self.anchor_encoder(temp_anchor)
-        predictions, logits, qualities = [], [], []
+        predictions: list[Tensor] = []
+        logits, qualities = [], []
         for i, (name, layer) in enumerate(zip(self.operation_order, self.layers)):
             if layer is None:
                 continue
@@ -227,7 +246,7 @@ class Sparse4DHead(BaseModule):
                 qualities.append(quality)
                 if first:
                     feature, anchor = bank.update(feature, anchor, cls)
-                    if noisy is not None and truth.ids is not None:
+                    if noisy is not None and truth is not None and truth.ids is not None:
                         parts = noisy, bank, feature[:, free:], anchor[:, free:]
                         dn_feature, dn_anchor, temp_noisy = self.sampler.go_on(*parts)
                         feature = torch.cat([feature[:, :free], dn_feature], 1)
@@ -237,7 +256,7 @@ class Sparse4DHead(BaseModule):
                     if temp_embed is not None and len(predictions) > self.num_single_frame_decoder:
                         temp_embed = embed[:, : bank.num_temp_instances]
 
-        out = dict(
+        out: dict[str, Any] = dict(
             classification=[x if x is None else x[:, :free] for x in logits],
             prediction=[x[:, :free] for x in predictions],
             quality=[x if x is None else x[:, :free] for x in qualities],
@@ -265,7 +284,7 @@ class Sparse4DHead(BaseModule):
     def loss(self, out: dict, truth: Truth, feature_maps: Sequence[Tensor], frame: Frame) -> dict:
         """Losses of what `forward` returned in training."""
         losses = {}
-        count = None
+        count = feature_maps[0].new_ones(())
         for i, (cls, box, quality) in enumerate(
             zip(out['classification'], out['prediction'], out['quality'])
         ):
@@ -312,7 +331,8 @@ class Sparse4DHead(BaseModule):
 
     def _depth_loss(self, truth: Truth, feature_maps: Sequence[Tensor], frame: Frame) -> Tensor:
         """What is seen at the points of an object is at their depth."""
-        aggregator = next(x for x in self.layers if hasattr(x, 'aggregation'))
+        layer = next(x for x in self.layers if hasattr(x, 'aggregation'))
+        aggregator = cast(DeformableFeatureAggregation, layer)
         total = feature_maps[0].new_zeros(())
         for i, boxes in enumerate(truth.boxes):
             if len(boxes) == 0:

@@ -3,6 +3,7 @@
 The files are changed in place, and stay what they are to everything else. Again does nothing new.
 """
 
+import argparse
 import json
 import pickle
 from collections import defaultdict
@@ -11,7 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 
-def add_arguments(parser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the subcommand."""
     parser.add_argument('infos', type=Path, nargs='+', help="mmdet3d's info files")
     parser.add_argument(
@@ -20,7 +21,7 @@ def add_arguments(parser) -> None:
     parser.add_argument('--version', default='v1.0-trainval', help='folder of the tables in it')
 
 
-def run(args) -> None:
+def run(args: argparse.Namespace) -> None:
     """Change the files."""
     tables = args.root / args.version
     scenes = {row['token']: row['scene_token'] for row in _read(tables / 'sample.json')}

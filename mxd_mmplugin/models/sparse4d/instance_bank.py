@@ -1,13 +1,15 @@
 """The instances that a frame begins with: learned ones, and those that the frame before hands on."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
+from typing import Optional, Union
 
 import numpy as np
 import torch
 from mmdet3d.registry import MODELS
 from mmengine.model import BaseModule
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from .box3d import Frame
@@ -73,7 +75,7 @@ class InstanceBank(BaseModule):
         self,
         num_anchor: int,
         embed_dims: int,
-        anchor,
+        anchor: Union[str, Path, ArrayLike],
         anchor_handler: Optional[dict] = None,
         num_temp_instances: int = 0,
         default_time_interval: float = 0.5,
@@ -82,7 +84,7 @@ class InstanceBank(BaseModule):
         feat_grad: bool = True,
         max_time_interval: float = 2,
         max_queue_length: int = 0,
-    ):
+    ) -> None:
         super().__init__()
         if isinstance(anchor, (str, Path)):
             if not Path(anchor).is_file():
@@ -90,11 +92,11 @@ class InstanceBank(BaseModule):
                     f'anchor {anchor} is not there: make it with `mxd sparse4d-anchors INFO.pkl --out {anchor}`'
                 )
             anchor = np.load(anchor)
-        anchor = torch.as_tensor(np.asarray(anchor), dtype=torch.float32)[:num_anchor]
-        if anchor.ndim != 2 or anchor.shape[1] != 11:
-            raise ValueError(f'anchor must have the shape [n, 11], was {list(anchor.shape)}')
+        states = torch.as_tensor(np.asarray(anchor), dtype=torch.float32)[:num_anchor]
+        if states.ndim != 2 or states.shape[1] != 11:
+            raise ValueError(f'anchor must have the shape [n, 11], was {list(states.shape)}')
         self.embed_dims = embed_dims
-        self.num_anchor = len(anchor)
+        self.num_anchor = len(states)
         self.num_temp_instances = max(num_temp_instances, 0)
         if self.num_temp_instances > self.num_anchor:
             raise ValueError(
@@ -105,7 +107,7 @@ class InstanceBank(BaseModule):
         self.max_time_interval = max_time_interval
         self.max_queue_length = max_queue_length
         self.anchor_handler = None if anchor_handler is None else MODELS.build(anchor_handler)
-        self.anchor = nn.Parameter(anchor, requires_grad=anchor_grad)
+        self.anchor = nn.Parameter(states, requires_grad=anchor_grad)
         self.instance_feature = nn.Parameter(
             torch.zeros(self.num_anchor, embed_dims), requires_grad=feat_grad
         )
@@ -121,11 +123,13 @@ class InstanceBank(BaseModule):
         self.history: Optional[History] = None
         self.before: Optional[History] = None  # the history as the present frame sees it
         self.frame: Optional[Frame] = None  # the present one
-        self.known = None  # bool [B], CPU: which of its samples have a history
-        self.rows = None  # int64 [B], CPU: which sample of the batch before theirs is
-        self._queue = []
+        self.known: Optional[Tensor] = None  # bool [B], CPU: which of its samples have a history
+        self.rows: Optional[Tensor] = (
+            None  # int64 [B], CPU: which sample of the batch before theirs is
+        )
+        self._queue: list[tuple[Sequence[Tensor], Frame]] = []
 
-    def train(self, mode: bool = True):
+    def train(self, mode: bool = True) -> 'InstanceBank':
         """As `nn.Module.train`; a run over other data knows nothing of the run before it."""
         if not mode or not self.training:
             self.reset()
@@ -161,20 +165,22 @@ class InstanceBank(BaseModule):
         seconds = features.new_full((size,), self.default_time_interval)
         self.frame, self.before, self.rows = frame, None, None
         self.known = torch.zeros(size, dtype=torch.bool)
-        if self.history is not None:
-            self.rows, self.known = self._match(frame, self.history.frame)
-        if not self.known.any():
+        if self.history is None:
             return features, anchors, None, None, seconds
-        self.before = before = self.history.rows(self.rows)
-        self.mask = self.known.to(features.device)
+        self.rows, self.known = rows, known = self._match(frame, self.history.frame)
+        if not known.any():
+            return features, anchors, None, None, seconds
+        self.before = before = self.history.rows(rows)
+        self.mask = known.to(features.device)
         passed = frame.interval(before.frame).to(features)
         seconds = torch.where(self.mask, passed, seconds)
-        if self.anchor_handler is not None:
-            before.anchor = self.project(before.anchor)
+        before.anchor = self.project(before.anchor)
         return features, anchors, before.feature, before.anchor, seconds
 
     def project(self, anchor: Tensor) -> Tensor:
-        """States [B, n, 11] of the frame before, as they are in the present one."""
+        """States [B, n, 11] of the frame before, as they are in the present one; as they were without a handler."""
+        if self.anchor_handler is None or self.before is None or self.frame is None:
+            return anchor
         past = self.before.frame
         transform, seconds = past.transform_to(self.frame), self.frame.interval(past)
         return self.anchor_handler.anchor_projection(
@@ -223,8 +229,8 @@ class InstanceBank(BaseModule):
         anchor: Tensor,
         logits: Tensor,
         frame: Frame,
-        feature_maps=None,
-        threshold=None,
+        feature_maps: Optional[Sequence[Tensor]] = None,
+        threshold: Optional[float] = None,
     ) -> Tensor:
         """Keep the most confident instances for the next frame, and name them.
 
@@ -239,7 +245,7 @@ class InstanceBank(BaseModule):
         Returns:
             Tensor: int64 [B, A], the track of each instance, counted from 0 in each sequence; -1 where there is none.
         """
-        if self.max_queue_length > 0 and not self.training:
+        if self.max_queue_length > 0 and not self.training and feature_maps is not None:
             self._queue = [(feature_maps, frame), *self._queue][: self.max_queue_length]
         confidence = logits.amax(-1).sigmoid()
         ids = torch.full_like(confidence, -1, dtype=torch.int64)
@@ -262,6 +268,6 @@ class InstanceBank(BaseModule):
                     [torch.maximum(confidence[:, :kept], faded), confidence[:, kept:]], 1
                 )
             confidence, index = confidence.topk(kept, dim=1)
-            values = (take(x, index).detach() for x in (feature, anchor))
-            self.history = History(*values, confidence, frame, take(ids, index), next_id)
+            feature, anchor = (take(x, index).detach() for x in (feature, anchor))
+            self.history = History(feature, anchor, confidence, frame, take(ids, index), next_id)
         return ids

@@ -1,7 +1,7 @@
 """The parts of Sparse4D that know about one box: its embedding, its key points, its refinement; and plain layers."""
 
 from collections.abc import Sequence
-from typing import Optional, Union
+from typing import Optional, Union, cast
 
 import numpy as np
 import torch
@@ -46,7 +46,7 @@ class SparseBox3DEncoder(BaseModule):
         output_fc: bool = True,
         in_loops: int = 1,
         out_loops: int = 2,
-    ):
+    ) -> None:
         super().__init__()
         if mode not in ('add', 'cat'):
             raise ValueError(f"mode must be 'add' or 'cat', was {mode!r}")
@@ -55,7 +55,7 @@ class SparseBox3DEncoder(BaseModule):
         self.mode = mode
         dims = [embed_dims] * 5 if isinstance(embed_dims, int) else embed_dims
 
-        def part(input_dims, output_dims):
+        def part(input_dims: int, output_dims: int) -> nn.Sequential:
             return nn.Sequential(*linear_relu_ln(output_dims, in_loops, out_loops, input_dims))
 
         self.pos_fc = part(3, dims[0])
@@ -104,7 +104,7 @@ class SparseBox3DKeyPointsGenerator(BaseModule):
         fix_scale: Optional[Sequence] = None,
         save_fix_scale: bool = True,
         swap_projected_yaw: bool = False,
-    ):
+    ) -> None:
         super().__init__()
         self.embed_dims = embed_dims
         self.num_learnable_pts = num_learnable_pts
@@ -197,7 +197,7 @@ class SparseBox3DRefinementModule(BaseModule):
         refine_yaw: bool = False,
         with_cls_branch: bool = True,
         with_quality_estimation: bool = False,
-    ):
+    ) -> None:
         super().__init__()
         self.embed_dims = embed_dims
         self.output_dim = output_dim
@@ -212,7 +212,7 @@ class SparseBox3DRefinementModule(BaseModule):
             Scale([1.0] * output_dim),
         )
 
-        def branch(outputs):
+        def branch(outputs: int) -> nn.Sequential:
             return nn.Sequential(*linear_relu_ln(embed_dims, 1, 2), nn.Linear(embed_dims, outputs))
 
         if with_cls_branch:
@@ -223,7 +223,8 @@ class SparseBox3DRefinementModule(BaseModule):
     def init_weights(self) -> None:
         """One instance in a hundred is an object of a class at first."""
         if self.with_cls_branch:
-            nn.init.constant_(self.cls_layers[-1].bias, bias_init_with_prob(0.01))
+            bias = cast(Tensor, self.cls_layers[-1].bias)
+            nn.init.constant_(bias, bias_init_with_prob(0.01))
 
     def forward(
         self,
@@ -285,7 +286,7 @@ class AsymmetricFFN(BaseModule):
         ffn_drop: float = 0.0,
         add_identity: bool = True,
         init_cfg: Optional[dict] = None,
-    ):
+    ) -> None:
         super().__init__(init_cfg)
         if num_fcs < 2:
             raise ValueError(f'num_fcs must be 2 or more, was {num_fcs}')
@@ -337,7 +338,7 @@ class DenseDepthNet(BaseModule):
         equal_focal: float = 100,
         max_depth: float = 60,
         loss_weight: float = 1.0,
-    ):
+    ) -> None:
         super().__init__()
         self.equal_focal = equal_focal
         self.max_depth = max_depth
@@ -396,7 +397,7 @@ class LinearFusionModule(BaseModule):
         alpha: float = 0.9,
         beta: float = 10,
         enable_temporal_weight: bool = True,
-    ):
+    ) -> None:
         super().__init__()
         self.alpha, self.beta = alpha, beta
         self.enable_temporal_weight = enable_temporal_weight
@@ -429,7 +430,7 @@ class DepthReweightModule(BaseModule):
         max_depth: float = 56,
         depth_interval: float = 5,
         ffn_layers: int = 2,
-    ):
+    ) -> None:
         super().__init__()
         depths = np.arange(min_depth, max_depth + 1e-5, depth_interval, dtype=np.float32)
         self.register_buffer('depths', torch.from_numpy(depths), persistent=False)

@@ -26,7 +26,7 @@ class SparseBox3DLoss(nn.Module):
         loss_centerness: Optional[dict] = None,
         loss_yawness: Optional[dict] = None,
         cls_allow_reverse: Optional[Sequence[int]] = None,
-    ):
+    ) -> None:
         super().__init__()
         self.loss_box = MODELS.build(loss_box)
         self.loss_cns = None if loss_centerness is None else MODELS.build(loss_centerness)
@@ -68,10 +68,12 @@ class SparseBox3DLoss(nn.Module):
         if quality is not None:
             distance = (target[:, CENTER] - box[:, CENTER]).detach().norm(dim=-1)
             centerness, yawness = quality.unbind(-1)
-            losses[f'loss_cns{suffix}'] = self.loss_cns(
-                centerness, torch.exp(-distance), avg_factor=avg_factor
-            )
-            losses[f'loss_yns{suffix}'] = self.loss_yns(
-                yawness.sigmoid(), agree.to(yawness), avg_factor=avg_factor
-            )
+            if self.loss_cns is not None:
+                losses[f'loss_cns{suffix}'] = self.loss_cns(
+                    centerness, torch.exp(-distance), avg_factor=avg_factor
+                )
+            if self.loss_yns is not None:
+                losses[f'loss_yns{suffix}'] = self.loss_yns(
+                    yawness.sigmoid(), agree.to(yawness), avg_factor=avg_factor
+                )
         return losses

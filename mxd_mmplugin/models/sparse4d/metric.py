@@ -4,7 +4,7 @@ import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Union
+from typing import Any, Union
 
 from mmdet3d.evaluation import NuScenesMetric
 from mmdet3d.evaluation.metrics.nuscenes_metric import lidar_nusc_box_to_global, output_to_nusc_box
@@ -31,12 +31,12 @@ class NuScenesTrackingMetric(NuScenesMetric):
 
     def __init__(
         self,
-        *args,
+        *args: Any,
         tracking: bool = True,
         tracking_threshold: float = 0.2,
         tracking_version: str = 'tracking_nips_2019',
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         if tracking and not is_installed('motmetrics'):
             raise ImportError(

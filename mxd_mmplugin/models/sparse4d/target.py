@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Optional, Union
+from typing import Any, Callable, Optional, Union, cast
 
 import numpy as np
 import torch
@@ -36,10 +36,11 @@ class Noisy:
     ids: Tensor
     feature: Optional[Tensor] = None
 
-    def apply(self, function) -> 'Noisy':
+    def apply(self, function: Callable[[Tensor], Tensor]) -> 'Noisy':
         """`function` of each tensor."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
-        return Noisy(**{k: None if v is None else function(v) for k, v in values.items()})
+        changed: dict[str, Any] = {k: None if v is None else function(v) for k, v in values.items()}
+        return Noisy(**changed)
 
     def attention_mask(self) -> Tensor:
         """Bool [G * n, G * n]: what must not see each other, other groups."""
@@ -48,7 +49,7 @@ class Noisy:
         return group[:, None] != group
 
 
-def _padded(values: Sequence[Tensor], size: int, fill) -> Tensor:
+def _padded(values: Sequence[Tensor], size: int, fill: float) -> Tensor:
     """Stack [n_i, ...] as [B, size, ...]."""
     out = values[0].new_full((len(values), size, *values[0].shape[1:]), fill)
     for row, value in zip(out, values):
@@ -58,8 +59,8 @@ def _padded(values: Sequence[Tensor], size: int, fill) -> Tensor:
 
 def _assign(cost: Tensor) -> tuple:
     """Rows and columns of the cheapest matching."""
-    cost = cost.detach().float().cpu().numpy()
-    return linear_sum_assignment(np.nan_to_num(cost, nan=1e8, posinf=1e8, neginf=1e8))
+    costs = cost.detach().float().cpu().numpy()
+    return linear_sum_assignment(np.nan_to_num(costs, nan=1e8, posinf=1e8, neginf=1e8))
 
 
 class SparseBox3DTarget:
@@ -93,7 +94,7 @@ class SparseBox3DTarget:
         dn_noise_scale: Union[float, Sequence[float]] = 0.5,
         max_dn_gt: int = 32,
         add_neg_dn: bool = True,
-    ):
+    ) -> None:
         if num_temp_dn_groups > num_dn_groups:
             raise ValueError(
                 f'num_temp_dn_groups must be at most num_dn_groups, was {num_temp_dn_groups} of {num_dn_groups}'
@@ -216,7 +217,7 @@ class SparseBox3DTarget:
         Returns:
             tuple: features, states, and the `Noisy` that they are now; None where nothing goes on.
         """
-        if self.history is None or bank.before is None:
+        if self.history is None or bank.before is None or bank.rows is None:
             return feature, anchor, None
         shape = now.labels.shape[1:]
         now = Noisy(
@@ -238,7 +239,7 @@ class SparseBox3DTarget:
         gone = (past.labels >= 0) & ~same.any(-1)
         past.labels = torch.where(gone, PAD, past.labels)
 
-        def merge(old, new):
+        def merge(old: Tensor, new: Tensor) -> Tensor:
             short = new.shape[2] - size
             if short > 0:
                 old = torch.cat([old, old.new_zeros(*old.shape[:2], short, *old.shape[3:])], 2)
@@ -247,7 +248,8 @@ class SparseBox3DTarget:
             return torch.cat([torch.where(known, old, new[:, :kept]), new[:, kept:]], 1)
 
         merged = Noisy(*(merge(getattr(past, f.name), getattr(now, f.name)) for f in fields(Noisy)))
-        return merged.feature.flatten(1, 2), merged.anchor.flatten(1, 2), merged
+        feature = cast(Tensor, merged.feature)  # `now` has one
+        return feature.flatten(1, 2), merged.anchor.flatten(1, 2), merged
 
     @torch.no_grad()
     def cache(
@@ -261,7 +263,7 @@ class SparseBox3DTarget:
             anchor (Tensor): states, [B, G * n, 11].
         """
         self.history = None
-        if noisy is None or self.num_temp_dn_groups < 1:
+        if noisy is None or feature is None or anchor is None or self.num_temp_dn_groups < 1:
             return
         shape = noisy.labels.shape[1:]
         whole = Noisy(

@@ -4,7 +4,8 @@ The first loads the images: `BEVLoadMultiViewImageFromFiles`, channels in the or
 normalises them.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Optional
 
 import mmcv
@@ -96,7 +97,7 @@ class CropMultiViewImage(BaseTransform):
         crop_range (Sequence[int]): top, bottom, left, right, pixels.
     """
 
-    def __init__(self, crop_range: Sequence[int]):
+    def __init__(self, crop_range: Sequence[int]) -> None:
         self.crop_range = crop_range
 
     def transform(self, results: dict) -> dict:
@@ -141,7 +142,7 @@ class PhotoMetricDistortionMultiViewImage(BaseTransform):
         contrast_range: Sequence[float] = (0.5, 1.5),
         saturation_range: Sequence[float] = (0.5, 1.5),
         hue_delta: float = 18,
-    ):
+    ) -> None:
         self.brightness_delta = brightness_delta
         self.contrast_range = contrast_range
         self.saturation_range = saturation_range
@@ -149,7 +150,8 @@ class PhotoMetricDistortionMultiViewImage(BaseTransform):
 
     def _distort(self, img: np.ndarray) -> np.ndarray:
         """An image, float32 [H, W, 3], R, G, B from 0 to 255, where the result may leave this range."""
-        draw, coin = np.random.uniform, lambda: np.random.randint(2)
+        draw: Callable[..., float] = np.random.uniform
+        coin = functools.partial(np.random.randint, 2)
         if coin():
             img = img + np.float32(draw(-self.brightness_delta, self.brightness_delta))
         contrast_first = coin()
@@ -182,7 +184,7 @@ class MultiScaleDepthMapGenerator(BaseTransform):
         max_depth (float): greatest depth, metres; what is further gets it.
     """
 
-    def __init__(self, downsample: Sequence[int], max_depth: float = 60):
+    def __init__(self, downsample: Sequence[int], max_depth: float = 60) -> None:
         self.downsample = downsample
         self.max_depth = max_depth
 
@@ -225,7 +227,7 @@ class CircleObjectRangeFilter(BaseTransform):
         class_dist_thred (Sequence[float]): greatest distance of each class, metres.
     """
 
-    def __init__(self, class_dist_thred: Sequence[float]):
+    def __init__(self, class_dist_thred: Sequence[float]) -> None:
         self.class_dist_thred = np.asarray(class_dist_thred, dtype=np.float32)
 
     def transform(self, results: dict) -> dict:
@@ -245,7 +247,7 @@ class InstanceNameFilter(BaseTransform):
         classes (Sequence[str]): the classes.
     """
 
-    def __init__(self, classes: Sequence[str]):
+    def __init__(self, classes: Sequence[str]) -> None:
         self.classes = list(classes)
 
     def transform(self, results: dict) -> dict:

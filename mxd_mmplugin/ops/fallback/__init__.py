@@ -5,8 +5,11 @@
 
 import os
 import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any, Callable, Optional
 
 import torch
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import (
@@ -33,7 +36,7 @@ __all__ = [
     'voxelize',
 ]
 
-FAMILIES = {
+FAMILIES: dict[str, dict[str, Callable]] = {
     'sparse_conv': {
         'sparse_conv_rulebook': sparse_conv.rulebook,
         'sparse_conv_rulebook_transpose': sparse_conv.rulebook_transpose,
@@ -80,12 +83,18 @@ FORMS = {f'mxd::{name}': form for forms in FAMILIES.values() for name, form in f
 class Plain(TorchDispatchMode):
     """While entered, every operator is its plain PyTorch form on any device, in forward and backward."""
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self,
+        func: OpOverload,
+        types: Sequence[type],
+        args: tuple = (),
+        kwargs: Optional[dict] = None,
+    ) -> Any:
         """Exchange the operator; all that is not of this package is left alone."""
         return FORMS.get(func._schema.name, func)(*args, **(kwargs or {}))
 
 
-def disabled(setting: str) -> frozenset:
+def disabled(setting: str) -> frozenset[str]:
     """The families that a value of `MXD_DISABLE` names, separated by commas.
 
     Pooling goes with the convolution: the plain rulebook has a layout that only plain pooling reads.
@@ -102,7 +111,7 @@ def disabled(setting: str) -> frozenset:
     return frozenset(names | ({'sparse_pool'} if 'sparse_conv' in names else set()))
 
 
-def _disable(families) -> torch.library.Library:
+def _disable(families: Iterable[str]) -> torch.library.Library:
     """Register plain forms over the kernels of the CPU and of the NPU: the last registration wins."""
     library = torch.library.Library('mxd', 'IMPL')
     with warnings.catch_warnings():
