@@ -4,6 +4,7 @@ The plan has the layout that csrc/ops/bev_pool.h describes.
 """
 
 import torch
+from torch import Tensor
 
 from .plain import compute_dtype, plain_form
 
@@ -15,7 +16,7 @@ def _tiles(cells: int) -> int:
 
 
 @plain_form('bev_pool_plan')
-def plan(coords, B, D, H, W):
+def plan(coords: Tensor, B: int, D: int, H: int, W: int) -> tuple[Tensor, Tensor, Tensor]:
     """See `mxd_mmplugin.ops.bev_pool_plan`.
 
     Returns:
@@ -33,7 +34,9 @@ def plan(coords, B, D, H, W):
 
 
 @plain_form('bev_pool')
-def forward(feats, cells, ranks, intervals, B, D, H, W):
+def forward(
+    feats: Tensor, cells: Tensor, ranks: Tensor, intervals: Tensor, B: int, D: int, H: int, W: int
+) -> Tensor:
     """See `mxd_mmplugin.ops.bev_pool`; the output is [B, D, H, W, C]."""
     wide = compute_dtype(feats.dtype)
     rows = (cells >= 0).nonzero().squeeze(1)
@@ -43,7 +46,7 @@ def forward(feats, cells, ranks, intervals, B, D, H, W):
 
 
 @plain_form('bev_pool_grad')
-def grad(grad, cells):
+def grad(grad: Tensor, cells: Tensor) -> Tensor:
     """Gradient of the features, [N, C], from that of the cells, [B * D * H * W, C]."""
     if not len(grad):
         return grad.new_zeros(len(cells), grad.shape[1])

@@ -4,6 +4,7 @@ Cameras and points are one axis, whatever the resolution of each camera is; scal
 samples inside of their image are looked at, some thousands at a time, so that memory stays near that of the inputs.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -24,14 +25,21 @@ class _Corner(NamedTuple):
     share_dy: Tensor
 
 
-def _samples(locations: Tensor, channels: int):
+def _samples(locations: Tensor, channels: int) -> Iterator[tuple[Tensor, ...]]:
     """Chunks of (batch, anchor, point, cam), int64 [n] each, of the samples inside of their image."""
     inside = ((locations > 0) & (locations < 1)).all(-1).nonzero()
     for chunk in inside.split(max(CHUNK // max(channels, 1), 1)):
         yield chunk.unbind(1)
 
 
-def _corners(num_feat, spatial_shape, scale_start_index, locations, sample, scale):
+def _corners(
+    num_feat: int,
+    spatial_shape: Tensor,
+    scale_start_index: Tensor,
+    locations: Tensor,
+    sample: tuple[Tensor, ...],
+    scale: int,
+) -> Iterator[_Corner]:
     """Yields the four `_Corner` of the samples at one scale."""
     batch, _, _, cam = sample
     x, y = locations[sample].unbind(1)
@@ -55,7 +63,13 @@ def _corners(num_feat, spatial_shape, scale_start_index, locations, sample, scal
 
 
 @plain_form('deformable_aggregation')
-def forward(feature_maps, spatial_shape, scale_start_index, sample_locations, weight):
+def forward(
+    feature_maps: Tensor,
+    spatial_shape: Tensor,
+    scale_start_index: Tensor,
+    sample_locations: Tensor,
+    weight: Tensor,
+) -> Tensor:
     """See `mxd_mmplugin.deformable_aggregation`."""
     inputs = feature_maps, spatial_shape, scale_start_index, sample_locations, weight
     (bs, num_feat, channels), anchors = feature_maps.shape, sample_locations.shape[1]
@@ -66,7 +80,7 @@ def forward(feature_maps, spatial_shape, scale_start_index, sample_locations, we
     for sample in _samples(locations, channels):
         fused = out.new_zeros(len(sample[0]), *out.shape[1:])
         for scale in range(scales):
-            factor = weight[(*sample, scale)].to(dtype)
+            factor = weight[sample + (scale,)].to(dtype)
             for corner in _corners(num_feat, *inputs[1:3], locations, sample, scale):
                 pixels = rows[corner.row].to(dtype).view_as(fused)
                 fused.addcmul_(pixels, (corner.share[:, None] * factor)[..., None])
@@ -75,7 +89,14 @@ def forward(feature_maps, spatial_shape, scale_start_index, sample_locations, we
 
 
 @plain_form('deformable_aggregation_feature_grad')
-def feature_grad(grad, feature_maps, spatial_shape, scale_start_index, sample_locations, weight):
+def feature_grad(
+    grad: Tensor,
+    feature_maps: Tensor,
+    spatial_shape: Tensor,
+    scale_start_index: Tensor,
+    sample_locations: Tensor,
+    weight: Tensor,
+) -> Tensor:
     """Gradient of the feature maps, [bs, num_feat, c], from that of the output."""
     inputs = feature_maps, spatial_shape, scale_start_index, sample_locations, weight
     (bs, num_feat, channels), anchors = feature_maps.shape, sample_locations.shape[1]
@@ -87,14 +108,21 @@ def feature_grad(grad, feature_maps, spatial_shape, scale_start_index, sample_lo
     for sample in _samples(locations, channels):
         grads = grad[sample[0] * anchors + sample[1]]
         for scale in range(scales):
-            factor = weight[(*sample, scale)].to(dtype)
+            factor = weight[sample + (scale,)].to(dtype)
             for corner in _corners(num_feat, *inputs[1:3], locations, sample, scale):
                 out.index_add_(0, corner.row, grads * (corner.share[:, None] * factor)[..., None])
     return out.view(bs, num_feat, channels).to(feature_maps.dtype)
 
 
 @plain_form('deformable_aggregation_sample_grad')
-def sample_grad(grad, feature_maps, spatial_shape, scale_start_index, sample_locations, weight):
+def sample_grad(
+    grad: Tensor,
+    feature_maps: Tensor,
+    spatial_shape: Tensor,
+    scale_start_index: Tensor,
+    sample_locations: Tensor,
+    weight: Tensor,
+) -> tuple[Tensor, Tensor]:
     """Gradients of the locations and the weights, in their shapes, from that of the output."""
     inputs = feature_maps, spatial_shape, scale_start_index, sample_locations, weight
     (bs, num_feat, channels), anchors = feature_maps.shape, sample_locations.shape[1]
@@ -108,7 +136,7 @@ def sample_grad(grad, feature_maps, spatial_shape, scale_start_index, sample_loc
         grads = grad[sample[0] * anchors + sample[1]]
         slope = locations.new_zeros(len(grads), 2)
         for scale in range(scales):
-            factor = weight[(*sample, scale)].to(dtype)
+            factor = weight[sample + (scale,)].to(dtype)
             read = torch.zeros_like(factor)
             for corner in _corners(num_feat, *inputs[1:3], locations, sample, scale):
                 pixels = rows[corner.row].to(dtype).view_as(grads)
@@ -116,6 +144,6 @@ def sample_grad(grad, feature_maps, spatial_shape, scale_start_index, sample_loc
                 read += corner.share[:, None] * dots
                 along = (factor * dots).sum(1)
                 slope += torch.stack([corner.share_dx * along, corner.share_dy * along], 1)
-            grad_weight[(*sample, scale)] = read
+            grad_weight[sample + (scale,)] = read
         grad_locations[sample] = slope
     return grad_locations.to(sample_locations.dtype), grad_weight.to(weight.dtype)

@@ -1,12 +1,13 @@
 """Reduction of points by voxel in plain PyTorch, on any device: `unique`, then `index_add_` or `scatter_reduce_`."""
 
 import torch
+from torch import Tensor
 
 from .plain import compute_dtype, plain_form
 
 
 @plain_form('dynamic_scatter_plan')
-def plan(coors):
+def plan(coors: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The voxels and their points; the layout is told in csrc/ops/dynamic_scatter.h."""
     inside = (coors >= 0).all(1)
     voxel_coors, voxel, counts = torch.unique(
@@ -20,7 +21,9 @@ def plan(coors):
 
 
 @plain_form('dynamic_scatter')
-def forward(feats, ranks, intervals, reduce_type):
+def forward(
+    feats: Tensor, ranks: Tensor, intervals: Tensor, reduce_type: str
+) -> tuple[Tensor, Tensor]:
     """See `mxd_mmplugin.ops.dynamic_scatter`.
 
     Returns:

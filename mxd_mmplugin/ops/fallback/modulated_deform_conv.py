@@ -1,6 +1,8 @@
 """Modulated deformable convolution in plain PyTorch, on any device: pixels are gathered, one image at a time."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Optional
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +11,7 @@ from torch import Tensor
 from .plain import compute_dtype, plain_form
 
 
-def _full(tensor):
+def _full(tensor: Tensor) -> Tensor:
     return tensor.to(compute_dtype(tensor.dtype))
 
 
@@ -36,8 +38,17 @@ class _Convolution:
     """The arguments of an operator, images padded by a pixel of zeros, and work on one image."""
 
     def __init__(
-        self, input, offset, mask, weight, stride, padding, dilation, groups, deform_groups
-    ):
+        self,
+        input: Tensor,
+        offset: Tensor,
+        mask: Optional[Tensor],
+        weight: Tensor,
+        stride: Sequence[int],
+        padding: Sequence[int],
+        dilation: Sequence[int],
+        groups: int,
+        deform_groups: int,
+    ) -> None:
         self.size, self.kernel = input.shape[2:], weight.shape[2:]
         self.stride, self.padding, self.dilation = stride, padding, dilation
         self.groups, self.deform_groups = groups, deform_groups
@@ -46,7 +57,7 @@ class _Convolution:
         self.mask = None if mask is None else _full(mask)
         self.weight = _full(weight).reshape(groups, len(weight) // groups, -1)
 
-    def _axis(self, dim: int, offset: Tensor):
+    def _axis(self, dim: int, offset: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Low neighbour, share of the high one, and whether it is inside, of samples in y or x."""
         steps = torch.arange(offset.shape[3 + dim], device=offset.device)
         points = torch.arange(self.kernel[dim], device=offset.device)
@@ -79,7 +90,7 @@ class _Convolution:
         mask = torch.ones_like(below) if self.mask is None else self.mask[n].reshape(below.shape)
         return _Samples(torch.stack(pixels), torch.stack(weights), below, right, mask)
 
-    def around(self, n: int, samples: _Samples):
+    def around(self, n: int, samples: _Samples) -> Iterator[Tensor]:
         """Image n at the four pixels around each sample, one after the other, [D, channels / D, S]."""
         image = self.images[n].unflatten(0, (self.deform_groups, -1))
         for pixels in samples.pixels:
@@ -93,7 +104,18 @@ class _Convolution:
 
 
 @plain_form('modulated_deform_conv2d')
-def forward(input, offset, mask, weight, bias, stride, padding, dilation, groups, deform_groups):
+def forward(
+    input: Tensor,
+    offset: Tensor,
+    mask: Optional[Tensor],
+    weight: Tensor,
+    bias: Optional[Tensor],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    deform_groups: int,
+) -> Tensor:
     """See `mxd_mmplugin.ops.modulated_deform_conv2d`."""
     work = _Convolution(
         input, offset, mask, weight, stride, padding, dilation, groups, deform_groups
@@ -108,19 +130,19 @@ def forward(input, offset, mask, weight, bias, stride, padding, dilation, groups
 
 @plain_form('modulated_deform_conv2d_backward')
 def backward(
-    grad,
-    input,
-    offset,
-    mask,
-    weight,
-    stride,
-    padding,
-    dilation,
-    groups,
-    deform_groups,
-    of_data,
-    of_parameters,
-):
+    grad: Tensor,
+    input: Tensor,
+    offset: Tensor,
+    mask: Optional[Tensor],
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    deform_groups: int,
+    of_data: bool,
+    of_parameters: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of input, offset and mask where `of_data`, of weight and bias where `of_parameters`."""
     grad_input, grad_offset, grad_mask, grad_weight, grad_bias = (
         input.new_empty(0) for _ in range(5)

@@ -4,6 +4,8 @@ The rulebook has the layout that csrc/ops/sparse_conv.h describes, with all outp
 """
 
 import itertools
+from collections.abc import Sequence
+from typing import Optional
 
 import torch
 from torch import Tensor
@@ -15,17 +17,17 @@ from .voxels import from_linear_key, linear_key, unique_keys
 
 @plain_form('sparse_conv_rulebook')
 def rulebook(
-    indices,
-    batch_size,
-    spatial_shape,
-    kernel_size,
-    stride,
-    padding,
-    dilation,
-    output_padding,
-    subm,
-    transposed,
-):
+    indices: Tensor,
+    batch_size: int,
+    spatial_shape: Sequence[int],
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    output_padding: Sequence[int],
+    subm: bool,
+    transposed: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
     """See `mxd_mmplugin.ops.build_rulebook`.
 
     Returns:
@@ -41,14 +43,14 @@ def rulebook(
     batch, coordinates = indices[:, 0].long(), indices[:, 1:].long()
     own_keys = unique_keys(indices, batch_size, spatial_shape)
 
-    def vector(values):
+    def vector(values: Sequence) -> Tensor:
         return torch.tensor(values, device=device)
 
     offsets = vector(list(itertools.product(*(range(k) for k in kernel_size))))
     reach = (offsets * vector(dilation))[:, None]  # [K, 1, ndim]
     if transposed:
         out = coordinates * vector(stride) - vector(padding) + reach
-        reached = True
+        reached = torch.ones_like(out, dtype=torch.bool)
     else:
         moved = coordinates + vector(padding) - reach
         out = torch.div(moved, vector(stride), rounding_mode='floor')
@@ -79,7 +81,7 @@ def offset_of_pairs(bounds: Tensor) -> Tensor:
 
 
 @plain_form('sparse_conv_rulebook_transpose')
-def rulebook_transpose(pairs, bounds, num_in):
+def rulebook_transpose(pairs: Tensor, bounds: Tensor, num_in: int) -> tuple[Tensor, Tensor]:
     """Exchange inputs and outputs; see `Rulebook.transpose`."""
     offset = offset_of_pairs(bounds)
     order = torch.argsort(offset, stable=True)
@@ -94,13 +96,22 @@ def _grouped(weight: Tensor, groups: int) -> Tensor:
     return weight.reshape(volume, inputs, groups, outputs // groups).transpose(1, 2)
 
 
-def pairs_of(offset: int, pairs: Tensor, offsets: Tensor):
+def pairs_of(offset: int, pairs: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
     """The input rows and the output rows that a kernel offset pairs; offsets from `offset_of_pairs`."""
-    return pairs[offsets == offset].long().unbind(1)
+    source, target = pairs[offsets == offset].long().unbind(1)
+    return source, target
 
 
 @plain_form('sparse_conv')
-def forward(features, weight, bias, pairs, bounds, num_out, groups):
+def forward(
+    features: Tensor,
+    weight: Tensor,
+    bias: Optional[Tensor],
+    pairs: Tensor,
+    bounds: Tensor,
+    num_out: int,
+    groups: int,
+) -> Tensor:
     """See `mxd_mmplugin.ops.sparse_conv`; weight is [K, in / groups, out]."""
     total = compute_dtype(features.dtype)
     out = features.new_zeros(num_out, groups, weight.shape[2] // groups, dtype=total)
@@ -114,7 +125,9 @@ def forward(features, weight, bias, pairs, bounds, num_out, groups):
 
 
 @plain_form('sparse_conv_weight_grad')
-def weight_grad(features, grad, pairs, bounds, groups):
+def weight_grad(
+    features: Tensor, grad: Tensor, pairs: Tensor, bounds: Tensor, groups: int
+) -> Tensor:
     """Gradient of the weight, [K, in / groups, out]."""
     offsets = offset_of_pairs(bounds)
     rows = features.reshape(len(features), groups, features.shape[1] // groups)

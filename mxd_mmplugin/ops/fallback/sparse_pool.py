@@ -1,13 +1,14 @@
 """Sparse max pooling in plain PyTorch, on any device: one gather and one select a kernel point."""
 
 import torch
+from torch import Tensor
 
 from .plain import compute_dtype, plain_form
 from .sparse_conv import offset_of_pairs, pairs_of
 
 
 @plain_form('sparse_max_pool')
-def forward(features, pairs, bounds, num_out):
+def forward(features: Tensor, pairs: Tensor, bounds: Tensor, num_out: int) -> tuple[Tensor, Tensor]:
     """See `mxd_mmplugin.ops.sparse_max_pool`.
 
     Returns:
@@ -26,7 +27,7 @@ def forward(features, pairs, bounds, num_out):
 
 
 @plain_form('sparse_max_pool_backward')
-def backward(grad, argmax, pairs, bounds, num_in):
+def backward(grad: Tensor, argmax: Tensor, pairs: Tensor, bounds: Tensor, num_in: int) -> Tensor:
     """Gradient of the features, [num_in, C], over the rulebook with input and output exchanged."""
     total = compute_dtype(grad.dtype)
     out = grad.new_zeros(num_in, grad.shape[1], dtype=total)

@@ -1,16 +1,18 @@
 """Voxelization in plain PyTorch, on any device: `unique` over the cells and stable sorts."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from .plain import compute_dtype, plain_form
 
 
-def _float32(values) -> list:
+def _float32(values: Sequence[float]) -> list[float]:
     return torch.tensor(values, dtype=torch.float32).tolist()
 
 
-def _grid(voxel_size, coors_range) -> list:
+def _grid(voxel_size: Sequence[float], coors_range: Sequence[float]) -> list[int]:
     """Cells in x, y, z, rounded half away from zero."""
     ndim = len(voxel_size)
     limits = torch.tensor(coors_range, dtype=torch.float32)
@@ -25,7 +27,9 @@ def _check_slots(slots: Tensor, num_points: int) -> None:
         raise ValueError(f'slots must be at least -1 and below {num_points}, and some are not')
 
 
-def _cells(points: Tensor, voxel_size, coors_range, grid: list):
+def _cells(
+    points: Tensor, voxel_size: Sequence[float], coors_range: Sequence[float], grid: list[int]
+) -> tuple[Tensor, Tensor]:
     """Cell of each point, int64 [P, ndim] in x, y, z, and whether it is inside the grid."""
     ndim = len(grid)
     coordinates = points[:, :ndim].to(compute_dtype(points.dtype))
@@ -36,7 +40,7 @@ def _cells(points: Tensor, voxel_size, coors_range, grid: list):
 
 
 @plain_form('voxelize_dynamic')
-def dynamic(points, voxel_size, coors_range):
+def dynamic(points: Tensor, voxel_size: Sequence[float], coors_range: Sequence[float]) -> Tensor:
     """See `mxd_mmplugin.ops.dynamic_voxelize`."""
     grid = _grid(voxel_size, coors_range)
     cells, inside = _cells(points, voxel_size, coors_range, grid)
@@ -44,7 +48,13 @@ def dynamic(points, voxel_size, coors_range):
 
 
 @plain_form('voxelize_hard')
-def hard(points, voxel_size, coors_range, max_points, max_voxels):
+def hard(
+    points: Tensor,
+    voxel_size: Sequence[float],
+    coors_range: Sequence[float],
+    max_points: int,
+    max_voxels: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See `mxd_mmplugin.ops.hard_voxelize`.
 
     Returns:
@@ -82,7 +92,7 @@ def hard(points, voxel_size, coors_range, max_points, max_voxels):
 
 
 @plain_form('voxelize_gather')
-def gather(points, slots, empty_mean):
+def gather(points: Tensor, slots: Tensor, empty_mean: bool) -> Tensor:
     """The points in the slots, [M, max_points, C]; in empty slots zeros, or the voxel's mean."""
     _check_slots(slots, len(points))
     filled = (slots >= 0)[..., None]
@@ -97,7 +107,7 @@ def gather(points, slots, empty_mean):
 
 
 @plain_form('voxelize_gather_grad')
-def gather_grad(grad, slots, num_points):
+def gather_grad(grad: Tensor, slots: Tensor, num_points: int) -> Tensor:
     """Gradient of `gather` in the points, [num_points, C]."""
     _check_slots(slots, num_points)
     out = grad.new_zeros(num_points, grad.shape[2])
