@@ -25,7 +25,12 @@ using mxd::npu::launch;
 using mxd::npu::vector_cores;
 using Result = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
 
-static_assert(kRulebookTile == kTileRows && kRulebookDims == kMaxDims);
+using mxd::kernels::kRulebookHeads;
+using mxd::kernels::kRulebookMaxCell;
+using mxd::kernels::kRulebookNone;
+using mxd::kernels::kRulebookRun;
+
+static_assert(mxd::kernels::kTileRows == kTileRows && mxd::kernels::kRulebookDims == kMaxDims);
 
 float a_little_less_than_inverse(int64_t divisor) {
   return static_cast<float>((1 - 0x1p-21) / static_cast<double>(divisor));
