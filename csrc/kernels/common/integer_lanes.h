@@ -28,16 +28,6 @@ __aicore__ inline void DivideSmall(const LocalTensor<float>& value,
   PipeBarrier<PIPE_V>();
 }
 
-// to[i] = i for i < count, where the first `have` are there. CreateVecIndex begins with scalar
-// writes, which do not wait for vector work that still reads the buffer: in a loop, numbers come
-// from a table that was made once.
-__aicore__ inline void ExtendNumbers(const LocalTensor<float>& to, int32_t have, int32_t count) {
-  for (; have < count; have *= 2) {
-    Adds(to[have], to, static_cast<float>(have), MinOf(have, count - have));
-    PipeBarrier<PIPE_V>();
-  }
-}
-
 // int32 lanes, with the scratch that their arithmetic needs.
 class IntegerLanes {
  public:
