@@ -60,8 +60,8 @@ class Gatherer {
     int32_t staged = 0;
     for (int32_t p = 0; p < step.pieces; ++p) {
       const Piece& piece = step.piece[p];
-      const int32_t half = piece.slot + piece.rows / 2;
-      runs.Seek(second ? half : piece.slot, second ? piece.slot + piece.rows : half);
+      const int32_t middle = piece.slot + piece.rows / 2;
+      runs.Seek(second ? middle : piece.slot, second ? piece.slot + piece.rows : middle);
       while (!runs.Done()) {
         if (staged == 0) stage_free_.Wait(buffer_);
         const int32_t slot = runs.at();
