@@ -1,6 +1,6 @@
 // Deformable aggregation: the gradient of the maps. The output's gradient, weighted for each corner
-// of each patch of a load, is added to global memory by atomic DMAs: which anchors meet in a pixel
-// nobody knows beforehand.
+// of each patch of a load, is added to global memory by atomic DMAs, since any two anchors may read
+// the same pixel.
 #include "deformable_aggregation/gradient.h"
 
 namespace mxd::kernels::deformable_aggregation {

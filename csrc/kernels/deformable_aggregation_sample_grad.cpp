@@ -45,7 +45,7 @@ class SampleGrad : public Gradient<T, true, true, SampleGrad<T>> {
     this->MakeQueue(out_queue_, 2, patches * (weights + kBlockWords) * kWord);
   }
 
-  // Groups that the slice lacks have products of zero.
+  // A slice may have fewer groups than lanes: the products of the missing ones stay zero.
   __aicore__ inline void StartSlice() {
     PipeBarrier<PIPE_V>();
     AscendC::Duplicate(partial_, 0.0f,

@@ -1,4 +1,4 @@
-// How the Ascend C kernels of deformable aggregation share out the work; the host fills it in.
+// How the kernels of deformable aggregation divide the work; the host fills it in.
 #pragma once
 
 #include "common/integers.h"
@@ -18,7 +18,7 @@ struct DeformableAggregationTiling {
   int32_t slice_groups;  // most groups of a slice
   int32_t slice_width;   // most channels of each group in a slice
   int32_t patches;       // most patches (2 x 2 pixels) worked on at a time
-  int32_t add_output;    // whether anchors' outputs share 32 B, so that they are added to zeros
+  int32_t add_output;    // whether two anchors' outputs may share 32 B: then both add to zeros
 };
 
 namespace mxd::kernels::deformable_aggregation {

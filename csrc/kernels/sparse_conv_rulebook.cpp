@@ -7,6 +7,7 @@
 // pairs of every (tile, kernel point), the second one writes them where their bounds say.
 #include "common/buffers.h"
 #include "common/events.h"
+#include "sparse_conv_rulebook/heads.h"
 #include "sparse_conv_rulebook_tiling.h"
 
 namespace mxd::kernels {
@@ -22,26 +23,37 @@ constexpr int32_t kTable = kRun + kCells;           // the first kRun entries ar
 // lanes search for.
 constexpr int32_t kBehind = kRulebookMaxCell + kRun, kNever = -kRun - 1;
 constexpr int32_t kPitch = 16;  // sums of a kernel point: kRows, in whole blocks
+constexpr int32_t kBoundWords = kRows * kRun * 2 + kBlockWords;  // where pairs are to be written
 
 template <bool kFill>
 class Join {
+  // Of UB. The second pass has the windows' and the voxels' rows beside their cells.
+  static constexpr int32_t kTableDepth = kFill ? 1 : 2, kOutDepth = kFill ? 4 : 2;
+  static constexpr int32_t kWindowBytes = (kFill ? 2 : 1) * kTileRows * kWord;
+  static constexpr int32_t kTableBytes = (kFill ? 2 : 1) * kTable * kWord;
+  static constexpr int32_t kOutBytes = (kFill ? 2 * kTileRows : kRun * kPitch) * kWord;
+  static constexpr int32_t kFillWords = 4 * kTileRows + kSearchLanes / 32 + kBoundWords;
+  static constexpr int32_t kCountWords = kRun * kPitch + 2 * kLanes;
+  static_assert(2 * kWindowBytes + kTableDepth * kTableBytes + kOutDepth * kOutBytes +
+                    Heads::kBytes +
+                    (4 * kSearchLanes + (kFill ? kFillWords : kCountWords)) * kWord <=
+                kUbBytes);
+
  public:
   __aicore__ inline Join(TPipe& pipe, const SparseConvJoinTiling& tiling, GM_ADDR windows,
                          GM_ADDR window_rows, GM_ADDR voxels, GM_ADDR voxel_rows, GM_ADDR heads,
                          GM_ADDR bounds, GM_ADDR out)
-      : tiling_(tiling) {
+      : tiling_(tiling), heads_(pipe, heads, tiling_) {
     windows_.SetGlobalBuffer((__gm__ int32_t*)windows);
     window_rows_.SetGlobalBuffer((__gm__ int32_t*)window_rows);
     voxels_.SetGlobalBuffer((__gm__ int32_t*)voxels);
     voxel_rows_.SetGlobalBuffer((__gm__ int32_t*)voxel_rows);
-    heads_.SetGlobalBuffer((__gm__ int32_t*)heads);
     bounds_.SetGlobalBuffer((__gm__ int32_t*)bounds);
     out_.SetGlobalBuffer((__gm__ int32_t*)out);
 
-    pipe.InitBuffer(window_queue_, 2, (kFill ? 2 : 1) * kTileRows * kWord);
-    pipe.InitBuffer(table_queue_, kTableDepth, (kFill ? 2 : 1) * kTable * kWord);
-    pipe.InitBuffer(out_queue_, kOutDepth, (kFill ? 2 * kTileRows : kRun * kPitch) * kWord);
-    head_ = Take<int32_t>(pipe, kRulebookHeads);
+    pipe.InitBuffer(window_queue_, 2, kWindowBytes);
+    pipe.InitBuffer(table_queue_, kTableDepth, kTableBytes);
+    pipe.InitBuffer(out_queue_, kOutDepth, kOutBytes);
     target_ = Take<int32_t>(pipe, kSearchLanes);
     position_ = Take<int32_t>(pipe, kSearchLanes);
     cell_ = Take<int32_t>(pipe, kSearchLanes);
@@ -50,20 +62,19 @@ class Join {
       compact_ = Take<int32_t>(pipe, 2 * kTileRows);
       interleave_ = Take<int32_t>(pipe, 2 * kTileRows);
       hits_ = Take<uint8_t>(pipe, kSearchLanes / 8);
-      bound_ = Take<int32_t>(pipe, kRows * kRun * 2 + kBlockWords);
+      bound_ = Take<int32_t>(pipe, kBoundWords);
     } else {
-      sums_ = Take<float>(pipe, kRun * kPitch + 2 * kLanes);
+      sums_ = Take<float>(pipe, kCountWords);
       partial_ = sums_[kRun * kPitch];
     }
   }
 
   __aicore__ inline void Process() {
-    DataCopyPad(head_, heads_, Words(tiling_.heads), {false, 0, 0, 0});
-    SetWait<HardEvent::MTE2_S>();
+    heads_.Load();
     if constexpr (kFill)
       MakeInterleave();
     else
-      Duplicate(sums_, 0.0f, kRun * kPitch + 2 * kLanes);
+      Duplicate(sums_, 0.0f, kCountWords);
     PipeBarrier<PIPE_V>();
     const int32_t tiles = CeilDiv(tiling_.windows, kTileRows);
     for (int32_t tile = GetBlockIdx(); tile < tiles; tile += GetBlockNum()) ProcessTile(tile);
@@ -81,32 +92,6 @@ class Join {
     Muls(cell_, cell_, (2 * kTileRows - 1) * kWord, 2 * kTileRows);
     PipeBarrier<PIPE_V>();
     Sub(interleave_, interleave_, cell_, 2 * kTileRows);
-  }
-
-  // How many heads of the table are below `cell`.
-  __aicore__ inline int32_t HeadsBelow(int32_t cell) {
-    int32_t first = 0;
-    for (int32_t count = tiling_.heads; count > 0;) {
-      const int32_t below = count / 2;
-      if (head_.GetValue(first + below) < cell) {
-        first += below + 1;
-        count -= below + 1;
-      } else {
-        count = below;
-      }
-    }
-    return first;
-  }
-
-  // A position of the table before which all cells are below `cell`.
-  __aicore__ inline int32_t Begin(int32_t cell) {
-    const int32_t heads = HeadsBelow(cell);
-    return heads > 0 ? (heads - 1) * tiling_.head_distance : 0;
-  }
-
-  // A position of the table from which on all cells are above `cell`.
-  __aicore__ inline int32_t End(int32_t cell) {
-    return MinOf(HeadsBelow(cell + 1) * tiling_.head_distance, tiling_.voxels);
   }
 
   // Where kernel row `row` begins, seen from a window.
@@ -136,11 +121,11 @@ class Join {
     for (int32_t row = 0; row < tiling_.rows; row += rows) {
       // As many kernel rows as there are lanes for and one stretch of the table holds, with the
       // reach of a search behind it; a row that is longer takes several stretches.
-      const int32_t start = Begin(first + RowStart(row));
+      const int32_t start = heads_.LowerBound(first + RowStart(row));
       int32_t end = start, longest = 0;
       for (rows = 0; rows < kRows && row + rows < tiling_.rows; rows++) {
-        const int32_t from = Begin(first + RowStart(row + rows));
-        const int32_t to = End(last + RowStart(row + rows) + tiling_.run - 1);
+        const int32_t from = heads_.LowerBound(first + RowStart(row + rows));
+        const int32_t to = heads_.UpperBound(last + RowStart(row + rows) + tiling_.run - 1);
         const int32_t most = MaxOf(longest, to - from);
         if (rows > 0 && to - start + PowerAbove(most) > kCells) break;
         begin_[rows] = from - start;
@@ -187,7 +172,15 @@ class Join {
   __aicore__ inline void Search(int32_t tile, int32_t row, int32_t rows,
                                 const LocalTensor<int32_t>& windows, int32_t count, int32_t at,
                                 int32_t size, int32_t power) {
-    const int32_t lanes = rows * kTileRows;
+    LocalTensor<int32_t> table = LoadTable(at, size, power);
+    FindRows(table, rows, power);
+    LookAlongRows(table, rows, kFill ? windows[kTileRows] : windows, count);
+    table_queue_.FreeTensor(table);
+    if constexpr (!kFill) AddCounts(tile, row, rows);
+  }
+
+  // The voxels [at, at + size): cells, and in the second pass their rows behind.
+  __aicore__ inline LocalTensor<int32_t> LoadTable(int32_t at, int32_t size, int32_t power) {
     const int32_t padding = RoundUp(size, kBlockWords) - size;
     LocalTensor<int32_t> table = table_queue_.template AllocTensor<int32_t>();
     DataCopyPad(table[kRun], voxels_[at], Words(size),
@@ -201,8 +194,12 @@ class Join {
     // the end.
     Duplicate(table[kRun + size + padding], kBehind, MinOf(power, kCells - size) - padding);
     if constexpr (kFill) Duplicate(table[kTable + kRun + size + padding], 0, kBlockWords);
+    return table;
+  }
 
-    // position: 4 * (kRun + voxels of the stretch below the target), in bytes
+  // position_: of the first voxel not below each lane's target, in bytes: binary search.
+  __aicore__ inline void FindRows(const LocalTensor<int32_t>& table, int32_t rows, int32_t power) {
+    const int32_t lanes = rows * kTileRows;
     for (int32_t r = 0; r < rows; r++)
       Duplicate(position_[r * kTileRows], (kRun + begin_[r]) * kWord, kTileRows);
     PipeBarrier<PIPE_V>();
@@ -219,8 +216,14 @@ class Join {
       Add(position_, position_, cell_, lanes);
       PipeBarrier<PIPE_V>();
     }
+  }
 
-    // The points of the row follow each other, and so do those of its voxels that are there.
+  // The points of a row follow each other, and so do those of its voxels that are there: a lane
+  // goes on in the table where it finds its point.
+  __aicore__ inline void LookAlongRows(const LocalTensor<int32_t>& table, int32_t rows,
+                                       const LocalTensor<int32_t>& window_rows, int32_t count) {
+    const int32_t lanes = rows * kTileRows;
+    const LocalTensor<uint32_t> position = position_.template ReinterpretCast<uint32_t>();
     for (int32_t point = 0; point < tiling_.run; point++) {
       Gather(cell_, table, position, point * kWord, lanes);
       if constexpr (kFill) Gather(found_, table[kTable], position, point * kWord, lanes);
@@ -234,7 +237,7 @@ class Join {
       Mins(cell_, cell_, 1, lanes);  // 0 where the voxel is there, else 1
       PipeBarrier<PIPE_V>();
       if constexpr (kFill)
-        Write(point, rows, windows[kTileRows], count);
+        Write(point, rows, window_rows, count);
       else
         Sum(point, rows);
       if (point + 1 < tiling_.run) {
@@ -244,8 +247,6 @@ class Join {
         PipeBarrier<PIPE_V>();
       }
     }
-    table_queue_.FreeTensor(table);
-    if constexpr (!kFill) AddCounts(tile, row, rows);
   }
 
   // sums_[point]: how many lanes of each row miss their voxel.
@@ -311,12 +312,11 @@ class Join {
   }
 
   const SparseConvJoinTiling tiling_;
-  GlobalTensor<int32_t> windows_, window_rows_, voxels_, voxel_rows_, heads_, bounds_, out_;
-  static constexpr int32_t kTableDepth = kFill ? 1 : 2, kOutDepth = kFill ? 4 : 2;
+  Heads heads_;
+  GlobalTensor<int32_t> windows_, window_rows_, voxels_, voxel_rows_, bounds_, out_;
   TQue<TPosition::VECIN, 2> window_queue_;
   TQue<TPosition::VECIN, kTableDepth> table_queue_;
   TQue<TPosition::VECOUT, kOutDepth> out_queue_;
-  LocalTensor<int32_t> head_;
   LocalTensor<int32_t> target_, position_, cell_, found_;  // by lanes
   LocalTensor<int32_t> compact_, interleave_, bound_;      // second pass
   LocalTensor<uint8_t> hits_;

@@ -1,5 +1,5 @@
-// Voxels to cells and back, and the cells of the outputs that voxels reach: what a rulebook needs
-// besides the join (sparse_conv_rulebook.cpp).
+// The rulebook's elementwise kernels: voxels to cells and back, and the cells of the outputs that
+// voxels reach. The join is in sparse_conv_rulebook.cpp.
 //
 // Every block works on a range of voxels of its own, in chunks. All of it is elementwise.
 #include "common/buffers.h"
@@ -135,9 +135,12 @@ __aicore__ inline void Decode(TPipe& pipe, const SparseConvDecodeTiling& tiling,
   });
 }
 
-// The places that a voxel reaches along a dimension, numbered by slots. With dilation 1 they are
-// consecutive places, the last one first; else, and transposed, slots are kernel points.
+// The outputs that a voxel reaches, numbered by slots. Along a dimension with dilation 1 its slots
+// are consecutive outputs, the last one first; else, or transposed, a slot is a kernel point.
 class Reach {
+  static constexpr int32_t kWords = 2 * kColumns + 2 * kColumns + 1 + 2 + 4 * kDims + 4;  // a voxel
+  static_assert(kWords * kChunk * kWord <= kUbBytes);
+
  public:
   __aicore__ inline Reach(TPipe& pipe, const SparseConvReachTiling& tiling, GM_ADDR indices,
                           GM_ADDR cells)
@@ -178,7 +181,7 @@ class Reach {
         Duplicate(cell, kRulebookNone, RoundUp(count, kBlockWords));
         PipeBarrier<PIPE_V>();
       }
-      // Dimensions are the digits of the slot; those that stay the same are not looked at again.
+      // Dimensions are the digits of the slot: only those that changed are computed again.
       int32_t volume = slots;
       for (int32_t d = 0; d < dims; d++) {
         volume /= tiling_.slots[d];
@@ -195,7 +198,8 @@ class Reach {
     }
   }
 
-  // The cell up to dimension d, and there_[d + 1] whether it is reached, from those before.
+  // From the cell of the dimensions before d: the cell with d, and whether it is reached
+  // (there_[d + 1]).
   __aicore__ inline void Extend(int32_t d, int32_t slot, const LocalTensor<int32_t>& cell,
                                 int32_t count) {
     const int32_t limit = tiling_.out_shape[d];
@@ -212,8 +216,8 @@ class Reach {
     PipeBarrier<PIPE_V>();
   }
 
-  // coordinate_[d], of convolutions padded; for consecutive places divided by the stride, the
-  // remainder being left.
+  // coordinate_[d]: the voxel's coordinate, plus the padding unless transposed. With dilation 1 it
+  // is divided by the stride: the quotient goes to quotient_, the remainder stays.
   __aicore__ inline void Prepare(int32_t d, int32_t count) {
     const LocalTensor<int32_t> coordinate = coordinate_[d * kChunk];
     rows_.Column(coordinate, 1 + d, count);

@@ -7,7 +7,7 @@
 
 #include "common/machine.h"
 
-// Voxels to cells; those outside of the grid to -1.
+// Voxels to cells, -1 if outside of the grid.
 struct SparseConvCellsTiling {
   int32_t voxels, columns;
   int32_t limit[5];  // what batch index and coordinates are below
@@ -25,8 +25,8 @@ struct SparseConvDecodeTiling {
   int32_t shift;
 };
 
-// The cells of the outputs that voxels reach, [slots, pitch], kRulebookNone where there is none. A
-// voxel reaches at most slots[d] places along dimension d.
+// The cells of the outputs that voxels reach, [slots, pitch], kRulebookNone if a slot reaches none.
+// Along dimension d a voxel reaches at most slots[d] outputs.
 struct SparseConvReachTiling {
   int32_t voxels, pitch, columns, transposed;
   int32_t limit[5];  // what batch index and coordinates are below
@@ -53,7 +53,7 @@ constexpr int32_t kRulebookDims = 4;
 constexpr int32_t kRulebookColumns = kRulebookDims + 1;  // batch index and coordinates
 constexpr int32_t kRulebookRun = 16;                     // kernel points of a row, at most
 constexpr int32_t kRulebookHeads = 4096;                 // cells that the join keeps at hand
-// The cell of what is not there; all others are below by more than a run.
+// "No cell": larger than every cell, by more than a run.
 constexpr int32_t kRulebookNone = 0x7fffffff;
 constexpr int32_t kRulebookMaxCell = kRulebookNone - 4 * kRulebookRun;
 

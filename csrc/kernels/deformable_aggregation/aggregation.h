@@ -1,5 +1,5 @@
-// What the Ascend C kernels of deformable aggregation share: the layout of a slice in UB, and
-// loads, the patches and weights of several taps of one anchor that are worked on together.
+// The base of the kernels of deformable aggregation. Channels are worked on in slices, and taps of
+// one anchor in loads: the patches and weights of several taps at a time.
 #pragma once
 
 #include "../common/bilinear.h"
@@ -153,7 +153,7 @@ class Aggregation {
     return {!whole_ && padding != 0, 0, whole_ ? uint8_t{0} : padding, static_cast<T>(0.0f)};
   }
 
-  // The 2 x 2 pixels of a listed tap. Where the map has one column or row only, that one twice.
+  // Copies the 2 x 2 pixels of a listed tap. A map's only column or row is copied twice.
   __aicore__ inline void CopyPatch(const LocalTensor<T>& load, int32_t slot, int32_t listed) {
     const Patch patch = taps_.GetPatch(listed);
     const auto to = load[slot * kCorners * slice_.row];
@@ -223,8 +223,8 @@ class Aggregation {
   }
 
   // out = in * factors, or out += in * factors, for `rows` rows; `in` is one row for all of them
-  // where `kOneRow`. An instruction takes a block of each of eight groups or eight blocks of one
-  // group, whichever needs fewer instructions.
+  // where `kOneRow`. One instruction takes a block of each of eight groups, or eight blocks of one
+  // group: the way that needs fewer instructions is chosen.
   template <bool kAdd, bool kOneRow>
   __aicore__ inline void Multiply(const LocalTensor<float>& out, const LocalTensor<float>& in,
                                   const LocalTensor<float>& factors, int32_t rows) {
@@ -256,8 +256,8 @@ class Aggregation {
   DeformableAggregationTiling tiling_;
   Taps<kSlopes> taps_;
   Slice slice_;
-  bool whole_;  // the slice has all channels of its groups, and they fill their blocks
-  bool pairs_;  // the slice is all channels: neighbours are one burst
+  bool whole_;  // the slice has all channels of its groups, without padding: a pixel is one burst
+  bool pairs_;  // the slice has all channels: two neighbouring pixels are one burst
   int32_t used_ = 0;
   int64_t first_row_;     // of the anchor's element of the batch
   int32_t first_listed_;  // the load's first tap in the list

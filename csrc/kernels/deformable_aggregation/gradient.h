@@ -5,7 +5,7 @@
 
 namespace mxd::kernels::deformable_aggregation {
 
-// For gradients: an anchor's row of the output's gradient is there, in fp32, while its taps are.
+// Holds an anchor's row of the output's gradient, in fp32, while its taps are worked on.
 template <typename T, bool kPatches, bool kSlopes, typename Derived>
 class Gradient : public Aggregation<T, kPatches, kSlopes, Derived> {
  public:

@@ -20,7 +20,7 @@ using namespace kernels::deformable_aggregation;
 using kernels::kBlockWords;
 using kernels::RoundUp;
 
-// The kernels know fp32 and fp16; bf16 goes through fp32.
+// The kernels are for fp32 and fp16; bf16 is converted to fp32.
 at::ScalarType kernel_type(const at::Tensor& feature_maps) {
   const auto type = feature_maps.scalar_type();
   TORCH_CHECK_TYPE(type != at::kDouble, "feature_maps must be float32, float16 or bfloat16 on ",
@@ -48,7 +48,7 @@ DeformableAggregationTiling make_tiling(const at::Tensor& feature_maps, const at
   const int32_t rows =
       std::min(kPatchFloats / row, kWeightBlocks / RoundUp(t.slice_groups, kBlockWords));
   t.patches = std::clamp(rows / 4, 1, kMaxPatches);
-  // The weights of a sample's scales are one DMA where no load divides them.
+  // Loads of whole samples: then one DMA copies the weights of all of a sample's scales.
   if (t.patches > t.scales) t.patches -= t.patches % t.scales;
   t.add_output = feature_maps.size(2) % block != 0;
   return t;

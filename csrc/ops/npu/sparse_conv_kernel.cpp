@@ -152,7 +152,7 @@ at::Tensor weight_grad_npu(const at::Tensor& features, const at::Tensor& grad,
   tiling.step_rows = sizes::StepRows(features.element_size());
   const int64_t sums = groups * tiling.panels[0] * tiling.panels[1] * volume,
                 elements = static_cast<int64_t>(tiling.panel[0]) * tiling.panel[1];
-  // Independent of the number of blocks, and so is the order of every sum.
+  // Slabs do not depend on the number of blocks: sums have the same order on every device.
   tiling.slabs = std::clamp<int64_t>(kMaxPartBytes / (sums * elements * 4), 1,
                                      std::min<int64_t>(kMaxSlabs, tiling.tiles));
   const int64_t blocks = std::min(npu::cube_cores(), sums * tiling.slabs);

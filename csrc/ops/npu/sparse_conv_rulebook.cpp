@@ -70,8 +70,8 @@ KernelRows kernel_rows(const KeySteps& steps, const Geometry& g, int64_t shift) 
   return rows;
 }
 
-// What the CPU says of the first voxel that is outside of the grid, else of the first in the order
-// of the cells that is there twice. Only now all voxels go to the host.
+// Throws the error that the CPU throws: for the first voxel outside of the grid, else for the first
+// cell that two voxels share. Only in this case all voxels are copied to the host.
 [[noreturn]] void fail(const at::Tensor& indices, const Voxels& voxels, const Geometry& g) {
   const at::Tensor rows = indices.cpu();
   const int32_t* row = rows.const_data_ptr<int32_t>();
@@ -92,7 +92,7 @@ KernelRows kernel_rows(const KeySteps& steps, const Geometry& g, int64_t shift) 
       at::ArrayRef<int32_t>(rows.const_data_ptr<int32_t>() + int64_t{twins[0]} * width, width));
 }
 
-// Voxels in the order of their cells, which must all be different and none of them -1.
+// Sorts voxels by their cells. Fails if two cells are equal or one is -1 (outside of the grid).
 Voxels sort_voxels(const at::Tensor& cells, const at::Tensor& indices, const Geometry& g) {
   const auto [sorted, order] = at::sort(cells, /*stable=*/true, /*dim=*/0, /*descending=*/false);
   const Voxels voxels{sorted, order.to(at::kInt)};
@@ -222,7 +222,8 @@ at::Tensor Narrow::reached(const at::Tensor& indices, const Geometry& g, const K
   cells.slice(0, -1).fill_(kRulebookNone);
   launch(aclrtlaunch_sparse_conv_rulebook_reach, "sparse_conv_rulebook_reach",
          blocks_for(tiling.voxels), indices, cells, tiling);
-  // The last one is none; it is there at least once.
+  // kRulebookNone is the largest value, and the cell that was added above makes sure that it is
+  // there: it is left out.
   return std::get<0>(at::_unique2(cells, /*sorted=*/true)).slice(0, 0, -1).contiguous();
 }
 

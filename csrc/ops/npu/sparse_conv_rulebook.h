@@ -1,5 +1,6 @@
-// What the two ways to a rulebook on the NPU share: the kernels' (sparse_conv_rulebook.cpp), and
-// for grids whose cells int32 cannot number PyTorch's operators (sparse_conv_rulebook_wide.cpp).
+// Shared by the two ways to build a rulebook on the NPU: by kernels (sparse_conv_rulebook.cpp), and
+// by PyTorch's operators if the grid has more cells than int32 can number
+// (sparse_conv_rulebook_wide.cpp).
 #pragma once
 
 #include <ATen/ATen.h>

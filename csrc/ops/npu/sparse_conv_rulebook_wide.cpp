@@ -1,4 +1,4 @@
-// The rulebook of grids with more cells than int32 numbers, by PyTorch's operators on the device.
+// The rulebook of grids with more cells than int32 can number, by PyTorch's operators.
 #include <vector>
 
 #include "sparse_conv_rulebook.h"
