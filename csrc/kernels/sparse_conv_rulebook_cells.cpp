@@ -138,7 +138,8 @@ __aicore__ inline void Decode(TPipe& pipe, const SparseConvDecodeTiling& tiling,
 // The outputs that a voxel reaches, numbered by slots. Along a dimension with dilation 1 its slots
 // are consecutive outputs, the last one first; else, or transposed, a slot is a kernel point.
 class Reach {
-  static constexpr int32_t kWords = 2 * kColumns + 2 * kColumns + 1 + 2 + 4 * kDims + 4;  // a voxel
+  // Words of UB for each voxel of a chunk: scratch of lanes_, rows_, queue_, and what follows.
+  static constexpr int32_t kWords = 2 * kColumns + 2 * kColumns + 1 + 2 + 4 * kDims + 4;
   static_assert(kWords * kChunk * kWord <= kUbBytes);
 
  public:
