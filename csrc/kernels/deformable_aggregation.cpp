@@ -1,8 +1,8 @@
 // Deformable aggregation: the output. Each corner of each patch of a load adds to a row of its own;
 // the rows are summed when an anchor ends.
-#include "deformable_aggregation.h"
+#include "deformable_aggregation/aggregation.h"
 
-namespace mxd::deformable_aggregation {
+namespace mxd::kernels::deformable_aggregation {
 namespace {
 
 template <typename T>
@@ -23,23 +23,22 @@ class Forward : public Aggregation<T, true, false, Forward<T>> {
     this->Flush();
     const int32_t row = this->slice_.row;
     auto out = out_queue_.template AllocTensor<T>();
-    Then();
+    PipeBarrier<PIPE_V>();
     if (rows_ == 0) {
       AscendC::Duplicate(out, static_cast<T>(0.0f), row);
     } else {
-      const auto sum = sum_buffer_.template Get<float>();
       while (rows_ > 2) {
         const int32_t left = (rows_ + 1) / 2;
-        AscendC::Add(sum, sum, sum[left * row], (rows_ - left) * row);
+        AscendC::Add(sums_, sums_, sums_[left * row], (rows_ - left) * row);
         rows_ = left;
-        Then();
+        PipeBarrier<PIPE_V>();
       }
       if constexpr (Base::kConvert) {
-        AscendC::Add(sum, sum, sum[row], row);
-        Then();
-        AscendC::Cast(out, sum, RoundMode::CAST_RINT, row);
+        AscendC::Add(sums_, sums_, sums_[row], row);
+        PipeBarrier<PIPE_V>();
+        AscendC::Cast(out, sums_, RoundMode::CAST_RINT, row);
       } else {
-        AscendC::Add(out, sum, sum[row], row);
+        AscendC::Add(out, sums_, sums_[row], row);
       }
       rows_ = 0;
     }
@@ -51,9 +50,12 @@ class Forward : public Aggregation<T, true, false, Forward<T>> {
 
  private:
   __aicore__ inline void MakeBuffers(int32_t rows) {
-    this->MakeBuffer(sum_buffer_, rows * this->slice_.row);
-    this->MakeBuffer(product_buffer_, rows * this->slice_.weights);
-    this->MakeBuffer(factor_buffer_, rows * this->slice_.weights * kBlockFloats);
+    static_assert(Base::kLoadBytes +
+                      (kPatchFloats + kWeightBlocks * (1 + kBlockWords) + 2 * kMaxRow) * kWord <=
+                  kUbBytes);
+    sums_ = this->TakeFloats(rows * this->slice_.row);
+    products_ = this->TakeFloats(rows * this->slice_.weights);
+    factors_ = this->TakeFloats(rows * this->slice_.weights * kBlockWords);
     this->MakeQueue(out_queue_, 2, this->slice_.row * sizeof(T));
   }
 
@@ -65,28 +67,27 @@ class Forward : public Aggregation<T, true, false, Forward<T>> {
   __aicore__ inline void Started(int64_t, int32_t, int32_t) {}
 
   __aicore__ inline void Compute(int32_t count) {
-    const auto factors = this->Factors(product_buffer_, factor_buffer_, count);
+    const auto factors = this->Factors(products_, factors_, count);
     const auto patches = this->Patches(count);
-    const auto sum = sum_buffer_.template Get<float>();
-    Then();
-    const int32_t rows = kCorners * count, old = Least(rows_, rows);
-    if (old > 0) this->template Multiply<true, false>(sum, patches, factors, old);
+    PipeBarrier<PIPE_V>();
+    const int32_t rows = kCorners * count, old = MinOf(rows_, rows);
+    if (old > 0) this->template Multiply<true, false>(sums_, patches, factors, old);
     if (old < rows) {
       const int32_t at = old * this->slice_.row;
       this->template Multiply<false, false>(
-          sum[at], patches[at], factors[old * this->slice_.weights * kBlockFloats], rows - old);
+          sums_[at], patches[at], factors[old * this->slice_.weights * kBlockWords], rows - old);
       rows_ = rows;
     }
   }
 
-  int32_t rows_ = 0;  // of sum_buffer_ that hold the anchor's sum
+  int32_t rows_ = 0;  // of sums_ that hold the anchor's sum
   GlobalTensor<T> out_;
   TQue<TPosition::VECOUT, 1> out_queue_;
-  TBuf<TPosition::VECCALC> sum_buffer_, product_buffer_, factor_buffer_;
+  LocalTensor<float> sums_, products_, factors_;
 };
 
 }  // namespace
-}  // namespace mxd::deformable_aggregation
+}  // namespace mxd::kernels::deformable_aggregation
 
 // feature_maps [batch, num_feat, channels], sample_locations [batch, anchors, samples, 2] (fp32),
 // weight [batch, anchors, samples, scales, groups], maps [3, cams, scales] (int32: widths, heights,
@@ -97,7 +98,7 @@ extern "C" __global__ __aicore__ void deformable_aggregation(GM_ADDR feature_map
                                                              GM_ADDR out,
                                                              DeformableAggregationTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  using namespace mxd::deformable_aggregation;
+  using namespace mxd::kernels::deformable_aggregation;
   if (tiling.is_half)
     Forward<half>(feature_maps, sample_locations, weight, maps, out, tiling).Run();
   else

@@ -1,9 +1,9 @@
 // Deformable aggregation: the gradient of the maps. The output's gradient, weighted for each corner
-// of each patch of a load, is added to global memory by atomic DMAs: which anchors meet in a pixel
-// nobody knows beforehand.
-#include "deformable_aggregation.h"
+// of each patch of a load, is added to global memory by atomic DMAs, since any two anchors may read
+// the same pixel.
+#include "deformable_aggregation/gradient.h"
 
-namespace mxd::deformable_aggregation {
+namespace mxd::kernels::deformable_aggregation {
 namespace {
 
 template <typename T>
@@ -22,10 +22,13 @@ class FeatureGrad : public Gradient<T, false, false, FeatureGrad<T>> {
 
  private:
   __aicore__ inline void MakeBuffers(int32_t rows) {
+    static_assert(Base::kLoadBytes + FeatureGrad::kGradBytes +
+                      (kWeightBlocks * (1 + kBlockWords) + 3 * kPatchFloats) * kWord <=
+                  kUbBytes);
     this->MakeGradBuffers(grad_);
-    this->MakeBuffer(product_buffer_, rows * this->slice_.weights);
-    this->MakeBuffer(factor_buffer_, rows * this->slice_.weights * kBlockFloats);
-    this->MakeQueue(patch_queue_, 3, rows * this->slice_.row * kFloat);
+    products_ = this->TakeFloats(rows * this->slice_.weights);
+    factors_ = this->TakeFloats(rows * this->slice_.weights * kBlockWords);
+    this->MakeQueue(patch_queue_, 3, rows * this->slice_.row * kWord);
   }
 
   __aicore__ inline void StartSlice() {}
@@ -33,7 +36,7 @@ class FeatureGrad : public Gradient<T, false, false, FeatureGrad<T>> {
   __aicore__ inline void Started(int64_t, int32_t, int32_t) {}
 
   __aicore__ inline void Compute(int32_t count) {
-    const auto factors = this->Factors(product_buffer_, factor_buffer_, count);
+    const auto factors = this->Factors(products_, factors_, count);
     auto patches = patch_queue_.template AllocTensor<float>();
     this->template Multiply<false, true>(patches, this->Grad(), factors, kCorners * count);
     patch_queue_.EnQue(patches);
@@ -48,8 +51,8 @@ class FeatureGrad : public Gradient<T, false, false, FeatureGrad<T>> {
     const auto to = this->FirstChannel(this->first_row_ + patch.row);
     const int32_t row = this->slice_.row;
     if (this->pairs_ && patch.right && patch.down) {
-      const uint32_t pair = 2 * row * kFloat;
-      const uint32_t gap = static_cast<uint32_t>(patch.width - 2) * row * kFloat;
+      const uint32_t pair = 2 * row * kWord;
+      const uint32_t gap = static_cast<uint32_t>(patch.width - 2) * row * kWord;
       AscendC::DataCopyPad(grad_features_[to], from, DataCopyExtParams{2, pair, 0, gap, 0});
       return;
     }
@@ -58,18 +61,18 @@ class FeatureGrad : public Gradient<T, false, false, FeatureGrad<T>> {
       if (down > patch.down || right > patch.right) continue;
       const int64_t pixel = static_cast<int64_t>(down) * patch.width + right;
       AscendC::DataCopyPad(grad_features_[to + pixel * this->Channels()], from[corner * row],
-                           this->PixelOut(kFloat));
+                           this->PixelOut(kWord));
     }
   }
 
   GM_ADDR grad_;
   GlobalTensor<float> grad_features_;
   TQue<TPosition::VECOUT, 1> patch_queue_;
-  TBuf<TPosition::VECCALC> product_buffer_, factor_buffer_;
+  LocalTensor<float> products_, factors_;
 };
 
 }  // namespace
-}  // namespace mxd::deformable_aggregation
+}  // namespace mxd::kernels::deformable_aggregation
 
 // grad [batch, anchors, channels], sample_locations [batch, anchors, samples, 2] (fp32), weight
 // [batch, anchors, samples, scales, groups], maps [3, cams, scales] (int32: widths, heights, first
@@ -78,7 +81,7 @@ extern "C" __global__ __aicore__ void deformable_aggregation_feature_grad(
     GM_ADDR grad, GM_ADDR sample_locations, GM_ADDR weight, GM_ADDR maps, GM_ADDR grad_features,
     DeformableAggregationTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  using namespace mxd::deformable_aggregation;
+  using namespace mxd::kernels::deformable_aggregation;
   if (tiling.is_half)
     FeatureGrad<half>(grad, sample_locations, weight, maps, grad_features, tiling).Run();
   else

@@ -1,9 +1,9 @@
 // Deformable aggregation: the gradients of locations and weights. Both come from the products of
 // the output's gradient and each corner of each patch of a load, summed over the channels of a
 // group.
-#include "deformable_aggregation.h"
+#include "deformable_aggregation/gradient.h"
 
-namespace mxd::deformable_aggregation {
+namespace mxd::kernels::deformable_aggregation {
 namespace {
 
 template <typename T>
@@ -31,20 +31,25 @@ class SampleGrad : public Gradient<T, true, true, SampleGrad<T>> {
   };
 
   __aicore__ inline void MakeBuffers(int32_t rows) {
+    static_assert(Base::kLoadBytes + SampleGrad::kGradBytes +
+                      (kWeightBlocks * (kBlockWords + 1) +
+                       3 * kCorners * kMaxPatches * kBlockWords +
+                       2 * (kWeightBlocks / kCorners + kMaxPatches * kBlockWords)) *
+                          kWord <=
+                  kUbBytes);
     const int32_t weights = this->slice_.weights, patches = this->tiling_.patches;
     this->MakeGradBuffers(grad_);
-    this->MakeBuffer(partial_buffer_, rows * weights * kBlockFloats);
-    this->MakeBuffer(dot_buffer_, rows * weights);
-    this->MakeBuffer(change_buffer_, 3 * rows * kBlockFloats);
-    this->MakeQueue(out_queue_, 2, patches * (weights + kBlockFloats) * kFloat);
+    partial_ = this->TakeFloats(rows * weights * kBlockWords);
+    dots_ = this->TakeFloats(rows * weights);
+    change_ = this->TakeFloats(3 * rows * kBlockWords);
+    this->MakeQueue(out_queue_, 2, patches * (weights + kBlockWords) * kWord);
   }
 
-  // Groups that the slice lacks have products of zero.
+  // A slice may have fewer groups than lanes: the products of the missing ones stay zero.
   __aicore__ inline void StartSlice() {
-    const auto partial = partial_buffer_.template Get<float>();
-    Then();
-    AscendC::Duplicate(partial, 0.0f,
-                       kCorners * this->tiling_.patches * this->slice_.weights * kBlockFloats);
+    PipeBarrier<PIPE_V>();
+    AscendC::Duplicate(partial_, 0.0f,
+                       kCorners * this->tiling_.patches * this->slice_.weights * kBlockWords);
   }
 
   __aicore__ inline void Copy(const LocalTensor<T>& load, int32_t slot, int32_t listed) {
@@ -58,7 +63,7 @@ class SampleGrad : public Gradient<T, true, true, SampleGrad<T>> {
   __aicore__ inline void Compute(int32_t count) {
     const auto dots = Dots(count);
     const auto weights = this->Weights(count), coefficients = this->CoefficientBlocks(count);
-    Then();
+    PipeBarrier<PIPE_V>();
     auto out = out_queue_.template AllocTensor<float>();
     const auto grad_weight = out, slopes = out[this->tiling_.patches * this->slice_.weights];
     SumCorners(grad_weight, dots, coefficients, count);
@@ -73,8 +78,6 @@ class SampleGrad : public Gradient<T, true, true, SampleGrad<T>> {
   __aicore__ inline LocalTensor<float> Dots(int32_t count) {
     const Slice& slice = this->slice_;
     const auto patches = this->Patches(count), grad = this->Grad();
-    const auto partial = partial_buffer_.template Get<float>();
-    const auto dots = dot_buffer_.template Get<float>();
     const auto stride = static_cast<uint8_t>(slice.blocks);
     const BinaryRepeatParams strides{1,
                                      stride,
@@ -85,20 +88,20 @@ class SampleGrad : public Gradient<T, true, true, SampleGrad<T>> {
     const int32_t rows = kCorners * count;
     // A block of eight groups each time.
     for (int32_t block = 0; block < slice.blocks; block++) {
-      Then();
-      for (int32_t group = 0; group < slice.groups; group += kBlockFloats) {
-        const uint64_t mask = Least(slice.groups - group, kBlockFloats) * kBlockFloats;
-        const auto sum = partial[group * kBlockFloats];
-        const int32_t at = (group * slice.blocks + block) * kBlockFloats;
+      PipeBarrier<PIPE_V>();
+      for (int32_t group = 0; group < slice.groups; group += kBlockWords) {
+        const uint64_t mask = MinOf(slice.groups - group, kBlockWords) * kBlockWords;
+        const auto sum = partial_[group * kBlockWords];
+        const int32_t at = (group * slice.blocks + block) * kBlockWords;
         if (block == 0)
           AscendC::Mul(sum, patches[at], grad[at], mask, rows, strides);
         else
           AscendC::MulAddDst(sum, patches[at], grad[at], mask, rows, strides);
       }
     }
-    Then();
-    AscendC::BlockReduceSum(dots, partial, rows * slice.weight_blocks(), 64, 1, 1, kBlockFloats);
-    return dots;
+    PipeBarrier<PIPE_V>();
+    AscendC::BlockReduceSum(dots_, partial_, rows * slice.weight_blocks(), 64, 1, 1, kBlockWords);
+    return dots_;
   }
 
   // The gradient of the weights, [patches, weights]: of eight taps at a time.
@@ -113,19 +116,19 @@ class SampleGrad : public Gradient<T, true, true, SampleGrad<T>> {
                                      8,
                                      8};
     for (int32_t corner = 0; corner < kCorners; corner++) {
-      for (int32_t first = 0; first < count; first += kBlockFloats)
+      for (int32_t first = 0; first < count; first += kBlockWords)
         for (int32_t block = 0; block < blocks; block++) {
-          const uint64_t mask = Least(count - first, kBlockFloats) * kBlockFloats;
-          const auto out = grad_weight[(first * blocks + block) * kBlockFloats];
-          const auto dot = dots[((first * kCorners + corner) * blocks + block) * kBlockFloats];
+          const uint64_t mask = MinOf(count - first, kBlockWords) * kBlockWords;
+          const auto out = grad_weight[(first * blocks + block) * kBlockWords];
+          const auto dot = dots[((first * kCorners + corner) * blocks + block) * kBlockWords];
           const auto share =
-              shares[(first * Base::Coefficients::kCoefficients + corner) * kBlockFloats];
+              shares[(first * Base::Coefficients::kCoefficients + corner) * kBlockWords];
           if (corner == 0)
             AscendC::Mul(out, dot, share, mask, 1, strides);
           else
             AscendC::MulAddDst(out, dot, share, mask, 1, strides);
         }
-      Then();
+      PipeBarrier<PIPE_V>();
     }
   }
 
@@ -134,45 +137,44 @@ class SampleGrad : public Gradient<T, true, true, SampleGrad<T>> {
                                    const LocalTensor<float>& weights,
                                    const LocalTensor<float>& coefficients, int32_t count) {
     const uint8_t blocks = this->slice_.weight_blocks();
-    constexpr int32_t kMask = kCorners * kBlockFloats;
+    constexpr int32_t kMask = kCorners * kBlockWords;
     const int32_t size = this->tiling_.patches * kMask;
-    const auto total = change_buffer_.template Get<float>();  // [patches, 4, 8]
     const BinaryRepeatParams strides{
         1,
         blocks,
         0,
         kCorners,
         static_cast<uint8_t>(kCorners * blocks),
-        static_cast<uint8_t>(this->slice_.loaded_weights / kBlockFloats)};
+        static_cast<uint8_t>(this->slice_.loaded_weights / kBlockWords)};
     for (int32_t block = 0; block < blocks; block++) {
-      const auto dot = dots[block * kBlockFloats], weight = weights[block * kBlockFloats];
+      const auto dot = dots[block * kBlockWords], weight = weights[block * kBlockWords];
       if (block == 0)
-        AscendC::Mul(total, dot, weight, kMask, count, strides);
+        AscendC::Mul(change_, dot, weight, kMask, count, strides);
       else
-        AscendC::MulAddDst(total, dot, weight, kMask, count, strides);
-      Then();
+        AscendC::MulAddDst(change_, dot, weight, kMask, count, strides);
+      PipeBarrier<PIPE_V>();
     }
     for (int32_t axis = 0; axis < 2; axis++)
-      AscendC::Mul(total[(1 + axis) * size], total, coefficients[(1 + axis) * kMask], kMask, count,
-                   {1, 1, 1, kCorners, kCorners, Base::Coefficients::kCoefficients});
-    Then();
+      AscendC::Mul(change_[(1 + axis) * size], change_, coefficients[(1 + axis) * kMask], kMask,
+                   count, {1, 1, 1, kCorners, kCorners, Base::Coefficients::kCoefficients});
+    PipeBarrier<PIPE_V>();
     for (int32_t axis = 0; axis < 2; axis++)
-      AscendC::WholeReduceSum(slopes[axis], total[(1 + axis) * size], kMask, count, kBlockFloats, 1,
-                              kCorners);
+      AscendC::WholeReduceSum(slopes[axis], change_[(1 + axis) * size], kMask, count, kBlockWords,
+                              1, kCorners);
   }
 
   __aicore__ inline void Write(const Piece& piece, const LocalTensor<float>& grad_weight,
                                const LocalTensor<float>& slopes) {
     const auto count = static_cast<uint16_t>(piece.count);
     const int32_t groups = this->tiling_.groups, weights = this->slice_.weights;
-    const uint32_t bytes = this->slice_.groups * kFloat, gap = groups * kFloat - bytes;
+    const uint32_t bytes = this->slice_.groups * kWord, gap = groups * kWord - bytes;
     const bool contiguous = gap == 0 && groups == weights;
     AscendC::DataCopyPad(grad_weight_[piece.tap * groups + this->slice_.group],
                          grad_weight[piece.first * weights],
                          DataCopyExtParams{contiguous ? uint16_t{1} : count,
                                            contiguous ? piece.count * bytes : bytes, 0, gap, 0});
-    AscendC::DataCopyPad(slopes_[piece.tap * 2], slopes[piece.first * kBlockFloats],
-                         DataCopyExtParams{count, 2 * kFloat, 0, 0, 0});
+    AscendC::DataCopyPad(slopes_[piece.tap * 2], slopes[piece.first * kBlockWords],
+                         DataCopyExtParams{count, 2 * kWord, 0, 0, 0});
   }
 
   GM_ADDR grad_;
@@ -180,11 +182,13 @@ class SampleGrad : public Gradient<T, true, true, SampleGrad<T>> {
   int32_t piece_count_ = 0;
   GlobalTensor<float> slopes_, grad_weight_;
   TQue<TPosition::VECOUT, 1> out_queue_;
-  TBuf<TPosition::VECCALC> partial_buffer_, dot_buffer_, change_buffer_;
+  LocalTensor<float> partial_;  // [patches, 4, groups], a block each
+  LocalTensor<float> dots_;     // [patches, 4, weights]
+  LocalTensor<float> change_;   // three of [patches, 4, 8]
 };
 
 }  // namespace
-}  // namespace mxd::deformable_aggregation
+}  // namespace mxd::kernels::deformable_aggregation
 
 // grad [batch, anchors, channels], feature_maps [batch, num_feat, channels], sample_locations
 // [batch, anchors, samples, 2] (fp32), weight [batch, anchors, samples, scales, groups], maps
@@ -194,7 +198,7 @@ extern "C" __global__ __aicore__ void deformable_aggregation_sample_grad(
     GM_ADDR grad, GM_ADDR feature_maps, GM_ADDR sample_locations, GM_ADDR weight, GM_ADDR maps,
     GM_ADDR slopes, GM_ADDR grad_weight, DeformableAggregationTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  using namespace mxd::deformable_aggregation;
+  using namespace mxd::kernels::deformable_aggregation;
   if (tiling.is_half)
     SampleGrad<half>(grad, feature_maps, sample_locations, weight, maps, slopes, grad_weight,
                      tiling)

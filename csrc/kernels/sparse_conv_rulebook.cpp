@@ -2,132 +2,96 @@
 //
 // Windows and voxels are cells in ascending order, so the voxels that a tile of windows meets with
 // one kernel row, or with several that follow each other, are one stretch of the table. It comes by
-// one DMA, a binary search of all lanes (window x kernel row) in step finds the first voxel that is
-// not before the row, and the row's points are looked at from there on. The first pass counts the
+// one DMA. All lanes (window x kernel row) search it in lockstep, by halves, for the first voxel
+// that is not before the row, and look at the row's points from there on. The first pass counts the
 // pairs of every (tile, kernel point), the second one writes them where their bounds say.
-#include "kernel_operator.h"
+#include "common/buffers.h"
+#include "common/events.h"
+#include "sparse_conv_rulebook/heads.h"
 #include "sparse_conv_rulebook_tiling.h"
 
+namespace mxd::kernels {
 namespace {
 
-using namespace AscendC;
-
-constexpr int32_t kTile = kRulebookTile, kRun = kRulebookRun;
-constexpr int32_t kRows = 9;  // kernel rows that are sought at once
-constexpr int32_t kLanes = kRows * kTile;
-constexpr int32_t kCells = 8192;           // of the table at once
-constexpr int32_t kStretch = kCells - 8;   // of them voxels, the others are none
-constexpr int32_t kTable = kRun + kCells;  // the first kRun entries are not used
-// Behind the voxels of a table, and sought by lanes that have no window: above and below all cells
-// by more than a run.
+constexpr int32_t kRun = kRulebookRun;
+constexpr int32_t kRows = 9;  // kernel rows that are searched for at once
+constexpr int32_t kSearchLanes = kRows * kTileRows;
+constexpr int32_t kCells = 8192;                    // of the table at once
+constexpr int32_t kStretch = kCells - kBlockWords;  // of them voxels; sentinels follow
+constexpr int32_t kTable = kRun + kCells;           // the first kRun entries are not used
+// Sentinels, more than a run above and below all cells: kBehind pads the table, kNever is what idle
+// lanes search for.
 constexpr int32_t kBehind = kRulebookMaxCell + kRun, kNever = -kRun - 1;
-constexpr int32_t kWord = sizeof(int32_t);
-constexpr int32_t kBlockWords = 32 / kWord, kRepeatWords = 256 / kWord;
 constexpr int32_t kPitch = 16;  // sums of a kernel point: kRows, in whole blocks
-
-__aicore__ inline int32_t Lesser(int32_t a, int32_t b) { return a < b ? a : b; }
+constexpr int32_t kBoundWords = kRows * kRun * 2 + kBlockWords;  // where pairs are to be written
 
 template <bool kFill>
 class Join {
+  // Of UB. The second pass has the windows' and the voxels' rows beside their cells.
+  static constexpr int32_t kTableDepth = kFill ? 1 : 2, kOutDepth = kFill ? 4 : 2;
+  static constexpr int32_t kWindowBytes = (kFill ? 2 : 1) * kTileRows * kWord;
+  static constexpr int32_t kTableBytes = (kFill ? 2 : 1) * kTable * kWord;
+  static constexpr int32_t kOutBytes = (kFill ? 2 * kTileRows : kRun * kPitch) * kWord;
+  static constexpr int32_t kFillWords = 4 * kTileRows + kSearchLanes / 32 + kBoundWords;
+  static constexpr int32_t kCountWords = kRun * kPitch + 2 * kLanes;
+  static_assert(2 * kWindowBytes + kTableDepth * kTableBytes + kOutDepth * kOutBytes +
+                    Heads::kBytes +
+                    (4 * kSearchLanes + (kFill ? kFillWords : kCountWords)) * kWord <=
+                kUbBytes);
+
  public:
-  __aicore__ inline Join(TPipe* pipe, const SparseConvJoinTiling& tiling, GM_ADDR windows,
+  __aicore__ inline Join(TPipe& pipe, const SparseConvJoinTiling& tiling, GM_ADDR windows,
                          GM_ADDR window_rows, GM_ADDR voxels, GM_ADDR voxel_rows, GM_ADDR heads,
                          GM_ADDR bounds, GM_ADDR out)
-      : tiling_(tiling) {
+      : tiling_(tiling), heads_(pipe, heads, tiling_) {
     windows_.SetGlobalBuffer((__gm__ int32_t*)windows);
     window_rows_.SetGlobalBuffer((__gm__ int32_t*)window_rows);
     voxels_.SetGlobalBuffer((__gm__ int32_t*)voxels);
     voxel_rows_.SetGlobalBuffer((__gm__ int32_t*)voxel_rows);
-    heads_.SetGlobalBuffer((__gm__ int32_t*)heads);
     bounds_.SetGlobalBuffer((__gm__ int32_t*)bounds);
     out_.SetGlobalBuffer((__gm__ int32_t*)out);
 
-    pipe->InitBuffer(window_queue_, 2, (kFill ? 2 : 1) * kTile * kWord);
-    pipe->InitBuffer(table_queue_, kTableDepth, (kFill ? 2 : 1) * kTable * kWord);
-    pipe->InitBuffer(out_queue_, kOutDepth, (kFill ? 2 * kTile : kRun * kPitch) * kWord);
-    pipe->InitBuffer(head_buffer_, kRulebookHeads * kWord);
-    pipe->InitBuffer(lane_buffer_, 4 * kLanes * kWord);
-    head_ = head_buffer_.Get<int32_t>();
-    target_ = lane_buffer_.Get<int32_t>();
-    position_ = target_[kLanes];
-    cell_ = position_[kLanes];
-    found_ = cell_[kLanes];
+    pipe.InitBuffer(window_queue_, 2, kWindowBytes);
+    pipe.InitBuffer(table_queue_, kTableDepth, kTableBytes);
+    pipe.InitBuffer(out_queue_, kOutDepth, kOutBytes);
+    target_ = Take<int32_t>(pipe, kSearchLanes);
+    position_ = Take<int32_t>(pipe, kSearchLanes);
+    cell_ = Take<int32_t>(pipe, kSearchLanes);
+    found_ = Take<int32_t>(pipe, kSearchLanes);
     if constexpr (kFill) {
-      pipe->InitBuffer(row_buffer_, 4 * kTile * kWord);
-      pipe->InitBuffer(hit_buffer_, kLanes / 8);
-      pipe->InitBuffer(bound_buffer_, (kRows * kRun * 2 + kBlockWords) * kWord);
-      compact_ = row_buffer_.Get<int32_t>();
-      interleave_ = compact_[2 * kTile];
-      hits_ = hit_buffer_.Get<uint8_t>();
-      bound_ = bound_buffer_.Get<int32_t>();
+      compact_ = Take<int32_t>(pipe, 2 * kTileRows);
+      interleave_ = Take<int32_t>(pipe, 2 * kTileRows);
+      hits_ = Take<uint8_t>(pipe, kSearchLanes / 8);
+      bound_ = Take<int32_t>(pipe, kBoundWords);
     } else {
-      pipe->InitBuffer(row_buffer_, (kRun * kPitch + 2 * kRepeatWords) * kWord);
-      sums_ = row_buffer_.Get<float>();
+      sums_ = Take<float>(pipe, kCountWords);
       partial_ = sums_[kRun * kPitch];
     }
   }
 
   __aicore__ inline void Process() {
-    DataCopyPad(head_, heads_, Bytes(tiling_.heads), {false, 0, 0, 0});
-    Order<HardEvent::MTE2_S>();
+    heads_.Load();
     if constexpr (kFill)
       MakeInterleave();
     else
-      Duplicate(sums_, 0.0f, kRun * kPitch + 2 * kRepeatWords);
+      Duplicate(sums_, 0.0f, kCountWords);
     PipeBarrier<PIPE_V>();
-    const int32_t tiles = (tiling_.windows + kTile - 1) / kTile;
+    const int32_t tiles = CeilDiv(tiling_.windows, kTileRows);
     for (int32_t tile = GetBlockIdx(); tile < tiles; tile += GetBlockNum()) ProcessTile(tile);
   }
 
  private:
-  __aicore__ inline DataCopyExtParams Bytes(int32_t words) {
-    return {1, static_cast<uint32_t>(words * kWord), 0, 0, 0};
-  }
-
-  // What `event` comes from happens before what it goes to.
-  template <HardEvent event>
-  __aicore__ inline void Order() {
-    const event_t id = static_cast<event_t>(GetTPipePtr()->FetchEventID(event));
-    SetFlag<event>(id);
-    WaitFlag<event>(id);
-  }
-
-  // Byte offsets that take the halves of compact_ in turn: 0, kTile, 1, kTile + 1, ... words.
+  // Byte offsets that take the halves of compact_ in turn: 0, kTileRows, 1, kTileRows + 1, ...
+  // words.
   __aicore__ inline void MakeInterleave() {
-    CreateVecIndex(interleave_, 0, 2 * kTile);
+    CreateVecIndex(interleave_, 0, 2 * kTileRows);
     PipeBarrier<PIPE_V>();
-    ShiftRight(cell_, interleave_, 1, 2 * kTile);
-    Muls(interleave_, interleave_, kTile * kWord, 2 * kTile);
+    ShiftRight(cell_, interleave_, 1, 2 * kTileRows);
+    Muls(interleave_, interleave_, kTileRows * kWord, 2 * kTileRows);
     PipeBarrier<PIPE_V>();
-    Muls(cell_, cell_, (2 * kTile - 1) * kWord, 2 * kTile);
+    Muls(cell_, cell_, (2 * kTileRows - 1) * kWord, 2 * kTileRows);
     PipeBarrier<PIPE_V>();
-    Sub(interleave_, interleave_, cell_, 2 * kTile);
-  }
-
-  // How many heads of the table are below `cell`.
-  __aicore__ inline int32_t HeadsBelow(int32_t cell) {
-    int32_t first = 0;
-    for (int32_t count = tiling_.heads; count > 0;) {
-      const int32_t below = count / 2;
-      if (head_.GetValue(first + below) < cell) {
-        first += below + 1;
-        count -= below + 1;
-      } else {
-        count = below;
-      }
-    }
-    return first;
-  }
-
-  // A position of the table before which all cells are below `cell`.
-  __aicore__ inline int32_t Begin(int32_t cell) {
-    const int32_t heads = HeadsBelow(cell);
-    return heads > 0 ? (heads - 1) * tiling_.head_distance : 0;
-  }
-
-  // A position of the table from which on all cells are above `cell`.
-  __aicore__ inline int32_t End(int32_t cell) {
-    return Lesser(HeadsBelow(cell + 1) * tiling_.head_distance, tiling_.voxels);
+    Sub(interleave_, interleave_, cell_, 2 * kTileRows);
   }
 
   // Where kernel row `row` begins, seen from a window.
@@ -141,28 +105,28 @@ class Join {
   }
 
   __aicore__ inline void ProcessTile(int32_t tile) {
-    const int32_t begin = tile * kTile;
-    const int32_t count = Lesser(kTile, tiling_.windows - begin);
+    const int32_t begin = tile * kTileRows;
+    const int32_t count = MinOf(kTileRows, tiling_.windows - begin);
     LocalTensor<int32_t> windows = window_queue_.AllocTensor<int32_t>();
-    DataCopyPad(windows, windows_[begin], Bytes(count), {false, 0, 0, 0});
+    DataCopyPad(windows, windows_[begin], Words(count), {false, 0, 0, 0});
     if constexpr (kFill)
-      DataCopyPad(windows[kTile], window_rows_[begin], Bytes(count), {false, 0, 0, 0});
+      DataCopyPad(windows[kTileRows], window_rows_[begin], Words(count), {false, 0, 0, 0});
     window_queue_.EnQue(windows);
     windows = window_queue_.DeQue<int32_t>();
-    Order<HardEvent::MTE2_S>();
+    SetWait<HardEvent::MTE2_S>();
     const int32_t first = windows.GetValue(0), last = windows.GetValue(count - 1);
-    Order<HardEvent::S_MTE2>();
+    SetWait<HardEvent::S_MTE2>();
 
     int32_t rows;
     for (int32_t row = 0; row < tiling_.rows; row += rows) {
       // As many kernel rows as there are lanes for and one stretch of the table holds, with the
       // reach of a search behind it; a row that is longer takes several stretches.
-      const int32_t start = Begin(first + RowStart(row));
+      const int32_t start = heads_.LowerBound(first + RowStart(row));
       int32_t end = start, longest = 0;
       for (rows = 0; rows < kRows && row + rows < tiling_.rows; rows++) {
-        const int32_t from = Begin(first + RowStart(row + rows));
-        const int32_t to = End(last + RowStart(row + rows) + tiling_.run - 1);
-        const int32_t most = longest > to - from ? longest : to - from;
+        const int32_t from = heads_.LowerBound(first + RowStart(row + rows));
+        const int32_t to = heads_.UpperBound(last + RowStart(row + rows) + tiling_.run - 1);
+        const int32_t most = MaxOf(longest, to - from);
         if (rows > 0 && to - start + PowerAbove(most) > kCells) break;
         begin_[rows] = from - start;
         end = to;
@@ -170,17 +134,17 @@ class Join {
       }
       if (start >= end) continue;
 
-      if (count < kTile) {
-        Duplicate(target_, kNever, rows * kTile);
+      if (count < kTileRows) {
+        Duplicate(target_, kNever, rows * kTileRows);
         PipeBarrier<PIPE_V>();
       }
       for (int32_t r = 0; r < rows; r++)
-        Adds(target_[r * kTile], windows, RowStart(row + r), count);
+        Adds(target_[r * kTileRows], windows, RowStart(row + r), count);
       PipeBarrier<PIPE_V>();
       if constexpr (kFill) LoadBounds(tile, row, rows);
       for (int32_t at = start; at < end; at += kStretch)
-        Search(tile, row, rows, windows, count, at, Lesser(kStretch, end - at),
-               PowerAbove(Lesser(kStretch, longest)));
+        Search(tile, row, rows, windows, count, at, MinOf(kStretch, end - at),
+               PowerAbove(MinOf(kStretch, longest)));
     }
     window_queue_.FreeTensor(windows);
   }
@@ -189,11 +153,11 @@ class Join {
   __aicore__ inline void LoadBounds(int32_t tile, int32_t row, int32_t rows) {
     const int64_t from =
         static_cast<int64_t>(tile) * (tiling_.rows * tiling_.run + 1) + row * tiling_.run;
-    DataCopyPad(bound_, bounds_[2 * from], Bytes(2 * rows * tiling_.run), {false, 0, 0, 0});
-    Order<HardEvent::MTE2_S>();
+    DataCopyPad(bound_, bounds_[2 * from], Words(2 * rows * tiling_.run), {false, 0, 0, 0});
+    SetWait<HardEvent::MTE2_S>();
     const LocalTensor<int64_t> bound = bound_.template ReinterpretCast<int64_t>();
     for (int32_t k = 0; k < rows * tiling_.run; k++) next_[k] = bound.GetValue(k);
-    Order<HardEvent::S_MTE2>();
+    SetWait<HardEvent::S_MTE2>();
   }
 
   // A power of two above `size`, of whole blocks.
@@ -208,24 +172,36 @@ class Join {
   __aicore__ inline void Search(int32_t tile, int32_t row, int32_t rows,
                                 const LocalTensor<int32_t>& windows, int32_t count, int32_t at,
                                 int32_t size, int32_t power) {
-    const int32_t lanes = rows * kTile;
-    const int32_t padding = (kBlockWords - size % kBlockWords) % kBlockWords;
+    LocalTensor<int32_t> table = LoadTable(at, size, power);
+    FindRows(table, rows, power);
+    LookAlongRows(table, rows, kFill ? windows[kTileRows] : windows, count);
+    table_queue_.FreeTensor(table);
+    if constexpr (!kFill) AddCounts(tile, row, rows);
+  }
+
+  // The voxels [at, at + size): cells, and in the second pass their rows behind.
+  __aicore__ inline LocalTensor<int32_t> LoadTable(int32_t at, int32_t size, int32_t power) {
+    const int32_t padding = RoundUp(size, kBlockWords) - size;
     LocalTensor<int32_t> table = table_queue_.template AllocTensor<int32_t>();
-    DataCopyPad(table[kRun], voxels_[at], Bytes(size),
+    DataCopyPad(table[kRun], voxels_[at], Words(size),
                 {true, 0, static_cast<uint8_t>(padding), kBehind});
     if constexpr (kFill)
-      DataCopyPad(table[kTable + kRun], voxel_rows_[at], Bytes(size),
+      DataCopyPad(table[kTable + kRun], voxel_rows_[at], Words(size),
                   {true, 0, static_cast<uint8_t>(padding), 0});
     table_queue_.EnQue(table);
     table = table_queue_.template DeQue<int32_t>();
-    // With such cells behind the voxels neither the search nor the look along a row needs to know
+    // With sentinels behind the voxels neither the search nor the look along a row needs to know
     // the end.
-    Duplicate(table[kRun + size + padding], kBehind, Lesser(power, kCells - size) - padding);
+    Duplicate(table[kRun + size + padding], kBehind, MinOf(power, kCells - size) - padding);
     if constexpr (kFill) Duplicate(table[kTable + kRun + size + padding], 0, kBlockWords);
+    return table;
+  }
 
-    // position: 4 * (kRun + voxels of the stretch below the target), in bytes
+  // position_: of the first voxel not below each lane's target, in bytes: binary search.
+  __aicore__ inline void FindRows(const LocalTensor<int32_t>& table, int32_t rows, int32_t power) {
+    const int32_t lanes = rows * kTileRows;
     for (int32_t r = 0; r < rows; r++)
-      Duplicate(position_[r * kTile], (kRun + begin_[r]) * kWord, kTile);
+      Duplicate(position_[r * kTileRows], (kRun + begin_[r]) * kWord, kTileRows);
     PipeBarrier<PIPE_V>();
     const LocalTensor<uint32_t> position = position_.template ReinterpretCast<uint32_t>();
     for (int32_t step = power / 2; step > 0; step /= 2) {
@@ -240,8 +216,14 @@ class Join {
       Add(position_, position_, cell_, lanes);
       PipeBarrier<PIPE_V>();
     }
+  }
 
-    // The points of the row follow each other, and so do those of its voxels that are there.
+  // The points of a row follow each other, and so do those of its voxels that are there: a lane
+  // goes on in the table where it finds its point.
+  __aicore__ inline void LookAlongRows(const LocalTensor<int32_t>& table, int32_t rows,
+                                       const LocalTensor<int32_t>& window_rows, int32_t count) {
+    const int32_t lanes = rows * kTileRows;
+    const LocalTensor<uint32_t> position = position_.template ReinterpretCast<uint32_t>();
     for (int32_t point = 0; point < tiling_.run; point++) {
       Gather(cell_, table, position, point * kWord, lanes);
       if constexpr (kFill) Gather(found_, table[kTable], position, point * kWord, lanes);
@@ -255,7 +237,7 @@ class Join {
       Mins(cell_, cell_, 1, lanes);  // 0 where the voxel is there, else 1
       PipeBarrier<PIPE_V>();
       if constexpr (kFill)
-        Write(point, rows, windows[kTile], count);
+        Write(point, rows, window_rows, count);
       else
         Sum(point, rows);
       if (point + 1 < tiling_.run) {
@@ -265,20 +247,17 @@ class Join {
         PipeBarrier<PIPE_V>();
       }
     }
-    table_queue_.FreeTensor(table);
-    if constexpr (!kFill) AddCounts(tile, row, rows);
   }
 
   // sums_[point]: how many lanes of each row miss their voxel.
   __aicore__ inline void Sum(int32_t point, int32_t rows) {
     const LocalTensor<float> missing = found_.template ReinterpretCast<float>();
-    const int32_t repeats = rows * (kTile / kRepeatWords);
-    Cast(missing, cell_, RoundMode::CAST_NONE, rows * kTile);
+    const int32_t repeats = rows * (kTileRows / kLanes);
+    Cast(missing, cell_, RoundMode::CAST_NONE, rows * kTileRows);
     PipeBarrier<PIPE_V>();
-    WholeReduceSum(partial_, missing, kRepeatWords, repeats, 1, 1, 8);
+    WholeReduceSum(partial_, missing, kLanes, repeats, 1, 1, 8);
     PipeBarrier<PIPE_V>();
-    BlockReduceSum(sums_[point * kPitch], partial_, (repeats + kRepeatWords - 1) / kRepeatWords,
-                   kRepeatWords, 1, 1, 8);
+    BlockReduceSum(sums_[point * kPitch], partial_, CeilDiv(repeats, kLanes), kLanes, 1, 1, 8);
     PipeBarrier<PIPE_V>();
   }
 
@@ -288,7 +267,7 @@ class Join {
     LocalTensor<int32_t> counts = out_queue_.template AllocTensor<int32_t>();
     Muls(sums_, sums_, -1.0f, words);
     PipeBarrier<PIPE_V>();
-    Adds(sums_, sums_, static_cast<float>(kTile), words);
+    Adds(sums_, sums_, static_cast<float>(kTileRows), words);
     PipeBarrier<PIPE_V>();
     Cast(counts, sums_, RoundMode::CAST_RINT, words);
     out_queue_.EnQue(counts);
@@ -303,18 +282,18 @@ class Join {
     out_queue_.FreeTensor(counts);
   }
 
-  // Writes the pairs (row of the voxel, row of the window) of one point of each kernel row. What
-  // tiles write meets within blocks of 32 bytes: it is added onto zeros, in any order.
+  // Writes the pairs (row of the voxel, row of the window) of one point of each kernel row. Two
+  // tiles may write into the same 32 bytes: both add to zeros, so that none overwrites the other.
   __aicore__ inline void Write(int32_t point, int32_t rows, const LocalTensor<int32_t>& window_rows,
                                int32_t windows) {
-    CompareScalar(hits_, cell_, 0, CMPMODE::EQ, rows * kTile);
+    CompareScalar(hits_, cell_, 0, CMPMODE::EQ, rows * kTileRows);
     PipeBarrier<PIPE_V>();
     for (int32_t r = 0; r < rows; r++) {
       const LocalTensor<uint32_t> hits =
-          hits_[r * (kTile / 8)].template ReinterpretCast<uint32_t>();
+          hits_[r * (kTileRows / 8)].template ReinterpretCast<uint32_t>();
       uint64_t count = 0;
-      GatherMask(compact_, found_[r * kTile], hits, true, windows, {1, 1, 8, 0}, count);
-      GatherMask(compact_[kTile], window_rows, hits, true, windows, {1, 1, 8, 0}, count);
+      GatherMask(compact_, found_[r * kTileRows], hits, true, windows, {1, 1, 8, 0}, count);
+      GatherMask(compact_[kTileRows], window_rows, hits, true, windows, {1, 1, 8, 0}, count);
       if (count == 0) continue;
       PipeBarrier<PIPE_V>();
       const int32_t words = 2 * static_cast<int32_t>(count);
@@ -324,7 +303,7 @@ class Join {
       pairs = out_queue_.template DeQue<int32_t>();
       int64_t& next = next_[r * tiling_.run + point];
       SetAtomicAdd<int32_t>();
-      DataCopyPad(out_[2 * next], pairs, Bytes(words));
+      DataCopyPad(out_[2 * next], pairs, Words(words));
       SetAtomicNone();
       out_queue_.FreeTensor(pairs);
       next += count;
@@ -333,13 +312,11 @@ class Join {
   }
 
   const SparseConvJoinTiling tiling_;
-  GlobalTensor<int32_t> windows_, window_rows_, voxels_, voxel_rows_, heads_, bounds_, out_;
-  static constexpr int32_t kTableDepth = kFill ? 1 : 2, kOutDepth = kFill ? 4 : 2;
+  Heads heads_;
+  GlobalTensor<int32_t> windows_, window_rows_, voxels_, voxel_rows_, bounds_, out_;
   TQue<TPosition::VECIN, 2> window_queue_;
   TQue<TPosition::VECIN, kTableDepth> table_queue_;
   TQue<TPosition::VECOUT, kOutDepth> out_queue_;
-  TBuf<TPosition::VECCALC> head_buffer_, lane_buffer_, row_buffer_, hit_buffer_, bound_buffer_;
-  LocalTensor<int32_t> head_;
   LocalTensor<int32_t> target_, position_, cell_, found_;  // by lanes
   LocalTensor<int32_t> compact_, interleave_, bound_;      // second pass
   LocalTensor<uint8_t> hits_;
@@ -349,14 +326,16 @@ class Join {
 };
 
 }  // namespace
+}  // namespace mxd::kernels
 
 // Counts the pairs: adds to counts int32 [tiles, run, rows], which must hold zeros.
 extern "C" __global__ __aicore__ void sparse_conv_rulebook_count(GM_ADDR windows, GM_ADDR voxels,
                                                                  GM_ADDR heads, GM_ADDR counts,
                                                                  SparseConvJoinTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  TPipe pipe;
-  Join<false>(&pipe, tiling, windows, nullptr, voxels, nullptr, heads, nullptr, counts).Process();
+  AscendC::TPipe pipe;
+  mxd::kernels::Join<false>(pipe, tiling, windows, nullptr, voxels, nullptr, heads, nullptr, counts)
+      .Process();
 }
 
 // Writes the pairs: adds to pairs int32 [P, 2], which must hold zeros. The rows are what windows
@@ -367,7 +346,8 @@ extern "C" __global__ __aicore__ void sparse_conv_rulebook_fill(GM_ADDR windows,
                                                                 GM_ADDR bounds, GM_ADDR pairs,
                                                                 SparseConvJoinTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  TPipe pipe;
-  Join<true>(&pipe, tiling, windows, window_rows, voxels, voxel_rows, heads, bounds, pairs)
+  AscendC::TPipe pipe;
+  mxd::kernels::Join<true>(pipe, tiling, windows, window_rows, voxels, voxel_rows, heads, bounds,
+                           pairs)
       .Process();
 }

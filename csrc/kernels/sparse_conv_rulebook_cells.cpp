@@ -1,153 +1,25 @@
-// Voxels to cells and back, and the cells of the outputs that voxels reach: what a rulebook needs
-// besides the join (sparse_conv_rulebook.cpp).
+// The rulebook's elementwise kernels: voxels to cells and back, and the cells of the outputs that
+// voxels reach. The join is in sparse_conv_rulebook.cpp.
 //
-// Every block works on a range of voxels of its own, in chunks. All of it is elementwise: there is
-// no comparison of int32, so a condition is a number that is negative where it does not hold, and
-// conditions are joined by Min.
-#include "kernel_operator.h"
+// Every block works on a range of voxels of its own, in chunks. All of it is elementwise.
+#include "common/buffers.h"
+#include "common/chunks.h"
+#include "common/integer_lanes.h"
 #include "sparse_conv_rulebook_tiling.h"
 
+namespace mxd::kernels {
 namespace {
-
-using namespace AscendC;
 
 constexpr int32_t kChunk = 1024;  // voxels at once
 constexpr int32_t kColumns = kRulebookColumns, kDims = kRulebookDims;
-constexpr int32_t kWord = sizeof(int32_t), kBlockWords = 32 / kWord;
-
-__aicore__ inline DataCopyExtParams Bytes(int32_t words) {
-  return {1, static_cast<uint32_t>(words * kWord), 0, 0, 0};
-}
-
-__aicore__ inline int32_t RoundUp(int32_t value) {
-  return (value + kBlockWords - 1) / kBlockWords * kBlockWords;
-}
-
-// Calls body(begin, count) for each chunk of this block's share of `total`. Shares begin at
-// multiples of 32 bytes of every column, so that no two blocks write into one of them.
-template <typename Body>
-__aicore__ inline void ForEachChunk(int32_t total, const Body& body) {
-  const int32_t blocks = GetBlockNum();
-  const int64_t share = RoundUp((total + blocks - 1) / blocks);
-  const int64_t first = GetBlockIdx() * share;
-  const int64_t end = first + share < total ? first + share : total;
-  for (int64_t begin = first; begin < end; begin += kChunk)
-    body(static_cast<int32_t>(begin),
-         static_cast<int32_t>(end - begin < kChunk ? end - begin : kChunk));
-}
-
-// int32 lanes and what is done with them.
-class Lanes {
- public:
-  __aicore__ inline explicit Lanes(TPipe* pipe) {
-    pipe->InitBuffer(buffer_, 2 * kChunk * kColumns * kWord);
-    temporary_ = buffer_.Get<int32_t>();
-    quotient_ = buffer_.Get<float>()[kChunk * kColumns];
-  }
-
-  // quotient = rest / divisor and rest = rest % divisor, of rest >= 0. `inverse` is a little less
-  // than 1 / divisor: each of the two estimates in float32 is too small, if anything, the first by
-  // a millionth of the quotient, the second by at most 1.
-  __aicore__ inline void Divide(const LocalTensor<int32_t>& quotient,
-                                const LocalTensor<int32_t>& rest, int32_t divisor, float inverse,
-                                int32_t count) {
-    Estimate(quotient, rest, inverse, count);
-    Muls(temporary_, quotient, -divisor, count);
-    PipeBarrier<PIPE_V>();
-    Add(rest, rest, temporary_, count);
-    PipeBarrier<PIPE_V>();
-    Estimate(temporary_, rest, inverse, count);
-    Add(quotient, quotient, temporary_, count);
-    PipeBarrier<PIPE_V>();
-    Muls(temporary_, temporary_, -divisor, count);
-    PipeBarrier<PIPE_V>();
-    Add(rest, rest, temporary_, count);
-    PipeBarrier<PIPE_V>();
-    Below(temporary_, rest, divisor, count);
-    ShiftRight(temporary_, temporary_, 31, count);  // -1 where one more divisor fits
-    PipeBarrier<PIPE_V>();
-    Sub(quotient, quotient, temporary_, count);
-    PipeBarrier<PIPE_V>();
-    Muls(temporary_, temporary_, divisor, count);
-    PipeBarrier<PIPE_V>();
-    Add(rest, rest, temporary_, count);
-    PipeBarrier<PIPE_V>();
-  }
-
-  // to = limit - 1 - value: negative where value is not below the limit.
-  __aicore__ inline void Below(const LocalTensor<int32_t>& to, const LocalTensor<int32_t>& value,
-                               int32_t limit, int32_t count) {
-    Muls(to, value, -1, count);
-    PipeBarrier<PIPE_V>();
-    Adds(to, to, limit - 1, count);
-    PipeBarrier<PIPE_V>();
-  }
-
-  // condition = min(condition, value >= 0 and value < limit), value >= -1
-  __aicore__ inline void Inside(const LocalTensor<int32_t>& condition,
-                                const LocalTensor<int32_t>& value, int32_t limit, int32_t count) {
-    Below(temporary_, value, limit, count);
-    Min(condition, condition, value, count);
-    PipeBarrier<PIPE_V>();
-    Min(condition, condition, temporary_, count);
-    PipeBarrier<PIPE_V>();
-  }
-
-  // value = value cut to [0, limit - 1]
-  __aicore__ inline void Clamp(const LocalTensor<int32_t>& value, int32_t limit, int32_t count) {
-    Maxs(value, value, 0, count);
-    PipeBarrier<PIPE_V>();
-    Mins(value, value, limit - 1, count);
-    PipeBarrier<PIPE_V>();
-  }
-
-  // sum += value * factor
-  __aicore__ inline void MulAdd(const LocalTensor<int32_t>& sum, const LocalTensor<int32_t>& value,
-                                int32_t factor, int32_t count) {
-    Muls(temporary_, value, factor, count);
-    PipeBarrier<PIPE_V>();
-    Add(sum, sum, temporary_, count);
-    PipeBarrier<PIPE_V>();
-  }
-
-  // value's bits all set, less the first `spared`, where the condition is negative.
-  __aicore__ inline void Spoil(const LocalTensor<int32_t>& value,
-                               const LocalTensor<int32_t>& condition, uint32_t spared,
-                               int32_t count) {
-    ShiftRight(condition, condition, 31, count);
-    PipeBarrier<PIPE_V>();
-    const LocalTensor<uint32_t> bits = condition.template ReinterpretCast<uint32_t>();
-    ShiftRight(bits, bits, spared, count);
-    PipeBarrier<PIPE_V>();
-    const LocalTensor<uint16_t> halves = value.template ReinterpretCast<uint16_t>();
-    Or(halves, halves, condition.template ReinterpretCast<uint16_t>(), 2 * count);
-    PipeBarrier<PIPE_V>();
-  }
-
- private:
-  __aicore__ inline void Estimate(const LocalTensor<int32_t>& quotient,
-                                  const LocalTensor<int32_t>& rest, float inverse, int32_t count) {
-    Cast(quotient_, rest, RoundMode::CAST_NONE, count);
-    PipeBarrier<PIPE_V>();
-    Muls(quotient_, quotient_, inverse, count);
-    PipeBarrier<PIPE_V>();
-    Cast(quotient, quotient_, RoundMode::CAST_FLOOR, count);
-    PipeBarrier<PIPE_V>();
-  }
-
-  TBuf<TPosition::VECCALC> buffer_;
-  LocalTensor<int32_t> temporary_;
-  LocalTensor<float> quotient_;
-};
 
 // Loads rows of indices and hands out their columns.
 class Rows {
  public:
-  __aicore__ inline Rows(TPipe* pipe, GM_ADDR indices, int32_t columns) : columns_(columns) {
+  __aicore__ inline Rows(TPipe& pipe, GM_ADDR indices, int32_t columns) : columns_(columns) {
     indices_.SetGlobalBuffer((__gm__ int32_t*)indices);
-    pipe->InitBuffer(queue_, 2, kChunk * columns * kWord);
-    pipe->InitBuffer(buffer_, kChunk * kWord);
-    offsets_ = buffer_.Get<int32_t>();
+    pipe.InitBuffer(queue_, 2, kChunk * columns * kWord);
+    offsets_ = Take<int32_t>(pipe, kChunk);
     CreateVecIndex(offsets_, 0, kChunk);
     PipeBarrier<PIPE_V>();
     Muls(offsets_, offsets_, columns * kWord, kChunk);
@@ -156,7 +28,7 @@ class Rows {
 
   __aicore__ inline void Load(int32_t begin, int32_t count) {
     rows_ = queue_.AllocTensor<int32_t>();
-    DataCopyPad(rows_, indices_[static_cast<int64_t>(begin) * columns_], Bytes(count * columns_),
+    DataCopyPad(rows_, indices_[static_cast<int64_t>(begin) * columns_], Words(count * columns_),
                 {false, 0, 0, 0});
     queue_.EnQue(rows_);
     rows_ = queue_.DeQue<int32_t>();
@@ -173,23 +45,20 @@ class Rows {
   const int32_t columns_;
   GlobalTensor<int32_t> indices_;
   TQue<TPosition::VECIN, 2> queue_;
-  TBuf<TPosition::VECCALC> buffer_;
   LocalTensor<int32_t> offsets_, rows_;
 };
 
-__aicore__ inline void Cells(TPipe* pipe, const SparseConvCellsTiling& tiling, GM_ADDR indices,
+__aicore__ inline void Cells(TPipe& pipe, const SparseConvCellsTiling& tiling, GM_ADDR indices,
                              GM_ADDR cells) {
   GlobalTensor<int32_t> to;
   to.SetGlobalBuffer((__gm__ int32_t*)cells);
-  Lanes lanes(pipe);
+  IntegerLanes lanes(pipe, kChunk * kColumns);
   Rows rows(pipe, indices, tiling.columns);
   TQue<TPosition::VECOUT, 2> queue;
-  TBuf<TPosition::VECCALC> buffer;
-  pipe->InitBuffer(queue, 2, kChunk * kWord);
-  pipe->InitBuffer(buffer, 2 * kChunk * kWord);
-  const LocalTensor<int32_t> value = buffer.Get<int32_t>(), inside = value[kChunk];
+  pipe.InitBuffer(queue, 2, kChunk * kWord);
+  const auto value = Take<int32_t>(pipe, kChunk), inside = Take<int32_t>(pipe, kChunk);
 
-  ForEachChunk(tiling.voxels, [&](int32_t begin, int32_t count) __aicore__ {
+  ForEachChunk(tiling.voxels, kChunk, [&](int32_t begin, int32_t count) __aicore__ {
     rows.Load(begin, count);
     LocalTensor<int32_t> cell = queue.AllocTensor<int32_t>();
     Duplicate(cell, tiling.shift, count);
@@ -200,37 +69,36 @@ __aicore__ inline void Cells(TPipe* pipe, const SparseConvCellsTiling& tiling, G
       rows.Column(value, column, count);
       Maxs(value, value, -1, count);
       PipeBarrier<PIPE_V>();
-      lanes.Inside(inside, value, limit, count);
+      lanes.AndInside(inside, value, limit, count);
       lanes.Clamp(value, limit, count);
       lanes.MulAdd(cell, value, tiling.step[column], count);
     }
-    lanes.Spoil(cell, inside, 0, count);
+    lanes.MarkUnless(inside, cell, false, count);
     rows.Free();
     queue.EnQue(cell);
     cell = queue.DeQue<int32_t>();
-    DataCopyPad(to[begin], cell, Bytes(count));
+    DataCopyPad(to[begin], cell, Words(count));
     queue.FreeTensor(cell);
   });
 }
 
-__aicore__ inline void Decode(TPipe* pipe, const SparseConvDecodeTiling& tiling, GM_ADDR cells,
+__aicore__ inline void Decode(TPipe& pipe, const SparseConvDecodeTiling& tiling, GM_ADDR cells,
                               GM_ADDR indices, GM_ADDR others) {
   const int32_t columns = tiling.columns;
   GlobalTensor<int32_t> from, to, to_others;
   from.SetGlobalBuffer((__gm__ int32_t*)cells);
   to.SetGlobalBuffer((__gm__ int32_t*)indices);
   to_others.SetGlobalBuffer((__gm__ int32_t*)others);
-  Lanes lanes(pipe);
+  IntegerLanes lanes(pipe, kChunk * kColumns);
   TQue<TPosition::VECIN, 2> in_queue;
   TQue<TPosition::VECOUT, 1> row_queue, other_queue;
-  TBuf<TPosition::VECCALC> buffer;
-  pipe->InitBuffer(in_queue, 2, kChunk * kWord);
-  pipe->InitBuffer(row_queue, 1, kChunk * columns * kWord);
-  pipe->InitBuffer(other_queue, 1, kChunk * kWord);
-  pipe->InitBuffer(buffer, 2 * kChunk * columns * kWord);
+  pipe.InitBuffer(in_queue, 2, kChunk * kWord);
+  pipe.InitBuffer(row_queue, 1, kChunk * columns * kWord);
+  pipe.InitBuffer(other_queue, 1, kChunk * kWord);
   // The coordinates are made column by column; word j of the rows is word j / columns of column
   // j % columns.
-  const LocalTensor<int32_t> value = buffer.Get<int32_t>(), offsets = value[kChunk * columns];
+  const auto value = Take<int32_t>(pipe, kChunk * columns);
+  const auto offsets = Take<int32_t>(pipe, kChunk * columns);
   CreateVecIndex(value, 0, kChunk * columns);
   PipeBarrier<PIPE_V>();
   lanes.Divide(offsets, value, columns, tiling.inverse_columns, kChunk * columns);
@@ -238,9 +106,9 @@ __aicore__ inline void Decode(TPipe* pipe, const SparseConvDecodeTiling& tiling,
   PipeBarrier<PIPE_V>();
   lanes.MulAdd(offsets, value, kChunk * kWord, kChunk * columns);
 
-  ForEachChunk(tiling.cells, [&](int32_t begin, int32_t count) __aicore__ {
+  ForEachChunk(tiling.cells, kChunk, [&](int32_t begin, int32_t count) __aicore__ {
     LocalTensor<int32_t> rest = in_queue.AllocTensor<int32_t>();
-    DataCopyPad(rest, from[begin], Bytes(count), {false, 0, 0, 0});
+    DataCopyPad(rest, from[begin], Words(count), {false, 0, 0, 0});
     in_queue.EnQue(rest);
     rest = in_queue.DeQue<int32_t>();
     LocalTensor<int32_t> other = other_queue.AllocTensor<int32_t>();
@@ -254,40 +122,43 @@ __aicore__ inline void Decode(TPipe* pipe, const SparseConvDecodeTiling& tiling,
     in_queue.FreeTensor(rest);
     other_queue.EnQue(other);
     other = other_queue.DeQue<int32_t>();
-    DataCopyPad(to_others[begin], other, Bytes(count));
+    DataCopyPad(to_others[begin], other, Words(count));
     other_queue.FreeTensor(other);
 
     LocalTensor<int32_t> rows = row_queue.AllocTensor<int32_t>();
     Gather(rows, value, offsets.ReinterpretCast<uint32_t>(), 0, count * columns);
     row_queue.EnQue(rows);
     rows = row_queue.DeQue<int32_t>();
-    DataCopyPad(to[static_cast<int64_t>(begin) * columns], rows, Bytes(count * columns));
+    DataCopyPad(to[static_cast<int64_t>(begin) * columns], rows, Words(count * columns));
     row_queue.FreeTensor(rows);
     PipeBarrier<PIPE_V>();
   });
 }
 
-// The places that a voxel reaches along a dimension, numbered by slots. With dilation 1 they are
-// consecutive places, the last one first; else, and transposed, slots are kernel points.
+// The outputs that a voxel reaches, numbered by slots. Along a dimension with dilation 1 its slots
+// are consecutive outputs, the last one first; else, or transposed, a slot is a kernel point.
 class Reach {
+  // Words of UB for each voxel of a chunk: scratch of lanes_, rows_, queue_, and what follows.
+  static constexpr int32_t kWords = 2 * kColumns + 2 * kColumns + 1 + 2 + 4 * kDims + 4;
+  static_assert(kWords * kChunk * kWord <= kUbBytes);
+
  public:
-  __aicore__ inline Reach(TPipe* pipe, const SparseConvReachTiling& tiling, GM_ADDR indices,
+  __aicore__ inline Reach(TPipe& pipe, const SparseConvReachTiling& tiling, GM_ADDR indices,
                           GM_ADDR cells)
-      : tiling_(tiling), lanes_(pipe), rows_(pipe, indices, tiling.columns) {
+      : tiling_(tiling), lanes_(pipe, kChunk * kColumns), rows_(pipe, indices, tiling.columns) {
     cells_.SetGlobalBuffer((__gm__ int32_t*)cells);
-    pipe->InitBuffer(queue_, 2, kChunk * kWord);
-    pipe->InitBuffer(buffer_, (4 * kDims + 4) * kChunk * kWord);
-    coordinate_ = buffer_.Get<int32_t>();
-    quotient_ = coordinate_[kDims * kChunk];
-    cell_ = quotient_[kDims * kChunk];
-    there_ = cell_[kDims * kChunk];
-    place_ = there_[(kDims + 1) * kChunk];
-    condition_ = place_[kChunk];
-    rest_ = condition_[kChunk];
+    pipe.InitBuffer(queue_, 2, kChunk * kWord);
+    coordinate_ = Take<int32_t>(pipe, kDims * kChunk);
+    quotient_ = Take<int32_t>(pipe, kDims * kChunk);
+    cell_ = Take<int32_t>(pipe, kDims * kChunk);
+    there_ = Take<int32_t>(pipe, (kDims + 1) * kChunk);
+    place_ = Take<int32_t>(pipe, kChunk);
+    condition_ = Take<int32_t>(pipe, kChunk);
+    rest_ = Take<int32_t>(pipe, kChunk);
   }
 
   __aicore__ inline void Process() {
-    ForEachChunk(tiling_.voxels,
+    ForEachChunk(tiling_.voxels, kChunk,
                  [&](int32_t begin, int32_t count) __aicore__ { ProcessChunk(begin, count); });
   }
 
@@ -308,10 +179,10 @@ class Reach {
     for (int32_t slot = 0; slot < slots; slot++) {
       LocalTensor<int32_t> cell = queue_.AllocTensor<int32_t>();
       if (count % kBlockWords) {  // whole blocks are written
-        Duplicate(cell, kRulebookNone, RoundUp(count));
+        Duplicate(cell, kRulebookNone, RoundUp(count, kBlockWords));
         PipeBarrier<PIPE_V>();
       }
-      // Dimensions are the digits of the slot; those that stay the same are not looked at again.
+      // Dimensions are the digits of the slot: only those that changed are computed again.
       int32_t volume = slots;
       for (int32_t d = 0; d < dims; d++) {
         volume /= tiling_.slots[d];
@@ -319,16 +190,17 @@ class Reach {
         Extend(d, slot / volume % tiling_.slots[d], d + 1 < dims ? cell_[(d + 1) * kChunk] : cell,
                count);
       }
-      lanes_.Spoil(cell, there_[dims * kChunk], 1, RoundUp(count));
+      lanes_.MarkUnless(there_[dims * kChunk], cell, true, RoundUp(count, kBlockWords));
       queue_.EnQue(cell);
       cell = queue_.DeQue<int32_t>();
       DataCopyPad(cells_[static_cast<int64_t>(slot) * tiling_.pitch + begin], cell,
-                  Bytes(RoundUp(count)));
+                  Words(RoundUp(count, kBlockWords)));
       queue_.FreeTensor(cell);
     }
   }
 
-  // The cell up to dimension d, and there_[d + 1] whether it is reached, from those before.
+  // From the cell of the dimensions before d: the cell with d, and whether it is reached
+  // (there_[d + 1]).
   __aicore__ inline void Extend(int32_t d, int32_t slot, const LocalTensor<int32_t>& cell,
                                 int32_t count) {
     const int32_t limit = tiling_.out_shape[d];
@@ -336,7 +208,7 @@ class Reach {
     FindPlace(d, slot, count);
     Maxs(place_, place_, -1, count);
     PipeBarrier<PIPE_V>();
-    lanes_.Inside(condition_, place_, limit, count);
+    lanes_.AndInside(condition_, place_, limit, count);
     Min(there, there_[d * kChunk], condition_, count);
     lanes_.Clamp(place_, limit, count);
     Muls(place_, place_, tiling_.step[1 + d], count);
@@ -345,8 +217,8 @@ class Reach {
     PipeBarrier<PIPE_V>();
   }
 
-  // coordinate_[d], of convolutions padded; for consecutive places divided by the stride, the
-  // remainder being left.
+  // coordinate_[d]: the voxel's coordinate, plus the padding unless transposed. With dilation 1 it
+  // is divided by the stride: the quotient goes to quotient_, the remainder stays.
   __aicore__ inline void Prepare(int32_t d, int32_t count) {
     const LocalTensor<int32_t> coordinate = coordinate_[d * kChunk];
     rows_.Column(coordinate, 1 + d, count);
@@ -371,38 +243,38 @@ class Reach {
       PipeBarrier<PIPE_V>();
     } else if (tiling_.dilation[d] == 1) {  // kernel point remainder + slot * stride
       Adds(place_, quotient_[d * kChunk], -slot, count);
-      lanes_.Below(condition_, coordinate, tiling_.kernel[d] - slot * stride, count);
+      lanes_.IsBelow(condition_, coordinate, tiling_.kernel[d] - slot * stride, count);
     } else {
       Adds(condition_, coordinate, -dilated, count);
       PipeBarrier<PIPE_V>();
       Maxs(rest_, condition_, 0, count);
       PipeBarrier<PIPE_V>();
       lanes_.Divide(place_, rest_, stride, tiling_.inverse[d], count);
-      lanes_.Below(rest_, rest_, 1, count);  // negative where there is a remainder
+      lanes_.IsBelow(rest_, rest_, 1, count);  // negative where there is a remainder
       Min(condition_, condition_, rest_, count);
       PipeBarrier<PIPE_V>();
     }
   }
 
   const SparseConvReachTiling tiling_;
-  Lanes lanes_;
+  IntegerLanes lanes_;
   Rows rows_;
   GlobalTensor<int32_t> cells_;
   TQue<TPosition::VECOUT, 2> queue_;
-  TBuf<TPosition::VECCALC> buffer_;
   LocalTensor<int32_t> coordinate_, quotient_;  // by dimension
   LocalTensor<int32_t> cell_, there_;           // by the dimensions before
   LocalTensor<int32_t> place_, condition_, rest_;
 };
 
 }  // namespace
+}  // namespace mxd::kernels
 
 // indices int32 [voxels, columns] to cells int32 [voxels].
 extern "C" __global__ __aicore__ void sparse_conv_rulebook_cells(GM_ADDR indices, GM_ADDR cells,
                                                                  SparseConvCellsTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  TPipe pipe;
-  Cells(&pipe, tiling, indices, cells);
+  AscendC::TPipe pipe;
+  mxd::kernels::Cells(pipe, tiling, indices, cells);
 }
 
 // cells int32 [N] to indices int32 [N, columns] and others int32 [N], cells of another grid.
@@ -410,14 +282,14 @@ extern "C" __global__ __aicore__ void sparse_conv_rulebook_decode(GM_ADDR cells,
                                                                   GM_ADDR others,
                                                                   SparseConvDecodeTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  TPipe pipe;
-  Decode(&pipe, tiling, cells, indices, others);
+  AscendC::TPipe pipe;
+  mxd::kernels::Decode(pipe, tiling, cells, indices, others);
 }
 
 // indices int32 [voxels, columns] to the cells they reach, int32 [slots, pitch].
 extern "C" __global__ __aicore__ void sparse_conv_rulebook_reach(GM_ADDR indices, GM_ADDR cells,
                                                                  SparseConvReachTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  TPipe pipe;
-  Reach(&pipe, tiling, indices, cells).Process();
+  AscendC::TPipe pipe;
+  mxd::kernels::Reach(pipe, tiling, indices, cells).Process();
 }

@@ -16,7 +16,11 @@
 namespace mxd::deformable_aggregation {
 namespace {
 
-// The kernels know fp32 and fp16; bf16 goes through fp32.
+using namespace kernels::deformable_aggregation;
+using kernels::kBlockWords;
+using kernels::RoundUp;
+
+// The kernels are for fp32 and fp16; bf16 is converted to fp32.
 at::ScalarType kernel_type(const at::Tensor& feature_maps) {
   const auto type = feature_maps.scalar_type();
   TORCH_CHECK_TYPE(type != at::kDouble, "feature_maps must be float32, float16 or bfloat16 on ",
@@ -25,7 +29,6 @@ at::ScalarType kernel_type(const at::Tensor& feature_maps) {
 }
 
 DeformableAggregationTiling make_tiling(const at::Tensor& feature_maps, const at::Tensor& weight) {
-  const auto round_up = [](int32_t a, int32_t b) { return (a + b - 1) / b * b; };
   DeformableAggregationTiling t{};
   t.num_feat = feature_maps.size(1);
   t.is_half = kernel_type(feature_maps) == at::kHalf;
@@ -37,15 +40,15 @@ DeformableAggregationTiling make_tiling(const at::Tensor& feature_maps, const at
   t.groups = weight.size(5);
   t.width = feature_maps.size(2) / t.groups;
 
-  const int32_t block = t.is_half ? 2 * kBlockFloats : kBlockFloats;  // elements of 32 B
-  const int32_t width = round_up(t.width, block);
+  const int32_t block = t.is_half ? 2 * kBlockWords : kBlockWords;  // elements of 32 B
+  const int32_t width = RoundUp(t.width, block);
   t.slice_groups = std::clamp(kMaxRow / width, 1, t.groups);
   t.slice_width = std::min(t.width, kMaxRow);
-  const int32_t row = t.slice_groups * round_up(t.slice_width, block);
+  const int32_t row = t.slice_groups * RoundUp(t.slice_width, block);
   const int32_t rows =
-      std::min(kPatchFloats / row, kWeightBlocks / round_up(t.slice_groups, kBlockFloats));
+      std::min(kPatchFloats / row, kWeightBlocks / RoundUp(t.slice_groups, kBlockWords));
   t.patches = std::clamp(rows / 4, 1, kMaxPatches);
-  // The weights of a sample's scales are one DMA where no load divides them.
+  // Loads of whole samples: then one DMA copies the weights of all of a sample's scales.
   if (t.patches > t.scales) t.patches -= t.patches % t.scales;
   t.add_output = feature_maps.size(2) % block != 0;
   return t;

@@ -17,7 +17,7 @@
 
 namespace mxd::npu {
 
-// MXD_NPU_BLOCKS, 0 where it is not set: for tests with fewer blocks than the device has.
+// The number of blocks that MXD_NPU_BLOCKS asks for, 0 if it is not set. Tests ask for few.
 inline int64_t forced_blocks() {
   const char* text = std::getenv("MXD_NPU_BLOCKS");
   return text ? std::max<int64_t>(std::atoll(text), 1) : 0;
@@ -38,8 +38,8 @@ inline int64_t vector_cores() { return device_cores(ACL_DEVICE_INFO_VECTOR_CORE_
 // The same for kernels with a cube core in each block; 20 on an Ascend910B3.
 inline int64_t cube_cores() { return device_cores(ACL_DEVICE_INFO_AI_CORE_NUM, 20); }
 
-// On another SoC than its kernels were compiled for, a launch stub of CANN prints an error, does
-// nothing and says success: the first launch finds it out. MXD_SOC_VERSION comes from CMake.
+// If the kernels were compiled for another SoC, CANN's launch stubs print an error, do nothing and
+// report success. So the first launch compares the names. MXD_SOC_VERSION comes from CMake.
 inline void check_soc() {
   static const bool checked = [] {
     const char* soc = aclrtGetSocName();
@@ -72,7 +72,7 @@ auto passed(Argument& argument) {
 }  // namespace detail
 
 // Queues `kernel` (an aclrtlaunch_... of CANN's ascendc_library) with `blocks` blocks. Arguments
-// are contiguous npu tensors, undefined ones for null pointers, and at last the tiling struct.
+// are contiguous npu tensors (an undefined one becomes a null pointer), and last the tiling struct.
 template <typename Kernel, typename... Arguments>
 void launch(Kernel kernel, const char* name, int64_t blocks, const Arguments&... arguments) {
   check_soc();

@@ -19,16 +19,13 @@
 namespace mxd::sparse_conv {
 namespace {
 
-constexpr int64_t kFractal = 16;       // rows or columns
-constexpr int64_t kContraction = 256;  // bytes of a row that one matrix instruction multiplies
-constexpr int64_t kColumns = 128;      // output columns of one matrix instruction
-constexpr int64_t kStepBytes = 65536;  // of a step's input rows
-constexpr int64_t kSteps = 7;          // that the workspaces hold, as in the kernel
-constexpr int64_t kOrderBytes = 192;   // of an order, as in the kernel
+using kernels::kContractionBytes;
+using kernels::kMatrixColumns;
+constexpr int64_t kFractal = kernels::kFractalRows;
+static_assert(kernels::kTileRows == kTileRows);
 
 constexpr int64_t kMaxSlabs = 20;  // parts of a weight's gradient that are summed apart
 constexpr int64_t kMaxPartBytes = 64 << 20;
-constexpr int64_t kGradSteps = 3, kGradOrderBytes = 64;  // as kSteps, kOrderBytes in its kernel
 
 int64_t divide_up(int64_t value, int64_t by) { return (value + by - 1) / by; }
 int64_t round_up(int64_t value, int64_t to) { return divide_up(value, to) * to; }
@@ -57,21 +54,22 @@ at::Tensor forward_npu(const at::Tensor& features, const at::Tensor& weight,
     return bias ? empty.add_(*bias) : empty;
   }
 
-  const int64_t size = features.element_size(), depth = 32 / size;
+  namespace sizes = kernels::sparse_conv;
+  const int64_t size = features.element_size(), depth = kernels::kBlockBytes / size;
   SparseConvTiling tiling{};
   tiling.num_out = num_out;
   tiling.pairs = pairs.size(0);
   tiling.tiles = bounds.size(0);
   tiling.volume = volume;
   tiling.groups = groups;
-  const int64_t in_blocks = divide_up(in * size, kContraction);
+  const int64_t in_blocks = divide_up(in * size, kContractionBytes);
   tiling.in_step = round_up(divide_up(in, in_blocks), kFractal);
   tiling.in_channels = in_blocks * tiling.in_step;
-  tiling.panels = divide_up(out, kColumns);
+  tiling.panels = divide_up(out, kMatrixColumns);
   tiling.panel = round_up(divide_up(out, tiling.panels), kFractal);
   tiling.step_rows =
-      std::clamp<int64_t>(kStepBytes / (tiling.in_channels * size) / kFractal * kFractal, kFractal,
-                          tiling.panel > 64 ? 128 : 192);
+      std::clamp<int64_t>(sizes::kStepBytes / (tiling.in_channels * size) / kFractal * kFractal,
+                          kFractal, sizes::MostStepRows(tiling.panel));
   tiling.has_bias = bias.has_value();
   const int64_t padded_out = tiling.panels * tiling.panel;
 
@@ -91,14 +89,15 @@ at::Tensor forward_npu(const at::Tensor& features, const at::Tensor& weight,
   const int64_t units = tiling.tiles * groups * tiling.panels;
   const int64_t blocks = std::min(npu::cube_cores(), units);
   const auto gathered =
-      at::empty({blocks, kSteps, tiling.step_rows, tiling.in_channels}, features.options());
-  const auto products = at::empty({blocks, kSteps, tiling.step_rows, tiling.panel},
+      at::empty({blocks, sizes::kSteps, sizes::GatheredElements(tiling)}, features.options());
+  const auto products = at::empty({blocks, sizes::kSteps, sizes::ProductElements(tiling)},
                                   features.options().dtype(at::kFloat));
-  const auto orders = at::empty({blocks, kSteps, kOrderBytes}, features.options().dtype(at::kByte));
+  const auto messages =
+      at::empty({blocks, sizes::kSteps, sizes::kMessageBytes}, features.options().dtype(at::kByte));
   const auto result = at::empty({num_out, groups, padded_out}, features.options());
   const auto launch = [&](auto kernel, const char* name) {
     npu::launch(kernel, name, blocks, rows, fractals, shift, pairs.contiguous(),
-                bounds.contiguous(), gathered, products, orders, result, tiling);
+                bounds.contiguous(), gathered, products, messages, result, tiling);
   };
   if (features.scalar_type() == at::kFloat)
     launch(aclrtlaunch_sparse_conv_float, "sparse_conv_float");
@@ -119,36 +118,36 @@ at::Tensor weight_grad_npu(const at::Tensor& features, const at::Tensor& grad,
   if (pairs.size(0) == 0 || channels[0] == 0 || channels[1] == 0)
     return at::zeros({volume, channels[0], groups * channels[1]}, features.options());
 
+  namespace sizes = kernels::sparse_conv_weight_grad;
   SparseConvWeightGradTiling tiling{};
   tiling.tiles = bounds.size(0);
   tiling.volume = volume;
   tiling.groups = groups;
   at::Tensor rows[2] = {features, grad};
   for (int side = 0; side < 2; side++) {
-    tiling.panels[side] = divide_up(channels[side], kColumns);
+    tiling.panels[side] = divide_up(channels[side], kMatrixColumns);
     tiling.panel[side] = round_up(divide_up(channels[side], tiling.panels[side]), kFractal);
     rows[side] = pad(rows[side].reshape({-1, groups, channels[side]}),
                      tiling.panels[side] * tiling.panel[side])
                      .contiguous();
   }
-  tiling.step_rows = features.element_size() == 4 ? 128 : 256;
+  tiling.step_rows = sizes::StepRows(features.element_size());
   const int64_t sums = groups * tiling.panels[0] * tiling.panels[1] * volume,
                 elements = static_cast<int64_t>(tiling.panel[0]) * tiling.panel[1];
-  // Independent of the number of blocks, and so is the order of every sum.
+  // Slabs do not depend on the number of blocks: sums have the same order on every device.
   tiling.slabs = std::clamp<int64_t>(kMaxPartBytes / (sums * elements * 4), 1,
                                      std::min<int64_t>(kMaxSlabs, tiling.tiles));
   const int64_t blocks = std::min(npu::cube_cores(), sums * tiling.slabs);
   const auto gathered =
-      at::empty({blocks, kGradSteps, tiling.step_rows, tiling.panel[0] + tiling.panel[1]},
-                features.options());
-  const auto orders =
-      at::empty({blocks, kGradSteps, kGradOrderBytes}, features.options().dtype(at::kByte));
+      at::empty({blocks, sizes::kSteps, sizes::StepElements(tiling)}, features.options());
+  const auto messages =
+      at::empty({blocks, sizes::kSteps, sizes::kMessageBytes}, features.options().dtype(at::kByte));
   const auto parts = at::zeros({groups, tiling.panels[0], tiling.panels[1], volume, tiling.slabs,
                                 tiling.panel[0], tiling.panel[1]},
                                features.options().dtype(at::kFloat));
   const auto launch = [&](auto kernel, const char* name) {
     npu::launch(kernel, name, blocks, rows[0], rows[1], pairs.contiguous(), bounds.contiguous(),
-                gathered, orders, parts, tiling);
+                gathered, messages, parts, tiling);
   };
   if (features.scalar_type() == at::kFloat)
     launch(aclrtlaunch_sparse_conv_weight_grad_float, "sparse_conv_weight_grad_float");

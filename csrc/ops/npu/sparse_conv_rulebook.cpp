@@ -1,6 +1,6 @@
 // Rulebook of a sparse convolution on the NPU, element for element the CPU's. Voxels are numbered
-// and sorted, the sorted lists are joined (csrc/kernels/sparse_conv_rulebook.cpp); nothing but a
-// few counts goes to the host, and memory grows with the voxels, never with the grid.
+// and sorted, and the sorted lists are joined (csrc/kernels/sparse_conv_rulebook.cpp); nothing but
+// a few counts goes to the host, and memory grows with the voxels, never with the grid.
 #include "sparse_conv_rulebook.h"
 
 #include <torch/library.h>
@@ -9,32 +9,17 @@
 #include <limits>
 
 #include "../voxel_check.h"
-#include "launch.h"
 #include "sparse_conv_rulebook_tiling.h"
-// The launches, which name the tilings.
-#include "aclrtlaunch_sparse_conv_rulebook_cells.h"
-#include "aclrtlaunch_sparse_conv_rulebook_count.h"
-#include "aclrtlaunch_sparse_conv_rulebook_decode.h"
-#include "aclrtlaunch_sparse_conv_rulebook_fill.h"
-#include "aclrtlaunch_sparse_conv_rulebook_reach.h"
 
 namespace mxd::sparse_conv::npu {
 namespace {
 
-using mxd::npu::launch;
-using mxd::npu::vector_cores;
 using Result = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
 
-static_assert(kRulebookTile == kTileRows && kRulebookDims == kMaxDims);
+using mxd::kernels::kRulebookMaxCell;
+using mxd::kernels::kRulebookRun;
 
-float a_little_less_than_inverse(int64_t divisor) {
-  return static_cast<float>((1 - 0x1p-21) / static_cast<double>(divisor));
-}
-
-// Blocks for elementwise work on `count` voxels: at least 64 a block.
-int64_t blocks_for(int64_t count) {
-  return std::clamp<int64_t>((count + 63) / 64, 1, vector_cores());
-}
+static_assert(mxd::kernels::kTileRows == kTileRows && mxd::kernels::kRulebookDims == kMaxDims);
 
 Numbering number_cells(const KeySteps& steps, const Geometry& g,
                        const std::array<int64_t, kMaxDims>& scale,
@@ -65,7 +50,7 @@ KernelRows kernel_rows(const KeySteps& steps, const Geometry& g, int64_t shift) 
   return rows;
 }
 
-// Voxels in the order of their cells, which must all be different and none of them -1.
+// Sorts voxels by their cells, which must all be different and none of them -1.
 Voxels sort_voxels(const at::Tensor& cells, const at::Tensor& indices, const Geometry& g) {
   const auto [sorted, order] = at::sort(cells, /*stable=*/true, /*dim=*/0, /*descending=*/false);
   const Voxels voxels{sorted, order.to(at::kInt)};
@@ -102,35 +87,35 @@ Result nothing(const at::Tensor& indices, const Geometry& g) {
           at::empty({0, g.kernel_volume + 1}, indices.options().dtype(at::kLong))};
 }
 
-template <typename Path>
-Result build(const at::Tensor& indices, const Geometry& g, const KeySteps& steps) {
+Result build(const Path& path, const at::Tensor& indices, const Geometry& g,
+             const KeySteps& steps) {
   std::array<int64_t, kMaxDims> one, zero{};
   one.fill(1);
   const Numbering voxel_cells = number_cells(steps, g, one, g.padding);
   const Numbering window_cells = number_cells(steps, g, g.stride, zero);
   // Transposed, the inputs are the windows, over the outputs.
   const Voxels inputs =
-      sort_voxels(Path::cells(indices, g, g.transposed ? window_cells : voxel_cells), indices, g);
+      sort_voxels(path.cells(indices, g, g.transposed ? window_cells : voxel_cells), indices, g);
   if (g.subm) {
     const auto [pairs, bounds] =
-        Path::join(inputs, inputs, kernel_rows(steps, g, -voxel_cells.shift));
+        path.join(inputs, inputs, kernel_rows(steps, g, -voxel_cells.shift));
     return {indices.clone(), pairs, bounds};
   }
 
   const KeySteps out_steps(g.out_shape, g.ndim, g.batch_size);
-  const at::Tensor reached = Path::reached(indices, g, out_steps);
+  const at::Tensor reached = path.reached(indices, g, out_steps);
   const int64_t count = reached.size(0);
   if (count == 0) return nothing(indices, g);
   check_output_count(count);
   const auto [out_indices, cells] =
-      Path::decode(reached, g, out_steps, g.transposed ? voxel_cells : window_cells);
+      path.decode(reached, g, out_steps, g.transposed ? voxel_cells : window_cells);
   const KernelRows kernel = kernel_rows(steps, g, 0);
   if (g.transposed) {
-    const auto [exchanged, tiles] = Path::join(inputs, in_order(cells), kernel);
+    const auto [exchanged, tiles] = path.join(inputs, in_order(cells), kernel);
     const auto [pairs, bounds] = transpose(exchanged, tiles, count);
     return {out_indices, pairs, bounds};
   }
-  const auto [pairs, bounds] = Path::join(in_order(cells), inputs, kernel);
+  const auto [pairs, bounds] = path.join(in_order(cells), inputs, kernel);
   return {out_indices, pairs, bounds};
 }
 
@@ -147,109 +132,11 @@ Result rulebook(const at::Tensor& indices, int64_t batch_size, at::IntArrayRef s
   const at::Tensor rows = indices.contiguous();
   uint64_t cells = steps.limit;
   if (!subm) cells = std::max(cells, KeySteps(g.out_shape, g.ndim, batch_size).limit);
-  return cells <= uint64_t{kRulebookMaxCell} ? build<Narrow>(rows, g, steps)
-                                             : build<Wide>(rows, g, steps);
+  return cells <= uint64_t{kRulebookMaxCell} ? build(narrow, rows, g, steps)
+                                             : build(wide, rows, g, steps);
 }
 
 }  // namespace
-
-at::Tensor Narrow::cells(const at::Tensor& indices, const Geometry& g, const Numbering& numbering) {
-  SparseConvCellsTiling tiling{};
-  tiling.voxels = indices.size(0);
-  tiling.columns = g.ndim + 1;
-  tiling.shift = numbering.shift;
-  for (int column = 0; column <= g.ndim; column++) {
-    tiling.limit[column] = column == 0 ? g.batch_size : g.in_shape[column - 1];
-    tiling.step[column] = numbering.step[column];
-  }
-  at::Tensor cells = at::empty({indices.size(0)}, indices.options());
-  launch(aclrtlaunch_sparse_conv_rulebook_cells, "sparse_conv_rulebook_cells",
-         blocks_for(tiling.voxels), indices, cells, tiling);
-  return cells;
-}
-
-at::Tensor Narrow::reached(const at::Tensor& indices, const Geometry& g, const KeySteps& steps) {
-  SparseConvReachTiling tiling{};
-  tiling.voxels = indices.size(0);
-  tiling.pitch = (indices.size(0) + 7) / 8 * 8;
-  tiling.columns = g.ndim + 1;
-  tiling.transposed = g.transposed;
-  tiling.limit[0] = g.batch_size;
-  tiling.step[0] = steps.batch_step;
-  int64_t slots = 1;
-  for (int d = 0; d < g.ndim; d++) {
-    tiling.limit[1 + d] = g.in_shape[d];
-    tiling.step[1 + d] = steps.step[d];
-    tiling.out_shape[d] = g.out_shape[d];
-    tiling.kernel[d] = g.kernel[d];
-    tiling.stride[d] = g.stride[d];
-    tiling.padding[d] = g.padding[d];
-    tiling.dilation[d] = g.dilation[d];
-    tiling.inverse[d] = a_little_less_than_inverse(g.stride[d]);
-    tiling.slots[d] = g.transposed || g.dilation[d] > 1
-                          ? g.kernel[d]
-                          : (g.kernel[d] + g.stride[d] - 1) / g.stride[d];
-    slots *= tiling.slots[d];
-  }
-  at::Tensor cells = at::empty({slots * tiling.pitch + 1}, indices.options());
-  cells.slice(0, -1).fill_(kRulebookNone);
-  launch(aclrtlaunch_sparse_conv_rulebook_reach, "sparse_conv_rulebook_reach",
-         blocks_for(tiling.voxels), indices, cells, tiling);
-  // The last one is none; it is there at least once.
-  return std::get<0>(at::_unique2(cells, /*sorted=*/true)).slice(0, 0, -1).contiguous();
-}
-
-std::tuple<at::Tensor, at::Tensor> Narrow::decode(const at::Tensor& cells, const Geometry& g,
-                                                  const KeySteps& steps,
-                                                  const Numbering& numbering) {
-  SparseConvDecodeTiling tiling{};
-  tiling.cells = cells.size(0);
-  tiling.columns = g.ndim + 1;
-  tiling.inverse_columns = a_little_less_than_inverse(tiling.columns);
-  tiling.shift = numbering.shift;
-  for (int column = 0; column <= g.ndim; column++) {
-    tiling.divisor[column] = column == 0 ? steps.batch_step : steps.step[column - 1];
-    tiling.inverse[column] = a_little_less_than_inverse(tiling.divisor[column]);
-    tiling.step[column] = numbering.step[column];
-  }
-  at::Tensor indices = at::empty({cells.size(0), g.ndim + 1}, cells.options());
-  at::Tensor others = at::empty_like(cells);
-  launch(aclrtlaunch_sparse_conv_rulebook_decode, "sparse_conv_rulebook_decode",
-         blocks_for(tiling.cells), cells, indices, others, tiling);
-  return {indices, others};
-}
-
-std::tuple<at::Tensor, at::Tensor> Narrow::join(const Voxels& windows, const Voxels& voxels,
-                                                const KernelRows& kernel) {
-  const int64_t tiles = tile_count(windows.cells.size(0)), volume = kernel.rows * kernel.run;
-  SparseConvJoinTiling tiling{};
-  tiling.windows = windows.cells.size(0);
-  tiling.voxels = voxels.cells.size(0);
-  tiling.head_distance =
-      std::max<int64_t>(64, (voxels.cells.size(0) + kRulebookHeads - 1) / kRulebookHeads);
-  const at::Tensor heads = voxels.cells.slice(0, 0, {}, tiling.head_distance).contiguous();
-  tiling.heads = heads.size(0);
-  tiling.rows = kernel.rows;
-  tiling.run = kernel.run;
-  tiling.dims = kernel.dims;
-  tiling.shift = kernel.shift;
-  std::copy(kernel.kernel.begin(), kernel.kernel.end(), tiling.kernel);
-  std::copy(kernel.step.begin(), kernel.step.end(), tiling.step);
-
-  const int64_t blocks = std::min(tiles, vector_cores());
-  const at::Tensor counts = at::zeros({tiles, kernel.run, kernel.rows}, voxels.rows.options());
-  launch(aclrtlaunch_sparse_conv_rulebook_count, "sparse_conv_rulebook_count", blocks,
-         windows.cells, voxels.cells, heads, counts, tiling);
-  const at::Tensor sizes = counts.transpose(1, 2).reshape({tiles, volume});
-  const at::Tensor bounds =
-      at::constant_pad_nd(sizes, {1, 0}).flatten().cumsum(0, at::kLong).view({tiles, volume + 1});
-  const at::Tensor pairs =
-      at::zeros({bounds.view(-1).select(0, -1).item<int64_t>(), 2}, voxels.rows.options());
-  if (pairs.size(0) > 0)
-    launch(aclrtlaunch_sparse_conv_rulebook_fill, "sparse_conv_rulebook_fill", blocks,
-           windows.cells, windows.rows, voxels.cells, voxels.rows, heads, bounds, pairs, tiling);
-  return {pairs, bounds};
-}
 
 std::tuple<at::Tensor, at::Tensor> group(const at::Tensor& in, const at::Tensor& out,
                                          const at::Tensor& bins, int64_t tiles, int64_t volume) {

@@ -1,5 +1,6 @@
-// What the two ways to a rulebook on the NPU share: the kernels' (sparse_conv_rulebook.cpp), and
-// for grids whose cells int32 cannot number PyTorch's operators (sparse_conv_rulebook_wide.cpp).
+// Shared by the two ways to build a rulebook on the NPU: by kernels
+// (sparse_conv_rulebook_narrow.cpp), and by PyTorch's operators if the grid has more cells than
+// int32 can number (sparse_conv_rulebook_wide.cpp).
 #pragma once
 
 #include <ATen/ATen.h>
@@ -31,31 +32,21 @@ struct Voxels {
   at::Tensor cells, rows;
 };
 
-// Cells as int32.
-struct Narrow {
+// The steps of a rulebook that depend on the cells' dtype.
+struct Path {
   // Cells [N] of the rows of indices, -1 for those outside of the input's grid.
-  static at::Tensor cells(const at::Tensor& indices, const Geometry& g, const Numbering& numbering);
+  at::Tensor (*cells)(const at::Tensor& indices, const Geometry& g, const Numbering& numbering);
   // Cells of all outputs that the voxels reach, in ascending order.
-  static at::Tensor reached(const at::Tensor& indices, const Geometry& g, const KeySteps& steps);
+  at::Tensor (*reached)(const at::Tensor& indices, const Geometry& g, const KeySteps& steps);
   // Rows of indices for cells numbered by `steps`, and their cells by `numbering`.
-  static std::tuple<at::Tensor, at::Tensor> decode(const at::Tensor& cells, const Geometry& g,
-                                                   const KeySteps& steps,
-                                                   const Numbering& numbering);
+  std::tuple<at::Tensor, at::Tensor> (*decode)(const at::Tensor& cells, const Geometry& g,
+                                               const KeySteps& steps, const Numbering& numbering);
   // (pairs, bounds) of windows and the voxels in them; the pairs are (voxel's row, window's row).
-  static std::tuple<at::Tensor, at::Tensor> join(const Voxels& windows, const Voxels& voxels,
-                                                 const KernelRows& kernel);
+  std::tuple<at::Tensor, at::Tensor> (*join)(const Voxels& windows, const Voxels& voxels,
+                                             const KernelRows& kernel);
 };
-
-// The same with cells as int64.
-struct Wide {
-  static at::Tensor cells(const at::Tensor& indices, const Geometry& g, const Numbering& numbering);
-  static at::Tensor reached(const at::Tensor& indices, const Geometry& g, const KeySteps& steps);
-  static std::tuple<at::Tensor, at::Tensor> decode(const at::Tensor& cells, const Geometry& g,
-                                                   const KeySteps& steps,
-                                                   const Numbering& numbering);
-  static std::tuple<at::Tensor, at::Tensor> join(const Voxels& windows, const Voxels& voxels,
-                                                 const KernelRows& kernel);
-};
+extern const Path narrow;  // int32: by kernels
+extern const Path wide;    // int64: by PyTorch's operators
 
 // (pairs, bounds) of pairs (in, out) in the order of their bins, tile * volume + kernel point, and
 // within a bin in the order they have.

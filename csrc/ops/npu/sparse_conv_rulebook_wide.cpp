@@ -1,10 +1,12 @@
-// The rulebook of grids with more cells than int32 numbers, by PyTorch's operators on the device.
+// The rulebook of grids with more cells than int32 can number, by PyTorch's operators.
 #include <vector>
 
 #include "sparse_conv_rulebook.h"
 
 namespace mxd::sparse_conv::npu {
-at::Tensor Wide::cells(const at::Tensor& indices, const Geometry& g, const Numbering& numbering) {
+namespace {
+
+at::Tensor cells(const at::Tensor& indices, const Geometry& g, const Numbering& numbering) {
   const at::Tensor columns = indices.to(at::kLong);
   at::Tensor cells = at::full({indices.size(0)}, numbering.shift, columns.options());
   at::Tensor inside = at::ones_like(cells, at::kBool);
@@ -17,7 +19,7 @@ at::Tensor Wide::cells(const at::Tensor& indices, const Geometry& g, const Numbe
   return cells.masked_fill(inside.logical_not(), -1);
 }
 
-at::Tensor Wide::reached(const at::Tensor& indices, const Geometry& g, const KeySteps& steps) {
+at::Tensor reached(const at::Tensor& indices, const Geometry& g, const KeySteps& steps) {
   const at::Tensor columns = indices.to(at::kLong);
   at::Tensor cells = columns.slice(1, 0, 1) * static_cast<int64_t>(steps.batch_step);
   at::Tensor there = at::ones_like(cells, at::kBool);
@@ -41,8 +43,8 @@ at::Tensor Wide::reached(const at::Tensor& indices, const Geometry& g, const Key
   return std::get<0>(at::_unique2(cells.masked_select(there), /*sorted=*/true));
 }
 
-std::tuple<at::Tensor, at::Tensor> Wide::decode(const at::Tensor& cells, const Geometry& g,
-                                                const KeySteps& steps, const Numbering& numbering) {
+std::tuple<at::Tensor, at::Tensor> decode(const at::Tensor& cells, const Geometry& g,
+                                          const KeySteps& steps, const Numbering& numbering) {
   std::vector<at::Tensor> columns;
   at::Tensor rest = cells, others = at::full_like(cells, numbering.shift);
   for (int column = 0; column <= g.ndim; column++) {
@@ -54,8 +56,8 @@ std::tuple<at::Tensor, at::Tensor> Wide::decode(const at::Tensor& cells, const G
   return {at::stack(columns, 1).to(at::kInt), others};
 }
 
-std::tuple<at::Tensor, at::Tensor> Wide::join(const Voxels& windows, const Voxels& voxels,
-                                              const KernelRows& kernel) {
+std::tuple<at::Tensor, at::Tensor> join(const Voxels& windows, const Voxels& voxels,
+                                        const KernelRows& kernel) {
   const int64_t volume = kernel.rows * kernel.run, last = voxels.cells.size(0) - 1;
   std::vector<at::Tensor> in, out, bins;
   for (int64_t k = 0; k < volume; k++) {
@@ -72,5 +74,9 @@ std::tuple<at::Tensor, at::Tensor> Wide::join(const Voxels& windows, const Voxel
   }
   return group(at::cat(in), at::cat(out), at::cat(bins), tile_count(windows.cells.size(0)), volume);
 }
+
+}  // namespace
+
+const Path wide{cells, reached, decode, join};
 
 }  // namespace mxd::sparse_conv::npu

@@ -1,20 +1,13 @@
-// Tilings of the rulebook's kernels. CANN's launch stub repeats the structs without the constants,
-// so that their sizes are literals; they are asserted below. A cell is the number of a place in a
-// grid, row-major over batch index and coordinates: shift plus the sum of coordinate times step.
+// Tilings of the rulebook's kernels. A cell is the number of a place in a grid, row-major over
+// batch index and coordinates: shift plus the sum of coordinate times step.
+//
+// CANN's launch stub repeats the structs without the constants: their array sizes are literals, and
+// asserted below.
 #pragma once
 
-#include <cstdint>
+#include "common/machine.h"
 
-constexpr int32_t kRulebookDims = 4;
-constexpr int32_t kRulebookColumns = kRulebookDims + 1;  // batch index and coordinates
-constexpr int32_t kRulebookTile = 512;                   // output rows of a tile (kTileRows)
-constexpr int32_t kRulebookRun = 16;                     // kernel points of a row, at most
-constexpr int32_t kRulebookHeads = 4096;                 // cells that the join keeps at hand
-// The cell of what is not there; all others are below by more than a run.
-constexpr int32_t kRulebookNone = 0x7fffffff;
-constexpr int32_t kRulebookMaxCell = kRulebookNone - 4 * kRulebookRun;
-
-// Voxels to cells; those outside of the grid to -1.
+// Voxels to cells, -1 if outside of the grid.
 struct SparseConvCellsTiling {
   int32_t voxels, columns;
   int32_t limit[5];  // what batch index and coordinates are below
@@ -32,8 +25,8 @@ struct SparseConvDecodeTiling {
   int32_t shift;
 };
 
-// The cells of the outputs that voxels reach, [slots, pitch], kRulebookNone where there is none. A
-// voxel reaches at most slots[d] places along dimension d.
+// The cells of the outputs that voxels reach, [slots, pitch], kRulebookNone if a slot reaches none.
+// Along dimension d a voxel reaches at most slots[d] outputs.
 struct SparseConvReachTiling {
   int32_t voxels, pitch, columns, transposed;
   int32_t limit[5];  // what batch index and coordinates are below
@@ -53,8 +46,21 @@ struct SparseConvJoinTiling {
   int32_t shift;
 };
 
+namespace mxd::kernels {
+
+constexpr int32_t kTileRows = 512;  // output rows of a tile of the rulebook
+constexpr int32_t kRulebookDims = 4;
+constexpr int32_t kRulebookColumns = kRulebookDims + 1;  // batch index and coordinates
+constexpr int32_t kRulebookRun = 16;                     // kernel points of a row, at most
+constexpr int32_t kRulebookHeads = 4096;                 // cells that the join keeps at hand
+// "No cell": larger than every cell, by more than a run.
+constexpr int32_t kRulebookNone = 0x7fffffff;
+constexpr int32_t kRulebookMaxCell = kRulebookNone - 4 * kRulebookRun;
+
 static_assert(sizeof(SparseConvCellsTiling::limit) == kRulebookColumns * sizeof(int32_t) &&
               sizeof(SparseConvDecodeTiling::divisor) == kRulebookColumns * sizeof(int32_t) &&
               sizeof(SparseConvReachTiling::limit) == kRulebookColumns * sizeof(int32_t) &&
               sizeof(SparseConvReachTiling::slots) == kRulebookDims * sizeof(int32_t) &&
               sizeof(SparseConvJoinTiling::kernel) == kRulebookDims * sizeof(int32_t));
+
+}  // namespace mxd::kernels

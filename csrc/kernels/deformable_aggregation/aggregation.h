@@ -1,10 +1,14 @@
-// What the Ascend C kernels of deformable aggregation share: the layout of a slice in UB, and
-// loads, the patches and weights of several taps of one anchor that are worked on together.
+// The base of the kernels of deformable aggregation. Channels are worked on in slices, and taps of
+// one anchor in loads: the patches and weights of several taps at a time.
 #pragma once
 
-#include "deformable_aggregation_taps.h"
+#include "../common/bilinear.h"
+#include "../common/buffers.h"
+#include "../deformable_aggregation_tiling.h"
+#include "kernel_operator.h"
+#include "taps.h"
 
-namespace mxd::deformable_aggregation {
+namespace mxd::kernels::deformable_aggregation {
 
 // The groups and channels worked on. In UB a pixel is a row: each group in blocks of its own.
 struct Slice {
@@ -16,7 +20,7 @@ struct Slice {
   int32_t weights;         // groups, rounded up to eights: floats of a row's weights
   int32_t loaded_weights;  // groups, as they lie in a load
 
-  __aicore__ inline int32_t weight_blocks() const { return weights / kBlockFloats; }
+  __aicore__ inline int32_t weight_blocks() const { return weights / kBlockWords; }
 };
 
 // A load holds the weights of its taps and, where `kPatches`, their patches. `Derived` has
@@ -48,7 +52,7 @@ class Aggregation {
         load_ = loads_.template AllocTensor<T>();
         first_listed_ = listed;
       }
-      const int32_t run = Least(count, tiling_.patches - filled_);
+      const int32_t run = MinOf(count, tiling_.patches - filled_);
       CopyWeights(tap, run);
       for (int32_t i = 0; i < run; i++)
         static_cast<Derived*>(this)->Copy(load_, filled_ + i, listed + i);
@@ -69,6 +73,10 @@ class Aggregation {
 
  protected:
   static constexpr int32_t kLoads = 3;  // in flight
+  // Most bytes of UB that loads of fp32, their coefficients and the taps take.
+  static constexpr int32_t kLoadBytes =
+      kLoads * ((kPatches ? kPatchFloats : 0) + kWeightBlocks / kCorners) * kWord +
+      kMaxPatches * Taps<kSlopes>::kCoefficients * kBlockBytes + Taps<kSlopes>::kLeastBytes;
   static constexpr int32_t kBlockElements = kBlockBytes / sizeof(T);
   static constexpr bool kConvert = sizeof(T) != sizeof(float);
   using Coefficients = Taps<kSlopes>;
@@ -82,18 +90,18 @@ class Aggregation {
     const int32_t load =
         (kPatches ? rows * slice_.row : 0) + tiling.patches * slice_.loaded_weights;
     MakeQueue(loads_, kLoads, load * sizeof(T));
-    MakeBuffer(coefficient_buffer_, tiling.patches * Coefficients::kCoefficients * kBlockFloats);
+    coefficients_ = TakeFloats(tiling.patches * Coefficients::kCoefficients * kBlockWords);
     if constexpr (kConvert) {
-      MakeBuffer(weight_buffer_, tiling.patches * slice_.loaded_weights);
-      if constexpr (kPatches) MakeBuffer(patch_buffer_, rows * slice_.row);
+      converted_weights_ = TakeFloats(tiling.patches * slice_.loaded_weights);
+      if constexpr (kPatches) converted_patches_ = TakeFloats(rows * slice_.row);
     }
     static_cast<Derived*>(this)->MakeBuffers(rows);
     taps_.Init(pipe_, tiling, locations, maps, used_);
   }
 
-  __aicore__ inline void MakeBuffer(TBuf<TPosition::VECCALC>& buffer, int32_t floats) {
-    pipe_.InitBuffer(buffer, floats * kFloat);
-    used_ += floats * kFloat;
+  __aicore__ inline LocalTensor<float> TakeFloats(int32_t count) {
+    used_ += count * kWord;
+    return Take<float>(pipe_, count);
   }
 
   template <typename Queue>
@@ -104,14 +112,14 @@ class Aggregation {
 
   __aicore__ inline void SetSlice(int32_t group, int32_t channel) {
     slice_.group = group;
-    slice_.groups = Least(tiling_.slice_groups, tiling_.groups - group);
+    slice_.groups = MinOf(tiling_.slice_groups, tiling_.groups - group);
     slice_.channel = channel;
-    slice_.width = Least(tiling_.slice_width, tiling_.width - channel);
+    slice_.width = MinOf(tiling_.slice_width, tiling_.width - channel);
     const int32_t elements = RoundUp(slice_.width, kBlockElements);
-    slice_.blocks = elements / kBlockFloats;
+    slice_.blocks = elements / kBlockWords;
     slice_.row = slice_.groups * elements;
-    slice_.row_blocks = slice_.row / kBlockFloats;
-    slice_.weights = RoundUp(slice_.groups, kBlockFloats);
+    slice_.row_blocks = slice_.row / kBlockWords;
+    slice_.weights = RoundUp(slice_.groups, kBlockWords);
     slice_.loaded_weights = RoundUp(slice_.groups, kBlockElements);
     whole_ = slice_.width == tiling_.width && slice_.width == elements;
     pairs_ = whole_ && slice_.groups == tiling_.groups;
@@ -135,17 +143,17 @@ class Aggregation {
     if (whole_) return pixel;
     pixel.dstStride = pixel.srcStride;
     // In UB a group may take more blocks than its channels fill.
-    pixel.srcStride = slice_.blocks * kBlockFloats * size / kBlockBytes -
+    pixel.srcStride = slice_.blocks * kBlockWords * size / kBlockBytes -
                       CeilDiv(slice_.width * size, kBlockBytes);
     return pixel;
   }
   // What follows a group's channels in UB is zero.
   __aicore__ inline DataCopyPadExtParams<T> Padding() const {
-    const auto padding = static_cast<uint8_t>(slice_.blocks * kBlockFloats - slice_.width);
+    const auto padding = static_cast<uint8_t>(slice_.blocks * kBlockWords - slice_.width);
     return {!whole_ && padding != 0, 0, whole_ ? uint8_t{0} : padding, static_cast<T>(0.0f)};
   }
 
-  // The 2 x 2 pixels of a listed tap. Where the map has one column or row only, that one twice.
+  // Copies the 2 x 2 pixels of a listed tap. A map's only column or row is copied twice.
   __aicore__ inline void CopyPatch(const LocalTensor<T>& load, int32_t slot, int32_t listed) {
     const Patch patch = taps_.GetPatch(listed);
     const auto to = load[slot * kCorners * slice_.row];
@@ -167,10 +175,10 @@ class Aggregation {
   __aicore__ inline LocalTensor<float> Weights(int32_t count) {
     const auto weights = load_[WeightsAt()];
     if constexpr (kConvert) {
-      const auto converted = weight_buffer_.template Get<float>();
-      Then();
-      AscendC::Cast(converted, weights, RoundMode::CAST_NONE, count * slice_.loaded_weights);
-      return converted;
+      PipeBarrier<PIPE_V>();
+      AscendC::Cast(converted_weights_, weights, RoundMode::CAST_NONE,
+                    count * slice_.loaded_weights);
+      return converted_weights_;
     } else {
       return weights;
     }
@@ -179,10 +187,9 @@ class Aggregation {
   // Its patches, [patches, 4, row].
   __aicore__ inline LocalTensor<float> Patches(int32_t count) {
     if constexpr (kConvert) {
-      const auto converted = patch_buffer_.template Get<float>();
-      Then();
-      AscendC::Cast(converted, load_, RoundMode::CAST_NONE, count * kCorners * slice_.row);
-      return converted;
+      PipeBarrier<PIPE_V>();
+      AscendC::Cast(converted_patches_, load_, RoundMode::CAST_NONE, count * kCorners * slice_.row);
+      return converted_patches_;
     } else {
       return load_;
     }
@@ -190,45 +197,41 @@ class Aggregation {
 
   // The coefficients of its taps, each of them a block.
   __aicore__ inline LocalTensor<float> CoefficientBlocks(int32_t count) {
-    const auto blocks = coefficient_buffer_.template Get<float>();
-    Then();
-    AscendC::Brcb(blocks, taps_.GetCoefficients(first_listed_),
-                  count * (Coefficients::kCoefficients / kBlockFloats), {1, kBlockFloats});
-    return blocks;
+    PipeBarrier<PIPE_V>();
+    AscendC::Brcb(coefficients_, taps_.GetCoefficients(first_listed_),
+                  count * (Coefficients::kCoefficients / kBlockWords), {1, kBlockWords});
+    return coefficients_;
   }
 
   // The shares of the corners times the weights of the groups, [patches, 4, weights], each a block.
-  __aicore__ inline LocalTensor<float> Factors(TBuf<TPosition::VECCALC>& product_buffer,
-                                               TBuf<TPosition::VECCALC>& factor_buffer,
-                                               int32_t count) {
+  __aicore__ inline LocalTensor<float> Factors(const LocalTensor<float>& products,
+                                               const LocalTensor<float>& factors, int32_t count) {
     const auto weights = Weights(count), shares = CoefficientBlocks(count);
-    const auto products = product_buffer.template Get<float>();
-    const auto factors = factor_buffer.template Get<float>();
     const int32_t blocks = slice_.weight_blocks();
     const uint8_t stride = blocks;
-    Then();
+    PipeBarrier<PIPE_V>();
     for (int32_t block = 0; block < blocks; block++)
-      AscendC::Mul(products[block * kBlockFloats], weights[block * kBlockFloats], shares,
-                   kCorners * kBlockFloats, count,
-                   {stride, 0, 1, static_cast<uint8_t>(kCorners * stride),
-                    static_cast<uint8_t>(slice_.loaded_weights / kBlockFloats),
-                    Coefficients::kCoefficients});
-    Then();
-    AscendC::Brcb(factors, products, count * kCorners * blocks, {1, kBlockFloats});
-    Then();
+      AscendC::Mul(
+          products[block * kBlockWords], weights[block * kBlockWords], shares,
+          kCorners * kBlockWords, count,
+          {stride, 0, 1, static_cast<uint8_t>(kCorners * stride),
+           static_cast<uint8_t>(slice_.loaded_weights / kBlockWords), Coefficients::kCoefficients});
+    PipeBarrier<PIPE_V>();
+    AscendC::Brcb(factors, products, count * kCorners * blocks, {1, kBlockWords});
+    PipeBarrier<PIPE_V>();
     return factors;
   }
 
   // out = in * factors, or out += in * factors, for `rows` rows; `in` is one row for all of them
-  // where `kOneRow`. An instruction takes a block of each of eight groups or eight blocks of one
-  // group, whichever needs fewer instructions.
+  // where `kOneRow`. One instruction takes a block of each of eight groups, or eight blocks of one
+  // group: the way that needs fewer instructions is chosen.
   template <bool kAdd, bool kOneRow>
   __aicore__ inline void Multiply(const LocalTensor<float>& out, const LocalTensor<float>& in,
                                   const LocalTensor<float>& factors, int32_t rows) {
     const int32_t groups = slice_.groups, blocks = slice_.blocks;
     const bool across =
-        CeilDiv(groups, kBlockFloats) * blocks <= groups * CeilDiv(blocks, kBlockFloats);
-    const int32_t group_step = across ? kBlockFloats : 1, block_step = across ? 1 : kBlockFloats;
+        CeilDiv(groups, kBlockWords) * blocks <= groups * CeilDiv(blocks, kBlockWords);
+    const int32_t group_step = across ? kBlockWords : 1, block_step = across ? 1 : kBlockWords;
     const uint8_t stride = across ? blocks : 1, row = slice_.row_blocks;
     const BinaryRepeatParams strides{stride,
                                      stride,
@@ -239,9 +242,9 @@ class Aggregation {
     for (int32_t group = 0; group < groups; group += group_step)
       for (int32_t block = 0; block < blocks; block += block_step) {
         const int32_t taken = across ? groups - group : blocks - block;
-        const uint64_t mask = Least(taken, kBlockFloats) * kBlockFloats;
-        const int32_t at = (group * blocks + block) * kBlockFloats;
-        const auto factor = factors[group * kBlockFloats];
+        const uint64_t mask = MinOf(taken, kBlockWords) * kBlockWords;
+        const int32_t at = (group * blocks + block) * kBlockWords;
+        const auto factor = factors[group * kBlockWords];
         if constexpr (kAdd)
           AscendC::MulAddDst(out[at], in[at], factor, mask, rows, strides);
         else
@@ -253,8 +256,8 @@ class Aggregation {
   DeformableAggregationTiling tiling_;
   Taps<kSlopes> taps_;
   Slice slice_;
-  bool whole_;  // the slice has all channels of its groups, and they fill their blocks
-  bool pairs_;  // the slice is all channels: neighbours are one burst
+  bool whole_;  // the slice has all channels of its groups, without padding: a pixel is one burst
+  bool pairs_;  // the slice has all channels: two neighbouring pixels are one burst
   int32_t used_ = 0;
   int64_t first_row_;     // of the anchor's element of the batch
   int32_t first_listed_;  // the load's first tap in the list
@@ -262,7 +265,7 @@ class Aggregation {
   LocalTensor<T> load_;
   GlobalTensor<T> features_, weight_;
   TQue<TPosition::VECIN, 1> loads_;
-  TBuf<TPosition::VECCALC> coefficient_buffer_, weight_buffer_, patch_buffer_;
+  LocalTensor<float> coefficients_, converted_weights_, converted_patches_;
 
  private:
   __aicore__ inline int32_t WeightsAt() const {
@@ -283,53 +286,4 @@ class Aggregation {
   }
 };
 
-// For gradients: an anchor's row of the output's gradient is there, in fp32, while its taps are.
-template <typename T, bool kPatches, bool kSlopes, typename Derived>
-class Gradient : public Aggregation<T, kPatches, kSlopes, Derived> {
- public:
-  __aicore__ inline void Begin(int64_t anchor) {
-    if (held_) return;
-    held_ = true;
-    loaded_ = queue_.template AllocTensor<T>();
-    AscendC::DataCopyPad(loaded_, grad_[this->FirstChannel(anchor)], this->PixelIn(sizeof(T)),
-                         this->Padding());
-    queue_.EnQue(loaded_);
-    loaded_ = queue_.template DeQue<T>();
-    if constexpr (Base::kConvert) {
-      Then();
-      AscendC::Cast(row_buffer_.template Get<float>(), loaded_, RoundMode::CAST_NONE,
-                    this->slice_.row);
-    }
-  }
-
-  __aicore__ inline void End(int64_t) {
-    this->Flush();
-    if (held_) queue_.FreeTensor(loaded_);
-    held_ = false;
-  }
-
- protected:
-  using Base = Aggregation<T, kPatches, kSlopes, Derived>;
-
-  __aicore__ inline void MakeGradBuffers(GM_ADDR grad) {
-    grad_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(grad));
-    this->MakeQueue(queue_, 2, this->slice_.row * sizeof(T));
-    if constexpr (Base::kConvert) this->MakeBuffer(row_buffer_, this->slice_.row);
-  }
-
-  __aicore__ inline LocalTensor<float> Grad() {
-    if constexpr (Base::kConvert)
-      return row_buffer_.template Get<float>();
-    else
-      return loaded_;
-  }
-
- private:
-  bool held_ = false;
-  LocalTensor<T> loaded_;
-  GlobalTensor<T> grad_;
-  TQue<TPosition::VECIN, 1> queue_;
-  TBuf<TPosition::VECCALC> row_buffer_;
-};
-
-}  // namespace mxd::deformable_aggregation
+}  // namespace mxd::kernels::deformable_aggregation

@@ -1,7 +1,7 @@
-// How the Ascend C kernels of deformable aggregation share out the work; the host fills it in.
+// How the kernels of deformable aggregation divide the work; the host fills it in.
 #pragma once
 
-#include <cstdint>
+#include "common/integers.h"
 
 // Channels are worked on in slices: some groups with all of their channels, or a part of one group.
 // A slice of a pixel is a row of UB, each group of it in 32 B blocks of its own.
@@ -18,16 +18,15 @@ struct DeformableAggregationTiling {
   int32_t slice_groups;  // most groups of a slice
   int32_t slice_width;   // most channels of each group in a slice
   int32_t patches;       // most patches (2 x 2 pixels) worked on at a time
-  int32_t add_output;    // whether anchors' outputs share 32 B, so that they are added to zeros
+  int32_t add_output;    // whether two anchors' outputs may share 32 B: then both add to zeros
 };
 
-namespace mxd::deformable_aggregation {
+namespace mxd::kernels::deformable_aggregation {
 
 constexpr int32_t kMaxMaps = 256;  // cameras x scales, whose sizes are kept in UB
 constexpr int32_t kMaxRow = 1024;  // elements of a row
 constexpr int32_t kMaxPatches = 16;
 constexpr int32_t kPatchFloats = 8192;  // elements of the patches worked on at a time
 constexpr int32_t kWeightBlocks = 512;  // 32 B blocks of their weights, one a row and group
-constexpr int32_t kBlockFloats = 8;     // floats of a 32 B block
 
-}  // namespace mxd::deformable_aggregation
+}  // namespace mxd::kernels::deformable_aggregation

@@ -1,0 +1,89 @@
+// What the host tells the sparse convolution's kernels, and the sizes that both agree on. CANN's
+// launch stub repeats the structs without the constants.
+#pragma once
+
+#include "common/integers.h"
+#include "common/matrix_tile.h"
+#include "sparse_conv_rulebook_tiling.h"
+
+// Channels are those of one group, padded: in_channels to whole steps of in_step, out_channels to
+// panels of `panel` columns.
+struct SparseConvTiling {
+  int64_t num_out;  // output rows
+  int64_t pairs;
+  int32_t tiles;   // of the rulebook
+  int32_t volume;  // kernel points
+  int32_t groups;
+  int32_t in_channels;
+  int32_t in_step;  // contraction of one matrix instruction, at most kContractionBytes
+  int32_t panels;
+  int32_t panel;      // columns of one matrix instruction, a multiple of 16, at most kMatrixColumns
+  int32_t step_rows;  // rows that are gathered and multiplied at a time, a multiple of 16
+  int32_t has_bias;
+};
+
+// A unit is the gradient of one kernel point, of one panel of input and one of output channels,
+// from one slab of the tiles: units go slab by slab, then by kernel point, by panels, by group.
+struct SparseConvWeightGradTiling {
+  int32_t tiles;
+  int32_t volume;
+  int32_t groups;
+  int32_t panels[2];  // of the input and the output channels of a group
+  int32_t panel[2];   // channels, a multiple of 16, at most kMatrixRows and kMatrixColumns
+  int32_t slabs;      // parts of the tiles that are summed apart
+  int32_t step_rows;  // pairs that are gathered and multiplied at a time
+};
+
+namespace mxd::kernels::sparse_conv {
+
+constexpr int32_t kLead = 6;  // steps from a step's gathering to the addition of its products
+constexpr int32_t kSteps = kLead + 1;  // that the workspaces hold
+constexpr int32_t kMaxPieces = 32;     // kernel points of a step
+constexpr int32_t kMessageBytes = 192;
+static_assert((1 + kMaxPieces) * sizeof(uint32_t) <= kMessageBytes);
+
+constexpr int32_t kStepBytes = 65536;  // of a step's input rows, twice in L1
+static_assert(2 * kStepBytes + 2 * kMatrixColumns * kContractionBytes <= kL1Bytes);
+
+// The two vector cores of a block share the columns of a panel: how many a core adds up.
+__aicore__ constexpr int32_t ColumnsOf(int32_t panel, int32_t side) {
+  const int32_t first = RoundUp((panel + 1) / 2, kFractalRows);
+  return side == 0 ? first : panel - first;
+}
+// Sums of wide panels take most of UB: they leave room for shorter steps and stages.
+__aicore__ constexpr bool IsWide(int32_t panel) { return panel > 64; }
+__aicore__ constexpr int32_t MostStepRows(int32_t panel) { return IsWide(panel) ? 128 : 192; }
+
+// The workspaces of a block, kSteps times: gathered rows in the dtype of the features, products in
+// fp32, and kMessageBytes. Elements of one step:
+__aicore__ constexpr int64_t GatheredElements(const SparseConvTiling& tiling) {
+  return static_cast<int64_t>(tiling.step_rows) * tiling.in_channels;
+}
+__aicore__ constexpr int64_t ProductElements(const SparseConvTiling& tiling) {
+  return static_cast<int64_t>(tiling.step_rows) * tiling.panel;
+}
+
+}  // namespace mxd::kernels::sparse_conv
+
+namespace mxd::kernels::sparse_conv_weight_grad {
+
+constexpr int32_t kSteps = 3;  // that the workspace holds
+constexpr int32_t kMessageBytes = 64;
+
+// Pairs of a step, by the bytes of an element: what L1 holds twice, of both sides.
+__aicore__ constexpr int32_t StepRows(int32_t element_bytes) {
+  return element_bytes == 4 ? 128 : 256;
+}
+static_assert(2 * StepRows(4) * 4 * (kMatrixRows + kMatrixColumns) <= kL1Bytes &&
+              2 * StepRows(2) * 2 * (kMatrixRows + kMatrixColumns) <= kL1Bytes);
+
+// The workspaces of a block, kSteps times: the gathered rows of the input's side (0) and of the
+// gradient's (1), and kMessageBytes. Elements of one step:
+__aicore__ constexpr int64_t SideElements(const SparseConvWeightGradTiling& tiling, int32_t side) {
+  return static_cast<int64_t>(tiling.step_rows) * tiling.panel[side];
+}
+__aicore__ constexpr int64_t StepElements(const SparseConvWeightGradTiling& tiling) {
+  return SideElements(tiling, 0) + SideElements(tiling, 1);
+}
+
+}  // namespace mxd::kernels::sparse_conv_weight_grad
