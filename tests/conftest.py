@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 ROOT = Path(__file__).parents[1]
 DATA = 'data/nuscenes-generated'
@@ -58,10 +59,35 @@ def on_cpu() -> dict:
     return env
 
 
+def pytest_collection_modifyitems(items):
+    """Keep the tests of a file, which share fixtures, in one process of `pytest -n 2 --dist loadgroup`."""
+    for item in items:
+        if not item.get_closest_marker('xdist_group'):
+            item.add_marker(pytest.mark.xdist_group(str(item.path)))
+
+
+def shared_folder(config) -> Path:
+    """A folder for what all processes of this run of the tests use."""
+    if 'MXD_TEST_SHARED' in os.environ:  # a process on the software NPU
+        return Path(os.environ['MXD_TEST_SHARED'])
+    folder = config._tmp_path_factory.getbasetemp()
+    return folder.parent if 'PYTEST_XDIST_WORKER' in os.environ else folder
+
+
 @pytest.fixture(scope='session')
-def generated(tmp_path_factory) -> Path:
+def generated(request) -> Path:
     """A generated data set of two scenes with four key frames each, one of them to train on."""
-    folder = tmp_path_factory.mktemp('generated')
+    folder = shared_folder(request.config) / 'generated'
+    with FileLock(f'{folder}.lock'):
+        if not (folder / 'done').exists():
+            generate(folder)
+            (folder / 'done').touch()
+    return folder / DATA
+
+
+def generate(folder):
+    """Write the data set of the fixture `generated`."""
+    folder.mkdir()
     env = on_cpu()
     synth = 'synth', '--out', DATA, '--scenes', 2, '--keyframes', 4
     run(folder, '-m', 'mxd_mmplugin', *synth, env=env)
@@ -70,7 +96,6 @@ def generated(tmp_path_factory) -> Path:
         *('--root-path', DATA, '--out-dir', DATA, '--extra-tag', 'nuscenes'),
         env=env,
     )
-    return folder / DATA
 
 
 @pytest.fixture(scope='session')

@@ -1,8 +1,9 @@
 """Runs the tests of this folder on the software NPU, each reported by itself.
 
 Where this process has an NPU, real or software, they run as any test. Elsewhere pytest asks another
-pytest, in one process on the software NPU, which tests there are, has it run those that were
-selected, and takes over the report of each as it comes.
+pytest, on the software NPU, which tests there are, has it run those that were selected, and takes
+over the report of each as it comes. The trainings run in a process of their own, so that
+`pytest -n 2` runs them beside the others.
 """
 
 import importlib.util
@@ -19,11 +20,13 @@ import pytest
 import torch
 
 from mxd_mmplugin import softnpu
+from tests.conftest import shared_folder
 
 # Each tensor has an allocation of its own: any access outside of it, or after it, is noticed.
 SETTINGS = {'PYTORCH_NO_NPU_MEMORY_CACHING': '1', 'MXD_SOFTNPU_DEVICES': '2'}
 REPORT = 'MXD_SOFTNPU_TEST_REPORT'
 HERE = Path(__file__).parent
+GROUPS = 'software NPU', 'training on the software NPU'
 
 
 def has_npu() -> bool:
@@ -53,10 +56,11 @@ def pytest_pycollect_makemodule(module_path, parent):
 
 
 class SoftwareNpu:
-    """The pytest process on the software NPU; one for each run."""
+    """A pytest process on the software NPU, for the tests of one group."""
 
-    def __init__(self, config):
+    def __init__(self, config, group=''):
         self.config = config
+        self.group = group
         self.process = None
         self.reports = {}
         self.read = 0
@@ -95,8 +99,13 @@ class SoftwareNpu:
     def report(self, item) -> dict:
         """The report of a test; starts the process at the first call."""
         if self.process is None:
-            items = [i for i in item.session.items if isinstance(i, SoftwareNpuTest)]
+            items = [
+                i
+                for i in item.session.items
+                if isinstance(i, SoftwareNpuTest) and i.group == self.group
+            ]
             env = {**softnpu.environment(), **SETTINGS, REPORT: str(self.path)}
+            env['MXD_TEST_SHARED'] = str(shared_folder(item.session.config))
             self.path.touch()
             self.process = subprocess.Popen(
                 [*self.command, *(i.inner for i in items)],
@@ -130,9 +139,9 @@ class SoftwareNpuModule(pytest.File):
     def collect(self):
         """One item a test."""
         session = self.session
-        if not hasattr(session, 'software_npu'):
-            session.software_npu = SoftwareNpu(self.config)
-            session.software_npu_tests = session.software_npu.tests()
+        if not hasattr(session, 'software_npus'):
+            session.software_npus = {group: SoftwareNpu(self.config, group) for group in GROUPS}
+            session.software_npu_tests = SoftwareNpu(self.config).tests()
         for name in session.software_npu_tests[self.path.name]:
             yield SoftwareNpuTest.from_parent(self, name=name)
 
@@ -143,11 +152,13 @@ class SoftwareNpuTest(pytest.Item):
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         self.add_marker('npu')
+        self.group = GROUPS['training' in self.path.stem or self.path.stem == 'test_beside']
+        self.add_marker(pytest.mark.xdist_group(self.group))
         self.inner = f'{self.path.relative_to(self.config.rootpath).as_posix()}::{self.name}'
 
     def runtest(self):
         """Wait for the report and take it over."""
-        report = self.session.software_npu.report(self)
+        report = self.session.software_npus[self.group].report(self)
         if report['outcome'] == 'skipped':
             pytest.skip(report['text'])
         if report['outcome'] == 'failed':
