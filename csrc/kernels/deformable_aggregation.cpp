@@ -99,9 +99,5 @@ extern "C" __global__ __aicore__ void deformable_aggregation(GM_ADDR feature_map
                                                              DeformableAggregationTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
   using namespace mxd::kernels::deformable_aggregation;
-  if (tiling.is_half)
-    Forward<half>(feature_maps, sample_locations, weight, maps, out, tiling).Run();
-  else
-    Forward<float>(feature_maps, sample_locations, weight, maps, out, tiling).Run();
-  AscendC::SetAtomicNone();
+  RunFor<Forward>(tiling, feature_maps, sample_locations, weight, maps, out);
 }

@@ -82,9 +82,5 @@ extern "C" __global__ __aicore__ void deformable_aggregation_feature_grad(
     DeformableAggregationTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
   using namespace mxd::kernels::deformable_aggregation;
-  if (tiling.is_half)
-    FeatureGrad<half>(grad, sample_locations, weight, maps, grad_features, tiling).Run();
-  else
-    FeatureGrad<float>(grad, sample_locations, weight, maps, grad_features, tiling).Run();
-  AscendC::SetAtomicNone();
+  RunFor<FeatureGrad>(tiling, grad, sample_locations, weight, maps, grad_features);
 }

@@ -199,13 +199,6 @@ extern "C" __global__ __aicore__ void deformable_aggregation_sample_grad(
     GM_ADDR slopes, GM_ADDR grad_weight, DeformableAggregationTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
   using namespace mxd::kernels::deformable_aggregation;
-  if (tiling.is_half)
-    SampleGrad<half>(grad, feature_maps, sample_locations, weight, maps, slopes, grad_weight,
-                     tiling)
-        .Run();
-  else
-    SampleGrad<float>(grad, feature_maps, sample_locations, weight, maps, slopes, grad_weight,
-                      tiling)
-        .Run();
-  AscendC::SetAtomicNone();
+  RunFor<SampleGrad>(tiling, grad, feature_maps, sample_locations, weight, maps, slopes,
+                     grad_weight);
 }

@@ -7,7 +7,7 @@
 // A slice of a pixel is a row of UB, each group of it in 32 B blocks of its own.
 struct DeformableAggregationTiling {
   int64_t num_feat;     // rows of feature_maps
-  int32_t is_half;      // whether maps, weights and gradients are fp16; fp32 otherwise
+  int32_t dtype;        // of maps, weights and gradients: kFloat, kHalf or kBfloat16
   int32_t all_anchors;  // of the whole batch
   int32_t anchors;      // of one element of it
   int32_t samples;      // of an anchor: points x cameras
@@ -23,6 +23,7 @@ struct DeformableAggregationTiling {
 
 namespace mxd::kernels::deformable_aggregation {
 
+constexpr int32_t kFloat = 0, kHalf = 1, kBfloat16 = 2;
 constexpr int32_t kMaxMaps = 256;  // cameras x scales, whose sizes are kept in UB
 constexpr int32_t kMaxRow = 1024;  // elements of a row
 constexpr int32_t kMaxPatches = 16;

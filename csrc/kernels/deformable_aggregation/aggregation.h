@@ -10,6 +10,18 @@
 
 namespace mxd::kernels::deformable_aggregation {
 
+// Runs the kernel for the dtype that the tiling names.
+template <template <typename> class Kernel, typename... Arguments>
+__aicore__ inline void RunFor(const DeformableAggregationTiling& tiling, Arguments... arguments) {
+  if (tiling.dtype == kHalf)
+    Kernel<half>(arguments..., tiling).Run();
+  else if (tiling.dtype == kBfloat16)
+    Kernel<bfloat16_t>(arguments..., tiling).Run();
+  else
+    Kernel<float>(arguments..., tiling).Run();
+  AscendC::SetAtomicNone();
+}
+
 // The groups and channels worked on. In UB a pixel is a row: each group in blocks of its own.
 struct Slice {
   int32_t group, groups;   // the first and how many

@@ -3,6 +3,8 @@
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
+#include <mutex>
+
 #include "../deformable_aggregation.h"
 #include "deformable_aggregation_tiling.h"
 #include "launch.h"
@@ -20,18 +22,17 @@ using namespace kernels::deformable_aggregation;
 using kernels::kBlockWords;
 using kernels::RoundUp;
 
-// The kernels are for fp32 and fp16; bf16 is converted to fp32.
-at::ScalarType kernel_type(const at::Tensor& feature_maps) {
+int32_t kernel_dtype(const at::Tensor& feature_maps) {
   const auto type = feature_maps.scalar_type();
   TORCH_CHECK_TYPE(type != at::kDouble, "feature_maps must be float32, float16 or bfloat16 on ",
                    feature_maps.device(), ", was ", type);
-  return type == at::kHalf ? at::kHalf : at::kFloat;
+  return type == at::kHalf ? kHalf : type == at::kBFloat16 ? kBfloat16 : kFloat;
 }
 
 DeformableAggregationTiling make_tiling(const at::Tensor& feature_maps, const at::Tensor& weight) {
   DeformableAggregationTiling t{};
   t.num_feat = feature_maps.size(1);
-  t.is_half = kernel_type(feature_maps) == at::kHalf;
+  t.dtype = kernel_dtype(feature_maps);
   t.anchors = weight.size(1);
   t.all_anchors = weight.size(0) * weight.size(1);
   t.samples = weight.size(2) * weight.size(3);
@@ -40,7 +41,7 @@ DeformableAggregationTiling make_tiling(const at::Tensor& feature_maps, const at
   t.groups = weight.size(5);
   t.width = feature_maps.size(2) / t.groups;
 
-  const int32_t block = t.is_half ? 2 * kBlockWords : kBlockWords;  // elements of 32 B
+  const int32_t block = kernels::kBlockBytes / feature_maps.element_size();  // elements
   const int32_t width = RoundUp(t.width, block);
   t.slice_groups = std::clamp(kMaxRow / width, 1, t.groups);
   t.slice_width = std::min(t.width, kMaxRow);
@@ -54,7 +55,6 @@ DeformableAggregationTiling make_tiling(const at::Tensor& feature_maps, const at
   return t;
 }
 
-// int32 [3, cams * scales] on the device: widths, heights, first rows.
 at::Tensor make_maps(const at::Tensor& spatial_shape, const at::Tensor& scale_start_index,
                      const at::Tensor& feature_maps) {
   const std::vector<Map> maps = read_maps(spatial_shape, scale_start_index, feature_maps.size(1));
@@ -71,6 +71,53 @@ at::Tensor make_maps(const at::Tensor& spatial_shape, const at::Tensor& scale_st
   return table.to(feature_maps.device());
 }
 
+// The table of the last maps. All layers of a model and their gradients share the same maps, and
+// reading spatial_shape waits for the device.
+class LastMaps {
+ public:
+  at::Tensor get(const at::Tensor& spatial_shape, const at::Tensor& scale_start_index,
+                 const at::Tensor& feature_maps) {
+    if (spatial_shape.is_inference() || scale_start_index.is_inference())  // they have no version
+      return make_maps(spatial_shape, scale_start_index, feature_maps);
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!same(shape_, spatial_shape) || !same(start_, scale_start_index) ||
+        num_feat_ != feature_maps.size(1)) {
+      table_ = make_maps(spatial_shape, scale_start_index, feature_maps);
+      shape_ = {spatial_shape, spatial_shape._version()};
+      start_ = {scale_start_index, scale_start_index._version()};
+      num_feat_ = feature_maps.size(1);
+    }
+    return table_;
+  }
+
+ private:
+  // Kept, so that no other tensor takes its memory.
+  struct Seen {
+    at::Tensor tensor;
+    uint32_t version = 0;
+  };
+
+  static bool same(const Seen& seen, const at::Tensor& tensor) {
+    const at::Tensor& last = seen.tensor;
+    return last.defined() && last.data_ptr() == tensor.data_ptr() &&
+           last.scalar_type() == tensor.scalar_type() && last.sizes() == tensor.sizes() &&
+           last.strides() == tensor.strides() && seen.version == tensor._version();
+  }
+
+  std::mutex mutex_;
+  Seen shape_, start_;
+  int64_t num_feat_ = -1;
+  at::Tensor table_;
+};
+
+// int32 [3, cams * scales] on the device: widths, heights, first rows.
+at::Tensor get_maps(const at::Tensor& spatial_shape, const at::Tensor& scale_start_index,
+                    const at::Tensor& feature_maps) {
+  // Never deleted: when the process ends, the device may go before it.
+  static auto* const last = new LastMaps;
+  return last->get(spatial_shape, scale_start_index, feature_maps);
+}
+
 template <typename Kernel, typename... Arguments>
 void launch(Kernel kernel, const char* name, const DeformableAggregationTiling& tiling,
             const Arguments&... arguments) {
@@ -82,30 +129,28 @@ at::Tensor forward_npu(const at::Tensor& feature_maps, const at::Tensor& spatial
                        const at::Tensor& scale_start_index, const at::Tensor& sample_locations,
                        const at::Tensor& weight) {
   check_inputs(feature_maps, spatial_shape, scale_start_index, sample_locations, weight);
-  const auto type = kernel_type(feature_maps);
-  const at::Tensor maps = make_maps(spatial_shape, scale_start_index, feature_maps);
+  const at::Tensor maps = get_maps(spatial_shape, scale_start_index, feature_maps);
   const std::vector<int64_t> size{feature_maps.size(0), weight.size(1), feature_maps.size(2)};
   if (weight.numel() == 0 || size[2] == 0) return at::zeros(size, feature_maps.options());
-  const auto options = feature_maps.options().dtype(type);
+  const auto options = feature_maps.options();
   const DeformableAggregationTiling tiling = make_tiling(feature_maps, weight);
   const at::Tensor out = tiling.add_output ? at::zeros(size, options) : at::empty(size, options);
   launch(aclrtlaunch_deformable_aggregation, "deformable_aggregation", tiling,
-         feature_maps.to(type).contiguous(), sample_locations.to(at::kFloat).contiguous(),
-         weight.to(type).contiguous(), maps, out);
-  return out.to(feature_maps.scalar_type());
+         feature_maps.contiguous(), sample_locations.to(at::kFloat).contiguous(),
+         weight.contiguous(), maps, out);
+  return out;
 }
 
 at::Tensor feature_grad_npu(const at::Tensor& grad, const at::Tensor& feature_maps,
                             const at::Tensor& spatial_shape, const at::Tensor& scale_start_index,
                             const at::Tensor& sample_locations, const at::Tensor& weight) {
   check_grad(grad, feature_maps, spatial_shape, scale_start_index, sample_locations, weight);
-  const auto type = kernel_type(feature_maps);
-  const at::Tensor maps = make_maps(spatial_shape, scale_start_index, feature_maps);
+  const at::Tensor maps = get_maps(spatial_shape, scale_start_index, feature_maps);
   const at::Tensor out = at::zeros(feature_maps.sizes(), feature_maps.options().dtype(at::kFloat));
   if (weight.numel() > 0 && out.numel() > 0)
     launch(aclrtlaunch_deformable_aggregation_feature_grad, "deformable_aggregation_feature_grad",
-           make_tiling(feature_maps, weight), grad.to(type).contiguous(),
-           sample_locations.to(at::kFloat).contiguous(), weight.to(type).contiguous(), maps, out);
+           make_tiling(feature_maps, weight), grad.contiguous(),
+           sample_locations.to(at::kFloat).contiguous(), weight.contiguous(), maps, out);
   return out.to(feature_maps.scalar_type());
 }
 
@@ -116,8 +161,7 @@ std::tuple<at::Tensor, at::Tensor> sample_grad_npu(const at::Tensor& grad,
                                                    const at::Tensor& sample_locations,
                                                    const at::Tensor& weight) {
   check_grad(grad, feature_maps, spatial_shape, scale_start_index, sample_locations, weight);
-  const auto type = kernel_type(feature_maps);
-  const at::Tensor maps = make_maps(spatial_shape, scale_start_index, feature_maps);
+  const at::Tensor maps = get_maps(spatial_shape, scale_start_index, feature_maps);
   const auto options = feature_maps.options().dtype(at::kFloat);
   std::vector<int64_t> size = weight.sizes().vec();
   size.back() = 2;
@@ -125,9 +169,9 @@ std::tuple<at::Tensor, at::Tensor> sample_grad_npu(const at::Tensor& grad,
   const at::Tensor grad_weight = at::zeros(weight.sizes(), options);
   if (weight.numel() > 0 && feature_maps.size(2) > 0)
     launch(aclrtlaunch_deformable_aggregation_sample_grad, "deformable_aggregation_sample_grad",
-           make_tiling(feature_maps, weight), grad.to(type).contiguous(),
-           feature_maps.to(type).contiguous(), sample_locations.to(at::kFloat).contiguous(),
-           weight.to(type).contiguous(), maps, slopes, grad_weight);
+           make_tiling(feature_maps, weight), grad.contiguous(), feature_maps.contiguous(),
+           sample_locations.to(at::kFloat).contiguous(), weight.contiguous(), maps, slopes,
+           grad_weight);
   return {slopes.sum(4).to(sample_locations.scalar_type()), grad_weight.to(weight.scalar_type())};
 }
 

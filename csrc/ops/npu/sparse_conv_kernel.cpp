@@ -95,16 +95,9 @@ at::Tensor forward_npu(const at::Tensor& features, const at::Tensor& weight,
   const auto messages =
       at::empty({blocks, sizes::kSteps, sizes::kMessageBytes}, features.options().dtype(at::kByte));
   const auto result = at::empty({num_out, groups, padded_out}, features.options());
-  const auto launch = [&](auto kernel, const char* name) {
-    npu::launch(kernel, name, blocks, rows, fractals, shift, pairs.contiguous(),
-                bounds.contiguous(), gathered, products, messages, result, tiling);
-  };
-  if (features.scalar_type() == at::kFloat)
-    launch(aclrtlaunch_sparse_conv_float, "sparse_conv_float");
-  else if (features.scalar_type() == at::kHalf)
-    launch(aclrtlaunch_sparse_conv_half, "sparse_conv_half");
-  else
-    launch(aclrtlaunch_sparse_conv_bfloat16, "sparse_conv_bfloat16");
+  MXD_LAUNCH_FOR(features.scalar_type(), sparse_conv, blocks, rows, fractals, shift,
+                 pairs.contiguous(), bounds.contiguous(), gathered, products, messages, result,
+                 tiling);
   return result.narrow(2, 0, out).reshape({num_out, groups * out});
 }
 
@@ -145,16 +138,8 @@ at::Tensor weight_grad_npu(const at::Tensor& features, const at::Tensor& grad,
   const auto parts = at::zeros({groups, tiling.panels[0], tiling.panels[1], volume, tiling.slabs,
                                 tiling.panel[0], tiling.panel[1]},
                                features.options().dtype(at::kFloat));
-  const auto launch = [&](auto kernel, const char* name) {
-    npu::launch(kernel, name, blocks, rows[0], rows[1], pairs.contiguous(), bounds.contiguous(),
-                gathered, messages, parts, tiling);
-  };
-  if (features.scalar_type() == at::kFloat)
-    launch(aclrtlaunch_sparse_conv_weight_grad_float, "sparse_conv_weight_grad_float");
-  else if (features.scalar_type() == at::kHalf)
-    launch(aclrtlaunch_sparse_conv_weight_grad_half, "sparse_conv_weight_grad_half");
-  else
-    launch(aclrtlaunch_sparse_conv_weight_grad_bfloat16, "sparse_conv_weight_grad_bfloat16");
+  MXD_LAUNCH_FOR(features.scalar_type(), sparse_conv_weight_grad, blocks, rows[0], rows[1],
+                 pairs.contiguous(), bounds.contiguous(), gathered, messages, parts, tiling);
   // [groups, in panels, out panels, K, in, out] -> [K, in, groups * out]
   return parts.sum(4)
       .permute({3, 1, 4, 0, 2, 5})
