@@ -52,7 +52,7 @@ test: lint softnpu $(STAMP)package $(STAMP)runtime .rivals/.stamp  ## check the 
 	$(PYTEST) tests
 
 unit: $(STAMP)package $(STAMP)runtime $(STAMP)test  ## run the tests of operators and layers, with no software NPU and no rivals
-	$(PYTEST) tests/ops tests/modules tests/test_*.py -m 'not slow'
+	$(PYTEST) tests/ops tests/modules tests/test_*.py
 
 # mypy reads the types of torch.
 lint: $(STAMP)build $(STAMP)test  ## check the style of the Python and C++ sources, and the types of Python

@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from .tracing import apply
+
 
 @dataclass(frozen=True, eq=False)
 class BEVPoolPlan:
@@ -110,7 +112,7 @@ def bev_pool(
         raise ValueError(f'B, D, H and W must be given with coords, were {B}, {D}, {H}, {W}')
     else:
         plan = bev_pool_plan(coords, B, D, H, W)
-    out = BEVPoolFunction.apply(feats, plan.cells, plan.ranks, plan.intervals, *plan.shape)
+    out = apply(BEVPoolFunction, feats, plan.cells, plan.ranks, plan.intervals, *plan.shape)
     return out.permute(0, 4, 1, 2, 3)
 
 

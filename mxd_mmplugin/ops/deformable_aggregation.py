@@ -19,6 +19,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from .autocast import autocast
+from .tracing import apply
 
 
 class DeformableAggregationFunction(Function):
@@ -90,8 +91,13 @@ def deformable_aggregation(
     feature_maps, weight = autocast(feature_maps, weight)
     if sample_locations.dtype in (torch.float16, torch.bfloat16):
         sample_locations = sample_locations.float()
-    return DeformableAggregationFunction.apply(
-        feature_maps, spatial_shape, scale_start_index, sample_locations, weight
+    return apply(
+        DeformableAggregationFunction,
+        feature_maps,
+        spatial_shape,
+        scale_start_index,
+        sample_locations,
+        weight,
     )
 
 

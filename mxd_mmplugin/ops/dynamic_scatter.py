@@ -7,6 +7,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from .tracing import apply
+
 
 class DynamicScatterFunction(Function):
     """Autograd of `dynamic_scatter` over a plan of the points."""
@@ -66,7 +68,7 @@ def dynamic_scatter(
             f'feats must have a row for each of the {coors.shape[0]} coors, was {list(feats.shape)}'
         )
     voxel_coors, *plan = torch.ops.mxd.dynamic_scatter_plan(coors)
-    return DynamicScatterFunction.apply(feats, *plan, reduce_type), voxel_coors
+    return apply(DynamicScatterFunction, feats, *plan, reduce_type), voxel_coors
 
 
 if hasattr(torch.library, 'register_fake'):  # PyTorch 2.4: tracing with sizes that depend on data

@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.modules.utils import _pair
 
 from .autocast import autocast
+from .tracing import apply
 
 Size = Union[int, Sequence[int]]
 
@@ -94,8 +95,18 @@ def modulated_deform_conv2d(
     Raises:
         ValueError: shapes or numbers that do not match; TypeError: dtypes that do not.
     """
-    return ModulatedDeformConv2dFunction.apply(
-        input, offset, mask, weight, bias, stride, padding, dilation, groups, deform_groups
+    return apply(
+        ModulatedDeformConv2dFunction,
+        input,
+        offset,
+        mask,
+        weight,
+        bias,
+        stride,
+        padding,
+        dilation,
+        groups,
+        deform_groups,
     )
 
 
@@ -126,8 +137,18 @@ def deform_conv2d(
     """
     if bias is not False:
         raise ValueError(f'bias must be False (modulated_deform_conv2d has one), was {bias!r}')
-    return ModulatedDeformConv2dFunction.apply(
-        input, offset, None, weight, None, stride, padding, dilation, groups, deform_groups
+    return apply(
+        ModulatedDeformConv2dFunction,
+        input,
+        offset,
+        None,
+        weight,
+        None,
+        stride,
+        padding,
+        dilation,
+        groups,
+        deform_groups,
     )
 
 

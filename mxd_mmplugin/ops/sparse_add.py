@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from .tracing import apply
+
 
 class SparseSumFunction(Function):
     """Autograd of `sparse_sum`."""
@@ -71,7 +73,7 @@ def sparse_sum(features: Sequence[Tensor], rows: Tensor, num_out: int) -> Tensor
     Raises:
         ValueError: shapes that do not match; TypeError: dtypes that do not.
     """
-    return SparseSumFunction.apply(rows, num_out, *features)
+    return apply(SparseSumFunction, rows, num_out, *features)
 
 
 if hasattr(torch.library, 'register_fake'):  # PyTorch 2.4: tracing with sizes that depend on data

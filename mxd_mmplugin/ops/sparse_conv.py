@@ -17,6 +17,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from .autocast import autocast
+from .tracing import apply
 
 
 def output_shape(
@@ -85,9 +86,9 @@ class Rulebook:
         )
 
     @property
-    def back(self) -> tuple[Tensor, Tensor]:
-        """(pairs, bounds) with inputs and outputs exchanged, kernel points in any order."""
-        return (self.pairs, self.bounds) if self.symmetric else self.transpose
+    def back(self) -> tuple[Optional[Tensor], Optional[Tensor]]:
+        """(pairs, bounds) with inputs and outputs exchanged, kernel points in any order; None for this one's own."""
+        return (None, None) if self.symmetric else self.transpose
 
     @property
     def symmetric(self) -> bool:
@@ -170,8 +171,9 @@ def check_features(features: Tensor, rulebook: Rulebook) -> None:
 class SparseConvFunction(Function):
     """Autograd of `sparse_conv`; weight is [K, in / groups, out].
 
-    `back` is the rulebook of the input's gradient, (pairs, bounds), or None where no such gradient is asked for;
-    `symmetric` tells that it is the forward's own with the kernel reversed.
+    `back_pairs` and `back_bounds` are the rulebook of the input's gradient. They are None where no such gradient is
+    asked for, and where it is the forward's own, with the kernel reversed if `symmetric`. (torch.compile takes no
+    tensor twice, and PyTorch 2.7 confuses the tensors of a tuple with dynamic sizes.)
     """
 
     @staticmethod
@@ -182,13 +184,15 @@ class SparseConvFunction(Function):
         bias: Optional[Tensor],
         pairs: Tensor,
         bounds: Tensor,
-        back: Optional[tuple[Tensor, Tensor]],
+        back_pairs: Optional[Tensor],
+        back_bounds: Optional[Tensor],
         num_out: int,
         groups: int,
         symmetric: bool,
     ) -> Tensor:
         """Convolve over the rulebook's pairs."""
-        ctx.save_for_backward(features, weight, pairs, bounds, *(back or ()))
+        back = (pairs, bounds) if back_pairs is None else (back_pairs, back_bounds)
+        ctx.save_for_backward(features, weight, pairs, bounds, *back)
         ctx.groups, ctx.symmetric = groups, symmetric
         return torch.ops.mxd.sparse_conv(features, weight, bias, pairs, bounds, num_out, groups)
 
@@ -213,7 +217,7 @@ class SparseConvFunction(Function):
             )
         if ctx.needs_input_grad[2]:
             grad_bias = grad.sum(0)
-        return grad_features, grad_weight, grad_bias, None, None, None, None, None, None
+        return grad_features, grad_weight, grad_bias, *[None] * 7
 
 
 def sparse_conv(
@@ -244,14 +248,15 @@ def sparse_conv(
     check_features(features, rulebook)
     features, weight, bias = autocast(features, weight, bias)
     # Sought here and not in the backward: what is cached there, torch.compile could not trace.
-    back = rulebook.back if torch.is_grad_enabled() and features.requires_grad else None
-    return SparseConvFunction.apply(
+    wanted = torch.is_grad_enabled() and features.requires_grad
+    return apply(
+        SparseConvFunction,
         features,
         weight.flatten(0, -3),
         bias,
         rulebook.pairs,
         rulebook.bounds,
-        back,
+        *(rulebook.back if wanted else (None, None)),
         rulebook.out_indices.shape[0],
         groups,
         rulebook.symmetric,

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from .tracing import apply
+
 
 class SparseToDenseFunction(Function):
     """Autograd of `sparse_to_dense`."""
@@ -76,8 +78,8 @@ def sparse_to_dense(
         ValueError: a voxel outside of the grid or the batch, or shapes that do not match; TypeError: indices that are
             not int32.
     """
-    return SparseToDenseFunction.apply(
-        features, indices, batch_size, list(spatial_shape), channels_first
+    return apply(
+        SparseToDenseFunction, features, indices, batch_size, list(spatial_shape), channels_first
     )
 
 
@@ -95,4 +97,4 @@ def sparse_from_dense(dense: Tensor, indices: Tensor, channels_first: bool = Tru
     Raises:
         ValueError: a voxel outside of the grid, or shapes that do not match; TypeError: indices that are not int32.
     """
-    return SparseFromDenseFunction.apply(dense, indices, channels_first)
+    return apply(SparseFromDenseFunction, dense, indices, channels_first)

@@ -8,6 +8,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from .sparse_conv import Rulebook, check_features
+from .tracing import apply
 
 
 class SparseMaxPoolFunction(Function):
@@ -19,12 +20,14 @@ class SparseMaxPoolFunction(Function):
         features: Tensor,
         pairs: Tensor,
         bounds: Tensor,
-        back: Optional[tuple[Tensor, Tensor]],
+        back_pairs: Optional[Tensor],
+        back_bounds: Optional[Tensor],
         num_out: int,
     ) -> Tensor:
         """Keep the input row that each number of the output came from."""
         out, argmax = torch.ops.mxd.sparse_max_pool(features, pairs, bounds, num_out)
-        ctx.save_for_backward(argmax, *(back or ()))
+        back = (pairs, bounds) if back_pairs is None else (back_pairs, back_bounds)
+        ctx.save_for_backward(argmax, *back)
         ctx.num_in = features.shape[0]
         return out
 
@@ -34,7 +37,7 @@ class SparseMaxPoolFunction(Function):
         """Each number of the output gives its gradient to the one row that it came from."""
         argmax, *back = ctx.saved_tensors
         grad_features = torch.ops.mxd.sparse_max_pool_backward(grad, argmax, *back, ctx.num_in)
-        return grad_features, None, None, None, None
+        return grad_features, None, None, None, None, None
 
 
 def sparse_max_pool(features: Tensor, rulebook: Rulebook) -> Tensor:
@@ -56,10 +59,12 @@ def sparse_max_pool(features: Tensor, rulebook: Rulebook) -> Tensor:
         ValueError: features that are not [N, C]; TypeError: a dtype that is not floating.
     """
     check_features(features, rulebook)
-    return SparseMaxPoolFunction.apply(
+    wanted = torch.is_grad_enabled() and features.requires_grad
+    return apply(
+        SparseMaxPoolFunction,
         features,
         rulebook.pairs,
         rulebook.bounds,
-        rulebook.back if torch.is_grad_enabled() and features.requires_grad else None,
+        *(rulebook.back if wanted else (None, None)),
         rulebook.out_indices.shape[0],
     )

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from .tracing import is_compiling
+from .tracing import apply, is_compiling
 
 
 class Voxels(NamedTuple):
@@ -104,7 +104,7 @@ def hard_voxelize(
     coors, num_points, slots, point_voxel_id = torch.ops.mxd.voxelize_hard(
         points, _floats(voxel_size), _floats(coors_range), int(max_points), int(max_voxels)
     )
-    return Voxels(GatherFunction.apply(points, slots), coors, num_points, point_voxel_id)
+    return Voxels(apply(GatherFunction, points, slots), coors, num_points, point_voxel_id)
 
 
 def voxelization(

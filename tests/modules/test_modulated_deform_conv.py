@@ -22,6 +22,7 @@ from mxd_mmplugin import (
     ModulatedDeformConv2d,
     ModulatedDeformConv2dPack,
 )
+from tests.conftest import exports_autograd
 
 STOCK = Path(find_spec('mmdet3d').origin).parent / '.mim' / 'configs' / 'centerpoint'
 PACKS = {'DCN': DeformConv2dPack, 'DCNv2': ModulatedDeformConv2dPack}
@@ -165,14 +166,23 @@ def test_checkpoints_with_the_old_name_of_the_offsets(name, load):
 
 
 @pytest.mark.parametrize('name', PACKS)
-def test_compiles_and_exports(name):
+def test_compiles(name):
     layer = build_conv_layer(dict(type=name), 8, 6, 3, padding=1)
     nn.init.normal_(layer.conv_offset.weight, std=0.2)
     x = torch.randn(2, 8, 7, 9)
     compiled = torch.compile(layer, backend='aot_eager', fullgraph=True)
     assert_same(run(compiled, x), run(layer, x))
+
+
+@pytest.mark.parametrize('grad', [False, pytest.param(True, marks=exports_autograd)])
+@pytest.mark.parametrize('name', PACKS)
+def test_exports(name, grad):
+    layer = build_conv_layer(dict(type=name), 8, 6, 3, padding=1)
+    nn.init.normal_(layer.conv_offset.weight, std=0.2)
     height = torch.export.Dim('height', min=4, max=64)
-    exported = torch.export.export(layer, (x,), dynamic_shapes=({2: height},)).module()
+    with torch.set_grad_enabled(grad):
+        args, shapes = (torch.randn(2, 8, 7, 9),), ({2: height},)
+        exported = torch.export.export(layer, args, dynamic_shapes=shapes).module()
     x = torch.randn(2, 8, 20, 9)
     torch.testing.assert_close(exported(x), layer(x))
 

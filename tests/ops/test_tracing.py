@@ -22,6 +22,7 @@ from mxd_mmplugin.ops import (
     sparse_to_dense,
     sparse_union,
 )
+from tests.conftest import exports_autograd
 from tests.ops.sparse_problems import coordinates, line
 
 pytestmark = pytest.mark.skipif(
@@ -121,10 +122,12 @@ def test_a_network_compiles():
         same_gradients(compiled(*args), net(*args), [args[0], *net.parameters()])
 
 
-def test_a_network_is_exported():
+@pytest.mark.parametrize('grad', [False, pytest.param(True, marks=exports_autograd)])
+def test_a_network_is_exported(grad):
     net, args = UNet().eval(), (torch.randn(100, 4), voxels(100))
     count = torch.export.Dim('count', min=2, max=1000)
-    program = torch.export.export(net, args, dynamic_shapes=({0: count}, {0: count}))
+    with torch.set_grad_enabled(grad):
+        program = torch.export.export(net, args, dynamic_shapes=({0: count}, {0: count}))
     for n in (100, 40):
         args = torch.randn(n, 4), voxels(n)
         torch.testing.assert_close(program.module()(*args), net(*args))
