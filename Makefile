@@ -23,9 +23,6 @@ PACKAGES := $(abspath .venv)/lib/python3.11/site-packages
 TORCH := $(shell sed -n "s/^torch==//p" requirements/build.txt)
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
-# Two processes, each with one thread; the tests of a file stay together.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
-
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: unit devcheck docs help venv train data test lint bench softnpu compat clean
@@ -49,10 +46,10 @@ train: $(STAMP)package $(DATA)/sparse4d_anchors.npy  ## train and evaluate on ge
 data: $(DATA)/sparse4d_anchors.npy  ## generate the nuScenes-format scenes and their info files
 
 test: lint softnpu $(STAMP)package $(STAMP)runtime .rivals/.stamp  ## check the style and run all tests
-	$(PYTEST) tests
+	$(BIN)/python -m pytest
 
 unit: $(STAMP)package $(STAMP)runtime $(STAMP)test  ## run the tests of operators and layers, with no software NPU and no rivals
-	$(PYTEST) tests/ops tests/modules tests/test_*.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests/ops tests/modules tests/test_*.py
 
 # mypy reads the types of torch.
 lint: $(STAMP)build $(STAMP)test  ## check the style of the Python and C++ sources, and the types of Python

@@ -64,13 +64,6 @@ def on_cpu() -> dict:
     return env
 
 
-def pytest_collection_modifyitems(items):
-    """Keep the tests of a file, which share fixtures, in one process of `pytest -n 2 --dist loadgroup`."""
-    for item in items:
-        if not item.get_closest_marker('xdist_group'):
-            item.add_marker(pytest.mark.xdist_group(str(item.path)))
-
-
 def shared_folder(config) -> Path:
     """A folder for what all processes of this run of the tests use."""
     if 'MXD_TEST_SHARED' in os.environ:  # a process on the software NPU

@@ -176,6 +176,7 @@ class Environment:
         own = csrc / 'ops', csrc / 'ops' / 'npu', csrc / 'kernels', headers
         flags = [
             *('-std=c++20', '-fsyntax-only', '-fPIC', f'-D_GLIBCXX_USE_CXX11_ABI={abi}'),
+            '-DMXD_SOC_VERSION="Ascend910B3"',
             *(f'-I{folder}' for folder in own),
             *(f'-isystem{folder}' for folder in system),
         ]

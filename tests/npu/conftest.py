@@ -2,8 +2,7 @@
 
 Where this process has an NPU, real or software, they run as any test. Elsewhere pytest asks another
 pytest, on the software NPU, which tests there are, has it run those that were selected, and takes
-over the report of each as it comes. The trainings run in a process of their own, so that
-`pytest -n 2` runs them beside the others.
+over the report of each as it comes. The trainings run in a process of their own, beside the others.
 """
 
 import importlib.util
@@ -153,7 +152,6 @@ class SoftwareNpuTest(pytest.Item):
         super().__init__(**kwargs)
         self.add_marker('npu')
         self.group = GROUPS['training' in self.path.stem or self.path.stem == 'test_beside']
-        self.add_marker(pytest.mark.xdist_group(self.group))
         self.inner = f'{self.path.relative_to(self.config.rootpath).as_posix()}::{self.name}'
 
     def runtest(self):
