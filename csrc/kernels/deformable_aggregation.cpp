@@ -25,7 +25,7 @@ class Forward : public Aggregation<T, true, false, Forward<T>> {
     auto out = out_queue_.template AllocTensor<T>();
     PipeBarrier<PIPE_V>();
     if (rows_ == 0) {
-      AscendC::Duplicate(out, static_cast<T>(0.0f), row);
+      AscendC::Duplicate(out, T{}, row);
     } else {
       while (rows_ > 2) {
         const int32_t left = (rows_ + 1) / 2;

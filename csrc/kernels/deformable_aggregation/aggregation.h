@@ -162,7 +162,7 @@ class Aggregation {
   // What follows a group's channels in UB is zero.
   __aicore__ inline DataCopyPadExtParams<T> Padding() const {
     const auto padding = static_cast<uint8_t>(slice_.blocks * kBlockWords - slice_.width);
-    return {!whole_ && padding != 0, 0, whole_ ? uint8_t{0} : padding, static_cast<T>(0.0f)};
+    return {!whole_ && padding != 0, 0, whole_ ? uint8_t{0} : padding, T{}};
   }
 
   // Copies the 2 x 2 pixels of a listed tap. A map's only column or row is copied twice.
@@ -294,7 +294,7 @@ class Aggregation {
     AscendC::DataCopyPad(to, from,
                          DataCopyExtParams{static_cast<uint16_t>(contiguous ? 1 : count),
                                            contiguous ? count * bytes : bytes, gap, 0, 0},
-                         DataCopyPadExtParams<T>{padding != 0, 0, padding, static_cast<T>(0.0f)});
+                         DataCopyPadExtParams<T>{padding != 0, 0, padding, T{}});
   }
 };
 
