@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from filelock import FileLock
 from mmengine.utils import digit_version
 
 ROOT = Path(__file__).parents[1]
@@ -64,28 +63,10 @@ def on_cpu() -> dict:
     return env
 
 
-def shared_folder(config) -> Path:
-    """A folder for what all processes of this run of the tests use."""
-    if 'MXD_TEST_SHARED' in os.environ:  # a process on the software NPU
-        return Path(os.environ['MXD_TEST_SHARED'])
-    folder = config._tmp_path_factory.getbasetemp()
-    return folder.parent if 'PYTEST_XDIST_WORKER' in os.environ else folder
-
-
 @pytest.fixture(scope='session')
-def generated(request) -> Path:
+def generated(tmp_path_factory) -> Path:
     """A generated data set of two scenes with four key frames each, one of them to train on."""
-    folder = shared_folder(request.config) / 'generated'
-    with FileLock(f'{folder}.lock'):
-        if not (folder / 'done').exists():
-            generate(folder)
-            (folder / 'done').touch()
-    return folder / DATA
-
-
-def generate(folder):
-    """Write the data set of the fixture `generated`."""
-    folder.mkdir()
+    folder = tmp_path_factory.mktemp('generated')
     env = on_cpu()
     synth = 'synth', '--out', DATA, '--scenes', 2, '--keyframes', 4
     run(folder, '-m', 'mxd_mmplugin', *synth, env=env)
@@ -94,6 +75,7 @@ def generate(folder):
         *('--root-path', DATA, '--out-dir', DATA, '--extra-tag', 'nuscenes'),
         env=env,
     )
+    return folder / DATA
 
 
 @pytest.fixture(scope='session')

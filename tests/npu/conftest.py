@@ -19,7 +19,6 @@ import pytest
 import torch
 
 from mxd_mmplugin import softnpu
-from tests.conftest import shared_folder
 
 # Each tensor has an allocation of its own: any access outside of it, or after it, is noticed.
 SETTINGS = {'PYTORCH_NO_NPU_MEMORY_CACHING': '1', 'MXD_SOFTNPU_DEVICES': '2'}
@@ -104,7 +103,6 @@ class SoftwareNpu:
                 if isinstance(i, SoftwareNpuTest) and i.group == self.group
             ]
             env = {**softnpu.environment(), **SETTINGS, REPORT: str(self.path)}
-            env['MXD_TEST_SHARED'] = str(shared_folder(item.session.config))
             self.path.touch()
             self.process = subprocess.Popen(
                 [*self.command, *(i.inner for i in items)],
