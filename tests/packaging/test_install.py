@@ -130,8 +130,6 @@ def test_libraries_of_the_npu_find_each_other(tmp_path):
         'function(ascendc_library target type)\n'
         f'  add_library(${{target}} SHARED {cann}/empty.cpp)\n'
         'endfunction()\n'
-        'function(ascendc_include_directories)\n'
-        'endfunction()\n'
     )
     build = tmp_path / 'build'
     result = subprocess.run(

@@ -30,8 +30,3 @@ function(ascendc_library target type)
   target_include_directories(${target} PUBLIC "${include}")
   target_link_libraries(${target} PUBLIC softnpu_ascendc)
 endfunction()
-
-# ascendc_include_directories(TARGET SCOPE FOLDER...): CANN's too.
-function(ascendc_include_directories target scope)
-  target_include_directories(${target} ${scope} ${ARGN})
-endfunction()
