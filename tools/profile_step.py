@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import overfit_frame as frame
+import torch
 from mmdet3d.registry import DATASETS, MODELS
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
@@ -75,7 +76,8 @@ def main() -> None:
     if record:
         os.environ[RECORD] = record
     losses = model.train_step(batch, optimizer)
-    model.eval().val_step(batch)
+    with torch.no_grad():
+        model.eval().val_step(batch)
     print(f'loss {losses["loss"].item():.3f}')
 
 

@@ -1,5 +1,6 @@
 #include "account.h"
 
+#include <ATen/SequenceNumber.h>
 #include <ATen/native/TypeProperties.h>
 #include <c10/util/Exception.h>
 
@@ -108,6 +109,23 @@ bool alike(const Call& call) {
   return groups < 2;
 }
 
+bool is_square(const Call& call) {
+  for (size_t i = 0; i < call.arguments.size(); i++)
+    if (call.op.schema().arguments()[i].name() == "exponent")
+      return call.arguments[i].toScalar().toDouble() == 2;
+  return false;
+}
+
+// The casts between dtypes of the AI core that it has no kernel for.
+bool cast_of_aicpu(const Call& call) {
+  static const std::set<std::pair<at::ScalarType, at::ScalarType>> pairs = {
+      {at::kByte, at::kBool},      {at::kShort, at::kBool},     {at::kBool, at::kShort},
+      {at::kBFloat16, at::kShort}, {at::kShort, at::kBFloat16},
+  };
+  const auto from = call.tensors("src"), to = call.tensors("self");
+  return pairs.count({from[0].scalar_type(), to[0].scalar_type()});
+}
+
 // torch_npu compares with each test element where there are few, and sorts where there are many.
 bool many(const Call& call) {
   const auto elements = call.tensors("elements"), tests = call.tensors("test_elements");
@@ -135,6 +153,9 @@ std::string target(const Call& call, const std::set<c10::ScalarType>& dtypes) {
   if (!row) return "unknown";
   if (row->unit == "view") return "view";
   if (call.rule("casts") && dtypes.size() == 1) return "AI core";
+  if (call.rule("square") && is_square(call) && at::isIntegralType(*dtypes.begin(), true))
+    return "AI core";
+  if (call.rule("casts") && cast_of_aicpu(call)) return "AI CPU";
   std::string on = wants_aicpu(call) ? "AI CPU" : "AI core";
   for (const auto dtype : dtypes) {
     if (row->core.has(dtype)) continue;
@@ -217,13 +238,23 @@ const char* place_of_kernel() {
   return text.c_str();
 }
 
+thread_local int parts = 0;  // how many PartsOfOneCall there are
+
 [[maybe_unused]] const bool registered = (softnpu_set_place(place_of_kernel), true);
 
 }  // namespace
 
+PartsOfOneCall::PartsOfOneCall() {
+  if (parts++ == 0 && (is_set("MXD_SOFTNPU_STRICT") || is_set("MXD_SOFTNPU_PROFILE")))
+    note_forward_place(current_place(), at::sequence_number::peek());
+}
+
+PartsOfOneCall::~PartsOfOneCall() { parts--; }
+
 void lacks_kernel(const c10::OperatorHandle& op) { lacking().insert(op.operator_name()); }
 
 void account(const c10::OperatorHandle& op, Values arguments, Values results) {
+  if (parts) return;
   const Call call{op, find_operator(op.operator_name()), arguments, results};
   const auto dtypes = judged(call);
   const auto on = target(call, dtypes);
@@ -232,8 +263,9 @@ void account(const c10::OperatorHandle& op, Values arguments, Values results) {
   if (!strict && !profiled && on != "refused") return;
 
   const auto place = current_place();
+  if (const uint64_t next = at::sequence_number::peek()) note_forward_place(place, next - 1);
   const auto name = short_name(op.operator_name());
-  const auto where = place.line + (place.phase == "backward" ? ", in the backward pass" : "");
+  const auto where = place.line + (place.phase == "backward" ? " in the backward pass" : "");
   std::string of;
   for (const auto dtype : dtypes) of += (of.empty() ? " of " : ", ") + dtype_name(dtype);
   TORCH_CHECK(on != "refused", "call ", call.row->aclnn, " failed: CANN has no ", name, of,

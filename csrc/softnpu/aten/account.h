@@ -16,6 +16,15 @@ void lacks_kernel(const c10::OperatorHandle& op);
 // A call that has just run, with its arguments and results.
 void account(const c10::OperatorHandle& op, Values arguments, Values results);
 
+// While it lives, the operators that this thread calls are parts of one call on the NPU, which
+// `account` takes when it is gone.
+class PartsOfOneCall {
+ public:
+  PartsOfOneCall();
+  ~PartsOfOneCall();
+  PartsOfOneCall(const PartsOfOneCall&) = delete;
+};
+
 // A copy between host and device, either way. A blocking one waits for the device.
 void account_transfer(const at::Tensor& to, const at::Tensor& from, bool blocking);
 

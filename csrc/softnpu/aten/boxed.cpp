@@ -165,9 +165,21 @@ std::tuple<at::Tensor, at::Tensor> pack_padded_sequence(const at::Tensor& input,
 
 // PyTorch's own gradient in place of torch_npu's, whose formulas end in operators of CANN: the
 // kernel that serves CPU tensors records its formula and goes on to the device of its arguments.
+// What PyTorch makes of several operators there can be one of torch_npu's: matmul, one_hot.
 void differentiate_as_on_cpu(const c10::OperatorHandle& op, c10::DispatchKeySet keys,
                              Stack* stack) {
-  op.getComputedKernelForDispatchKey(Key::AutogradCPU).callBoxed(op, keys, stack);
+  const auto& schema = op.schema();
+  const bool composite = op.hasKernelForDispatchKey(Key::CompositeImplicitAutograd);
+  const std::vector<c10::IValue> arguments(stack->end() - schema.arguments().size(), stack->end());
+  {
+    std::optional<PartsOfOneCall> parts;
+    if (composite) parts.emplace();
+    op.getComputedKernelForDispatchKey(Key::AutogradCPU).callBoxed(op, keys, stack);
+  }
+  const auto results = Values(*stack).slice(stack->size() - schema.returns().size());
+  const bool given = results.size() == 1 && results[0].isTensor() && arguments[0].isTensor() &&
+                     results[0].toTensor().is_same(arguments[0].toTensor());
+  if (composite && !given) account(op, arguments, results);
 }
 
 // What torch_npu does itself: memory and views of it.

@@ -1,6 +1,5 @@
 #include "place.h"
 
-#include <ATen/SequenceNumber.h>
 #include <dlfcn.h>
 #include <execinfo.h>
 #include <pybind11/eval.h>
@@ -45,7 +44,7 @@ class ForwardPlaces {
  public:
   void add(uint64_t node, const Place& place) {
     std::lock_guard lock(mutex_);
-    places_.try_emplace(node, place);  // what a node's own forward calls later has no node
+    places_.try_emplace(node, place);  // what a node's own forward calls later makes none
     if (places_.size() > kMost) places_.erase(places_.begin(), std::next(places_.begin(), kMost / 2));
   }
 
@@ -81,8 +80,11 @@ Place current_place() {
     if (number != UINT64_MAX) made = forward_places().find(number);
     return {"backward", made.module, place.line.empty() ? made.line : place.line};
   }
-  if (const uint64_t next = at::sequence_number::peek()) forward_places().add(next - 1, place);
   return place;
+}
+
+void note_forward_place(const Place& place, uint64_t node) {
+  if (!torch::autograd::get_current_node()) forward_places().add(node, place);
 }
 
 std::string native_caller() {
