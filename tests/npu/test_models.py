@@ -170,6 +170,8 @@ def build(name):
 
 @pytest.mark.parametrize('name', CASES)
 def test_a_step_and_a_prediction_equal_the_cpus(name, monkeypatch):
+    # Stock code, of other models too, runs as it is, wherever CANN runs its operators.
+    monkeypatch.setenv('MXD_SOFTNPU_STRICT', '0')
     on_npu, batch = build(name)
     on_npu.npu()
     # mmcv has no CPU form of it.
