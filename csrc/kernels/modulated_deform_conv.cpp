@@ -24,7 +24,7 @@ namespace {
 template <typename T>
 class VectorCore {
   static constexpr int32_t kReserved = kUbBytes - TMP_UB_OFFSET;  // what Select needs for itself
-  static_assert(Taps<T>::kUbBytes + Columns<T>::kUbBytes + kReserved <= kUbBytes);
+  static_assert(ForwardTaps<T>::kUbBytes + Columns<T>::kUbBytes + kReserved <= kUbBytes);
 
  public:
   __aicore__ inline VectorCore(GM_ADDR images, GM_ADDR offset, GM_ADDR mask, GM_ADDR ring,
@@ -37,15 +37,15 @@ class VectorCore {
     SetWait<HardEvent::V_MTE2>();  // zeros are written
     taps_.Begin();
     columns_.Begin();
-    Schedule schedule(tiling_, static_cast<int32_t>(GetBlockIdx() / 2), BatchPoints(tiling_));
+    Batches<Passes> batches(tiling_, static_cast<int32_t>(GetBlockIdx() / 2), kListTaps);
     int32_t list = 0, number = 0;
-    MakeList(list, schedule);
-    while (!schedule.Done()) {
-      const Batch batch = schedule.Get();
+    MakeList(list, batches);
+    while (!batches.Done()) {
+      const Batch batch = batches.Get();
       const int32_t count = Count(batch.unit);
       if (count > 0) taps_.WaitFor(list);
-      schedule.Next();
-      MakeList(1 - list, schedule);
+      batches.Next();
+      MakeList(1 - list, batches);
       ForEachStep(tiling_, batch, [&](const Step& step) __aicore__ {
         if (number >= kSlots) CrossCoreWaitFlag(kTaken);
         columns_.Make(number % kSlots, batch, step, taps_, list, count);
@@ -67,16 +67,16 @@ class VectorCore {
   __aicore__ inline int32_t Count(const Unit& unit) const {
     return MaxOf(0, MinOf(tiling_.tile / 2, unit.count - First()));
   }
-  __aicore__ inline void MakeList(int32_t list, const Schedule& schedule) {
-    if (schedule.Done()) return;
-    const Batch& batch = schedule.Get();
+  __aicore__ inline void MakeList(int32_t list, const Batches<Passes>& batches) {
+    if (batches.Done()) return;
+    const Batch& batch = batches.Get();
     const int32_t count = Count(batch.unit);
     if (count > 0) taps_.Make(list, batch, batch.unit.first + First(), count);
   }
 
   const ModulatedDeformConvTiling tiling_;
   TPipe pipe_;
-  Taps<T> taps_;
+  ForwardTaps<T> taps_;
   Columns<T> columns_;
 };
 

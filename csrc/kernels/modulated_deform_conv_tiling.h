@@ -29,6 +29,11 @@ struct ModulatedDeformConvTiling {
   int32_t out_stride;     // positions from an output channel to the next, a multiple of 16
   int32_t has_mask;
   int32_t has_bias;
+  // Of the backward pass alone.
+  int32_t slabs;          // parts of an image's tiles, whose gradients of the image lie apart
+  int32_t lanes;          // slabs that go at the same time, at most
+  int32_t of_data;        // whether the gradients of input, offset and mask are wanted
+  int32_t of_parameters;  // whether that of the weight is
 };
 
 namespace mxd::kernels::modulated_deform_conv {
@@ -36,17 +41,29 @@ namespace mxd::kernels::modulated_deform_conv {
 constexpr int32_t kMaxTile = 128;
 constexpr int32_t kSums = kSumBytes / kWord;  // of a pass and a tile, at most
 constexpr int32_t kMaxChunk = 256;            // channels of a step
-constexpr int32_t kSlots = 4;                 // steps that the ring of columns holds
+constexpr int32_t kSlots = 4;                 // steps that a ring holds
+constexpr int32_t kListTaps = 576;            // taps that are located at a time
 
 __aicore__ constexpr int32_t Points(const ModulatedDeformConvTiling& tiling) {
   return tiling.kernel[0] * tiling.kernel[1];
 }
+__aicore__ constexpr int32_t Tiles(const ModulatedDeformConvTiling& tiling) {
+  return CeilDiv(tiling.out_size[0] * tiling.out_size[1], tiling.tile);
+}
 __aicore__ constexpr int32_t Positions(const ModulatedDeformConvTiling& tiling) {
   return tiling.out_size[0] * tiling.out_size[1];
 }
-// Of the columns of a step.
+// Of the columns of a step in the dtype of the images.
 __aicore__ constexpr int32_t StepBytes(const ModulatedDeformConvTiling& tiling) {
   return tiling.tile * tiling.chunk_blocks * kBlockBytes;
 }
 
 }  // namespace mxd::kernels::modulated_deform_conv
+
+namespace mxd::kernels::modulated_deform_conv_backward {
+
+constexpr int32_t kMaxChunk = 128;  // channels of a step
+constexpr int32_t kListTaps = 192;  // taps that are located at a time
+constexpr int32_t kMaxLanes = 20;   // so many cube cores are kept busy
+
+}  // namespace mxd::kernels::modulated_deform_conv_backward

@@ -54,10 +54,15 @@ class MatrixUnit {
                  LoadData2DParams(start + i * column, high, 1, 0, deep - 1, false, 0));
     }
   }
-  // Loads `count` fractals that follow each other.
-  __aicore__ inline void LoadRight(const LocalTensor<T>& from, int32_t start, int32_t count) {
-    LoadData(right_[operand_ * kOperand], from, LoadData2DParams(start, count, 1, 0, 0, false, 0));
+  // Loads `count` fractals that follow each other, behind `at` fractals.
+  __aicore__ inline void LoadRight(const LocalTensor<T>& from, int32_t start, int32_t count,
+                                   int32_t at = 0) {
+    LoadData(right()[at * kFractalElements<T>], from,
+             LoadData2DParams(start, count, 1, 0, 0, false, 0));
   }
+  // The operands, for loads of another kind.
+  __aicore__ inline LocalTensor<T> left() const { return left_[operand_ * kOperand]; }
+  __aicore__ inline LocalTensor<T> right() const { return right_[operand_ * kOperand]; }
 
   __aicore__ inline void OperandsLoaded() { operands_full_.SetWait(operand_); }
   // sums = left @ right where `first`, else sums += left @ right.

@@ -5,6 +5,7 @@
 #include "../common/events.h"
 #include "../common/index_list.h"
 #include "../common/nz.h"
+#include "images.h"
 #include "kernel_operator.h"
 #include "taps.h"
 
@@ -13,49 +14,8 @@ namespace mxd::kernels::modulated_deform_conv {
 // Channels that a vector instruction takes of each tap: 64 in fp32.
 constexpr int32_t kPiece = kLanes;
 
-// The images: [batch, deform_groups, height * width, channels of a deform group].
 template <typename T>
-class Images {
- public:
-  __aicore__ inline Images(GM_ADDR images, const ModulatedDeformConvTiling& tiling)
-      : tiling_(tiling) {
-    images_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(images));
-  }
-
-  // Of the channels of a step.
-  __aicore__ inline void Open(const Batch& batch, const Step& step) {
-    constexpr int32_t kElements = kFractalColumns<T>;
-    const int32_t block = step.block - batch.deform_group * tiling_.deform_blocks;
-    const int64_t plane =
-        static_cast<int64_t>(batch.unit.image) * tiling_.deform_groups + batch.deform_group;
-    pixel_ = static_cast<int64_t>(tiling_.deform_blocks) * kElements;
-    first_ = plane * tiling_.size[0] * tiling_.size[1] * pixel_ + block * kElements;
-    row_ = tiling_.size[1] * pixel_;
-    taken_ = step.blocks * kElements;
-    const auto bytes = static_cast<uint32_t>(step.blocks * kBlockBytes);
-    pairs_ = step.blocks == tiling_.deform_blocks;
-    if (pairs_)
-      copy_ = DataCopyExtParams{2, 2 * bytes, (tiling_.size[1] - 2) * bytes, 0, 0};
-    else
-      copy_ = DataCopyExtParams{
-          2, bytes, static_cast<uint32_t>(tiling_.deform_blocks * kBlockBytes) - bytes, 0, 0};
-  }
-  // Copies the 2 x 2 pixels from number `pixel` on, [kCorners, channels of the step].
-  __aicore__ inline void CopyPatch(const LocalTensor<T>& to, int32_t pixel) const {
-    const auto from = images_[first_ + pixel * pixel_];
-    const DataCopyPadExtParams<T> no_padding{false, 0, 0, T{}};
-    DataCopyPad(to, from, copy_, no_padding);
-    if (!pairs_) DataCopyPad(to[2 * taken_], from[row_], copy_, no_padding);
-  }
-
- private:
-  const ModulatedDeformConvTiling& tiling_;
-  GlobalTensor<T> images_;
-  int64_t first_ = 0, pixel_ = 0, row_ = 0;
-  int32_t taken_ = 0;
-  bool pairs_ = false;  // two neighbouring pixels are one burst
-  DataCopyExtParams copy_;
-};
+using ForwardTaps = Taps<T, kListTaps, false>;
 
 template <typename T>
 class Columns {
@@ -76,7 +36,7 @@ class Columns {
   __aicore__ inline Columns(TPipe& pipe, GM_ADDR images, GM_ADDR ring,
                             const ModulatedDeformConvTiling& tiling)
       : tiling_(tiling),
-        images_(images, tiling),
+        images_(images, kFractalColumns<T>, tiling),
         patches_(Take<T>(pipe, kLoads * kLoadElements)),
         stage_(Take<T>(pipe, 2 * kStageElements)),
         factors_(Take<float>(pipe, kCorners * kMostTaps * kBlockWords)) {
@@ -105,7 +65,7 @@ class Columns {
   // Writes this core's half of a step's columns, [blocks, tile, 32 B], into a slot of the ring. The
   // taps of `list` from `first` on are this core's positions, `count` of them.
   __aicore__ inline void Make(int32_t slot, const Batch& batch, const Step& step,
-                              const Taps<T>& taps, int32_t list, int32_t count) {
+                              const ForwardTaps<T>& taps, int32_t list, int32_t count) {
     const int32_t half = tiling_.tile / 2, first = (step.point - batch.point) * half;
     constexpr int32_t kElements = kFractalColumns<T>;
     const int32_t patch = kCorners * step.blocks * kElements;
@@ -113,7 +73,9 @@ class Columns {
     while (together * patch > kLoadElements) together /= 2;
     const LocalTensor<int32_t> pixels = taps.Pixels(list);
     IndexList<int32_t> list_of_pixels(pixels);
-    images_.Open(batch, step);
+    images_.Open(
+        static_cast<int64_t>(batch.unit.image) * tiling_.deform_groups + batch.deform_group,
+        step.block - batch.deform_group * tiling_.deform_blocks, step.blocks);
     for (int32_t begin = 0; begin < count; begin += together) {
       const int32_t taken = MinOf(together, count - begin);
       const LocalTensor<T> patches = patches_[load_ * kLoadElements];
@@ -201,7 +163,7 @@ class Columns {
   }
 
   const ModulatedDeformConvTiling& tiling_;
-  Images<T> images_;
+  Planes<T> images_;
   GlobalTensor<T> ring_;
   LocalTensor<T> patches_;                // [kLoads, taps, kCorners, channels]
   LocalTensor<T> stage_;                  // two columns of a load

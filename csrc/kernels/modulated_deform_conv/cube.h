@@ -37,8 +37,8 @@ class Weights {
   __aicore__ inline void End() { free_.WaitAll(); }
 
   __aicore__ inline void Open(const Unit& unit) {
-    if (!resident_ || unit.pass == pass_) return;
-    pass_ = unit.pass;
+    if (!resident_ || unit.part == pass_) return;
+    pass_ = unit.part;
     first_ = static_cast<int64_t>(unit.group) * tiling_.panels + unit.panel;
     SetWait<HardEvent::MTE1_MTE2>();
     DataCopy(room_, weight_[first_ * panel_],
@@ -111,16 +111,11 @@ class CubeCore {
       DataCopy(ones_, all_bias_[tiling_.groups * tiling_.panels * tiling_.panel * kElements],
                tiling_.tile * kElements);
     }
-    int32_t number = 0;
-    bool begun = false;
-    for (Schedule schedule(tiling_, GetBlockIdx(), BatchPoints(tiling_)); !schedule.Done();
-         schedule.Next()) {
-      const Batch& batch = schedule.Get();
-      if (!begun) Begin(batch.unit);
-      ForEachStep(tiling_, batch,
-                  [&](const Step& step) __aicore__ { Multiply(number++, batch.unit, step); });
-      begun = !schedule.Last();
-      if (!begun) Write(batch.unit);
+    for (Steps<Passes> steps(tiling_, static_cast<int32_t>(GetBlockIdx()), kListTaps);
+         !steps.Done(); steps.Next()) {
+      if (steps.First()) Begin(steps.unit());
+      Multiply(steps.number(), steps.unit(), steps.Get());
+      if (steps.Last()) Write(steps.unit());
     }
     if (tiling_.has_bias) bias_free_.Wait();
     columns_free_.WaitAll();

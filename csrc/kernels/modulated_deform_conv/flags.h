@@ -5,7 +5,8 @@
 
 namespace mxd::kernels::modulated_deform_conv {
 
-// A slot of the ring is filled by the vector cores, and taken by the cube core.
-constexpr uint16_t kFilled = 0, kTaken = 1;
+// A step's columns are in the ring, and taken out of it; and, backward, the columns' gradient is in
+// its own ring.
+constexpr uint16_t kFilled = 0, kTaken = 1, kGradReady = 2;
 
 }  // namespace mxd::kernels::modulated_deform_conv

@@ -1,5 +1,5 @@
-// The work in units and steps. It depends on sizes alone: the cube core and the vector cores of a
-// block go through the same steps, each by itself.
+// The work in units, batches and steps. It depends on sizes alone: the cube core and the vector
+// cores of a block go through the same steps, each by itself.
 #pragma once
 
 #include "../common/integers.h"
@@ -8,13 +8,14 @@
 
 namespace mxd::kernels::modulated_deform_conv {
 
-// A tile of the output positions of an image, and a pass: some groups with all of their panels, or
-// some panels of a group.
+// A tile of the output positions of an image, with some groups and some panels of each.
 struct Unit {
-  int32_t pass, image;
+  int32_t image;
   int32_t first, count;  // positions
   int32_t group, groups;
   int32_t panel, panels;
+  int32_t part;  // forward: the pass; backward: the lane
+  int32_t slab;  // backward: of the image
 };
 
 // Some kernel points of a unit and a deform group.
@@ -25,22 +26,103 @@ struct Batch {
   int32_t point, points;  // the first and how many
 };
 
-// The batches of this block, in order: unit by unit, by deform groups, by kernel points.
-class Schedule {
+// A kernel point and some channels of a batch.
+struct Step {
+  int32_t point;
+  int32_t block, blocks;
+};
+
+// Units of the forward pass: pass by pass, as each has its own weight. A pass is some groups with
+// all of their panels, or some panels of a group.
+class Passes {
  public:
-  __aicore__ inline Schedule(const ModulatedDeformConvTiling& tiling, int32_t block,
-                             int32_t most_points)
+  __aicore__ inline Passes(const ModulatedDeformConvTiling& tiling, int32_t block)
       : tiling_(tiling),
-        most_points_(most_points),
-        tiles_(CeilDiv(Positions(tiling), tiling.tile)),
         panel_passes_(CeilDiv(tiling.panels, tiling.pass_panels)),
-        units_(static_cast<int64_t>(CeilDiv(tiling.groups, tiling.pass_groups)) * panel_passes_ *
-               tiling.batch * tiles_),
-        unit_(block) {
+        tiles_(static_cast<int64_t>(tiling.batch) * Tiles(tiling)),
+        units_(CeilDiv(tiling.groups, tiling.pass_groups) * panel_passes_ * tiles_),
+        unit_(block) {}
+  __aicore__ inline bool Done() const { return unit_ >= units_; }
+  __aicore__ inline void Next() { unit_ += GetBlockNum(); }
+  __aicore__ inline void Describe(Unit& unit) const {
+    const int64_t tile = unit_ % tiles_;
+    unit.part = static_cast<int32_t>(unit_ / tiles_);
+    unit.slab = 0;
+    unit.image = static_cast<int32_t>(tile / Tiles(tiling_));
+    unit.first = static_cast<int32_t>(tile % Tiles(tiling_)) * tiling_.tile;
+    unit.count = MinOf(tiling_.tile, Positions(tiling_) - unit.first);
+    unit.group = unit.part / panel_passes_ * tiling_.pass_groups;
+    unit.groups = MinOf(tiling_.pass_groups, tiling_.groups - unit.group);
+    unit.panel = unit.part % panel_passes_ * tiling_.pass_panels;
+    unit.panels = MinOf(tiling_.pass_panels, tiling_.panels - unit.panel);
+  }
+
+ private:
+  const ModulatedDeformConvTiling& tiling_;
+  const int32_t panel_passes_;
+  const int64_t tiles_, units_;
+  int64_t unit_;
+};
+
+// Units of the backward pass: those of a slab in order, and the slabs of a lane in order, by one
+// block. What they add to is added to in the same order whatever the number of blocks.
+class Slabs {
+ public:
+  __aicore__ inline Slabs(const ModulatedDeformConvTiling& tiling, int32_t block)
+      : tiling_(tiling), lane_(block), slab_(block) {
+    Open();
+  }
+  __aicore__ inline bool Done() const { return lane_ >= tiling_.lanes; }
+  __aicore__ inline void Next() {
+    if (++tile_ < end_) return;
+    slab_ += tiling_.lanes;
+    Open();
+  }
+  __aicore__ inline void Describe(Unit& unit) const {
+    unit.part = lane_;
+    unit.image = slab_ / tiling_.slabs;
+    unit.slab = slab_ % tiling_.slabs;
+    unit.first = tile_ * tiling_.tile;
+    unit.count = MinOf(tiling_.tile, Positions(tiling_) - unit.first);
+    unit.group = unit.panel = 0;
+    unit.groups = tiling_.groups;
+    unit.panels = tiling_.panels;
+  }
+
+ private:
+  // Goes to a slab that has tiles.
+  __aicore__ inline void Open() {
+    const int64_t tiles = Tiles(tiling_);
+    for (; lane_ < tiling_.lanes; slab_ += tiling_.lanes) {
+      if (slab_ >= tiling_.batch * tiling_.slabs) {
+        lane_ += static_cast<int32_t>(GetBlockNum());
+        slab_ = lane_ - tiling_.lanes;
+        continue;
+      }
+      const int64_t slab = slab_ % tiling_.slabs;
+      tile_ = static_cast<int32_t>(tiles * slab / tiling_.slabs);
+      end_ = static_cast<int32_t>(tiles * (slab + 1) / tiling_.slabs);
+      if (tile_ < end_) return;
+    }
+  }
+
+  const ModulatedDeformConvTiling& tiling_;
+  int32_t lane_, slab_;
+  int32_t tile_ = 0, end_ = 0;  // of the slab
+};
+
+// The batches of this block's units, in order: by deform groups, by kernel points.
+template <typename Units>
+class Batches {
+ public:
+  // `list_taps`: taps of a batch, at most.
+  __aicore__ inline Batches(const ModulatedDeformConvTiling& tiling, int32_t block,
+                            int32_t list_taps)
+      : tiling_(tiling), most_points_(list_taps / (tiling.tile / 2)), units_(tiling, block) {
     if (!Done()) OpenUnit();
   }
 
-  __aicore__ inline bool Done() const { return unit_ >= units_; }
+  __aicore__ inline bool Done() const { return units_.Done(); }
   __aicore__ inline const Batch& Get() const { return batch_; }
   // Whether the batch is the last one of its unit.
   __aicore__ inline bool Last() const {
@@ -49,7 +131,7 @@ class Schedule {
 
   __aicore__ inline void Next() {
     if (Last()) {
-      unit_ += GetBlockNum();
+      units_.Next();
       if (!Done()) OpenUnit();
       return;
     }
@@ -64,15 +146,7 @@ class Schedule {
  private:
   __aicore__ inline void OpenUnit() {
     Unit& unit = batch_.unit;
-    const int64_t tile = unit_ % (static_cast<int64_t>(tiling_.batch) * tiles_);
-    unit.pass = static_cast<int32_t>(unit_ / (static_cast<int64_t>(tiling_.batch) * tiles_));
-    unit.image = static_cast<int32_t>(tile / tiles_);
-    unit.first = static_cast<int32_t>(tile % tiles_) * tiling_.tile;
-    unit.count = MinOf(tiling_.tile, Positions(tiling_) - unit.first);
-    unit.group = unit.pass / panel_passes_ * tiling_.pass_groups;
-    unit.groups = MinOf(tiling_.pass_groups, tiling_.groups - unit.group);
-    unit.panel = unit.pass % panel_passes_ * tiling_.pass_panels;
-    unit.panels = MinOf(tiling_.pass_panels, tiling_.panels - unit.panel);
+    units_.Describe(unit);
     unit_end_ = (unit.group + unit.groups) * tiling_.group_blocks;
     OpenDeformGroup(unit.group * tiling_.group_blocks / tiling_.deform_blocks);
     OpenPoints(0);
@@ -89,17 +163,66 @@ class Schedule {
   }
 
   const ModulatedDeformConvTiling& tiling_;
-  const int32_t most_points_, tiles_, panel_passes_;
-  const int64_t units_;
-  int64_t unit_;
+  const int32_t most_points_;
+  Units units_;
   int32_t unit_end_ = 0;
   Batch batch_;
 };
 
-// A kernel point and some channels of a batch, in blocks of the whole image.
-struct Step {
-  int32_t point;
-  int32_t block, blocks;
+// The steps of the batches, one after the other.
+template <typename Units>
+class Steps {
+ public:
+  __aicore__ inline Steps(const ModulatedDeformConvTiling& tiling, int32_t block, int32_t list_taps)
+      : tiling_(tiling), batches_(tiling, block, list_taps) {
+    if (!Done()) OpenBatch();
+  }
+
+  __aicore__ inline bool Done() const { return batches_.Done(); }
+  __aicore__ inline const Unit& unit() const { return batches_.Get().unit; }
+  __aicore__ inline const Step& Get() const { return step_; }
+  // How many steps and units came before.
+  __aicore__ inline int32_t number() const { return number_; }
+  __aicore__ inline int32_t unit_number() const { return unit_number_; }
+  // Whether the step is the first or the last one of its unit.
+  __aicore__ inline bool First() const { return first_; }
+  __aicore__ inline bool Last() const {
+    const Batch& batch = batches_.Get();
+    return batches_.Last() && step_.block + step_.blocks == batch.end &&
+           step_.point + 1 == batch.point + batch.points;
+  }
+
+  __aicore__ inline void Next() {
+    const Batch& batch = batches_.Get();
+    ++number_;
+    first_ = Last();
+    unit_number_ += first_;
+    if (++step_.point < batch.point + batch.points) return;
+    step_.point = batch.point;
+    step_.block += step_.blocks;
+    if (step_.block < batch.end) {
+      OpenBlocks();
+      return;
+    }
+    batches_.Next();
+    if (!Done()) OpenBatch();
+  }
+
+ private:
+  __aicore__ inline void OpenBatch() {
+    step_.point = batches_.Get().point;
+    step_.block = batches_.Get().block;
+    OpenBlocks();
+  }
+  __aicore__ inline void OpenBlocks() {
+    step_.blocks = MinOf(tiling_.chunk_blocks, batches_.Get().end - step_.block);
+  }
+
+  const ModulatedDeformConvTiling& tiling_;
+  Batches<Units> batches_;
+  Step step_{};
+  int32_t number_ = 0, unit_number_ = 0;
+  bool first_ = true;
 };
 
 // Calls body(step) for each step of a batch.
@@ -109,12 +232,6 @@ __aicore__ inline void ForEachStep(const ModulatedDeformConvTiling& tiling, cons
   for (int32_t block = batch.block; block < batch.end; block += tiling.chunk_blocks)
     for (int32_t point = batch.point; point < batch.point + batch.points; ++point)
       body(Step{point, block, MinOf(tiling.chunk_blocks, batch.end - block)});
-}
-
-// Kernel points of a batch, for any cores that share a ring.
-constexpr int32_t kListTaps = 576;
-__aicore__ constexpr int32_t BatchPoints(const ModulatedDeformConvTiling& tiling) {
-  return kListTaps / (tiling.tile / 2);
 }
 
 }  // namespace mxd::kernels::modulated_deform_conv

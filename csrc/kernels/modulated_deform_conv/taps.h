@@ -13,19 +13,22 @@
 
 namespace mxd::kernels::modulated_deform_conv {
 
-// Two lists, as one is made while the other is in use.
-template <typename T>
+// Two lists of kTile taps, as one is made while the other is in use. `kSlopes`: with what the
+// gradients of offset and mask need.
+template <typename T, int32_t kTile, bool kSlopes>
 class Taps {
-  static constexpr int32_t kTile = kListTaps;
   static constexpr int32_t kHalf = kMaxTile / 2;
-  static constexpr int32_t kList = 1 + kCorners;  // the pixel, and the corners' weights
-  static constexpr int32_t kScratch = 16;         // of kTile words
+  // Of a list, each of kTile words: the pixel; the corners' weights; and the pixels' weights by x
+  // and y without the mask, their slopes, and the mask.
+  static constexpr int32_t kFactors = 1, kShares = 5, kSlope = 9, kMask = 13;
+  static constexpr int32_t kList = kSlopes ? 14 : 5;
+  static constexpr int32_t kScratch = 16;  // of kTile words
   static constexpr bool kConvert = sizeof(T) != sizeof(float);
 
  public:
   static constexpr int32_t kUbBytes = kTile * (2 * kList + kScratch) * kWord +
                                       3 * kTile * static_cast<int32_t>(sizeof(T)) +
-                                      6 * kHalf * kWord + 2 * kTile / 8;
+                                      6 * kHalf * kWord + RoundUp(2 * kTile / 8, kBlockBytes);
 
   __aicore__ inline Taps(TPipe& pipe, GM_ADDR offset, GM_ADDR mask,
                          const ModulatedDeformConvTiling& tiling)
@@ -49,6 +52,9 @@ class Taps {
     PipeBarrier<PIPE_V>();
     Duplicate(Scratch(kSize), static_cast<float>(tiling.size[1]), kTile);
     Duplicate(Scratch(kSize + 1), static_cast<float>(tiling.size[0]), kTile);
+    if constexpr (kSlopes) {
+      for (int32_t list = 0; list < 2; ++list) Duplicate(Get(list, kMask), 1.0f, kTile);
+    }
   }
   __aicore__ inline void Begin() { loaded_free_.Set(); }
   __aicore__ inline void End() { loaded_free_.Wait(); }
@@ -71,7 +77,7 @@ class Taps {
     }
     PipeBarrier<PIPE_V>();
     SetWait<HardEvent::MTE2_V>();
-    const auto weights = Scratch(kWeights), mask = Scratch(kPixel);
+    const auto weights = Scratch(kWeights), pixel = Scratch(kPixel);
     if constexpr (kConvert) {
       Cast(at, loaded_, RoundMode::CAST_NONE, both);
       PipeBarrier<PIPE_V>();
@@ -86,7 +92,7 @@ class Taps {
     Select(at, inside_, at, -2.0f, SELMODE::VSEL_TENSOR_SCALAR_MODE, both);
     PipeBarrier<PIPE_V>();
     const auto first_pixel = Scratch(kFirst).template ReinterpretCast<int32_t>();
-    const Patches<kTile> patches{at,          Scratch(kSize), mask, place,
+    const Patches<kTile> patches{at,          Scratch(kSize), pixel, place,
                                  first_pixel, Scratch(kSecond)};
     LocatePatches(patches, 0.0f, both);
     PipeBarrier<PIPE_V>();
@@ -95,14 +101,21 @@ class Taps {
     PipeBarrier<PIPE_V>();
     Add(pixels, pixels, first_pixel, taps);
     WeighPixels(weights, patches, both);
+    if constexpr (kSlopes) {
+      Adds(Get(list, kShares), weights, 0.0f, 4 * kTile);
+      SlopePixels(Get(list, kSlope), at, patches, both);  // at and what follows is free
+    }
     if (tiling_.has_mask) {
-      if constexpr (kConvert) {
+      const auto mask = kSlopes ? Get(list, kMask) : pixel;
+      if constexpr (kConvert)
         Cast(mask, loaded_[2 * kTile], RoundMode::CAST_NONE, taps);
-        PipeBarrier<PIPE_V>();
-        Modulate(weights, mask, taps);
-      } else {
-        Modulate(weights, loaded_[2 * kTile], taps);
-      }
+      else
+        Adds(mask, loaded_[2 * kTile], 0.0f, taps);
+      PipeBarrier<PIPE_V>();
+      // It goes into the weights of both pixels by y.
+      Mul(weights[kTile], weights[kTile], mask, taps);
+      Mul(weights[3 * kTile], weights[3 * kTile], mask, taps);
+      PipeBarrier<PIPE_V>();
     }
     loaded_free_.Set();
     MultiplyCorners<kTile>(Weights(list), weights, weights, taps);
@@ -112,19 +125,25 @@ class Taps {
 
   // Of each tap the number of the upper left pixel in its image.
   __aicore__ inline LocalTensor<int32_t> Pixels(int32_t list) const {
-    return lists_[list * kList * kTile].template ReinterpretCast<int32_t>();
+    return Get(list, 0).template ReinterpretCast<int32_t>();
   }
-  // [kCorners, kListTaps]
-  __aicore__ inline LocalTensor<float> Weights(int32_t list) const {
-    return lists_[(list * kList + 1) * kTile];
-  }
+  // [kCorners, kTile], times the mask.
+  __aicore__ inline LocalTensor<float> Weights(int32_t list) const { return Get(list, kFactors); }
+  // [4, kTile]: weights of the left and the upper pixels, of the right and the lower ones, without
+  // the mask; and how they change with x and y.
+  __aicore__ inline LocalTensor<float> Shares(int32_t list) const { return Get(list, kShares); }
+  __aicore__ inline LocalTensor<float> Slopes(int32_t list) const { return Get(list, kSlope); }
+  __aicore__ inline LocalTensor<float> Mask(int32_t list) const { return Get(list, kMask); }
 
  private:
   // Of the scratch, each of x and of y.
-  static constexpr int32_t kAt = 0, kSize = 2, kPixel = 4, kOrigin = 6, kFirst = 8, kSecond = 10;
+  static constexpr int32_t kSize = 0, kPixel = 2, kOrigin = 4, kSecond = 6, kAt = 8, kFirst = 10;
   static constexpr int32_t kWeights = 12;  // of two pixels
 
   __aicore__ inline LocalTensor<float> Scratch(int32_t at) const { return scratch_[at * kTile]; }
+  __aicore__ inline LocalTensor<float> Get(int32_t list, int32_t which) const {
+    return lists_[(list * kList + which) * kTile];
+  }
 
   __aicore__ inline void Load(const Batch& batch, int32_t first, int32_t count) {
     constexpr int32_t kSize = sizeof(T);
@@ -163,14 +182,6 @@ class Taps {
     Adds(x, x, static_cast<float>(-tiling_.padding[1]), half_);
     PipeBarrier<PIPE_V>();
     Adds(y, y, static_cast<float>(-tiling_.padding[0]), half_);
-    PipeBarrier<PIPE_V>();
-  }
-
-  // The mask goes into the weights of both pixels by y.
-  __aicore__ inline void Modulate(const LocalTensor<float>& weights, const LocalTensor<float>& mask,
-                                  int32_t taps) {
-    Mul(weights[kTile], weights[kTile], mask, taps);
-    Mul(weights[3 * kTile], weights[3 * kTile], mask, taps);
     PipeBarrier<PIPE_V>();
   }
 

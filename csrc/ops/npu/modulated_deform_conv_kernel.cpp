@@ -1,5 +1,5 @@
 // Modulated deformable convolution on the NPU: lays out images and weight and launches
-// csrc/kernels/modulated_deform_conv.cpp.
+// csrc/kernels/modulated_deform_conv.cpp, and modulated_deform_conv_backward.cpp for the gradients.
 #include <ATen/ops/cat.h>
 #include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/empty.h>
@@ -8,11 +8,15 @@
 #include <torch/library.h>
 
 #include <numeric>
+#include <tuple>
 
 #include "../modulated_deform_conv.h"
 #include "launch.h"
 #include "modulated_deform_conv_tiling.h"
 // After their tiling.
+#include "aclrtlaunch_modulated_deform_conv_backward_bfloat16.h"
+#include "aclrtlaunch_modulated_deform_conv_backward_float.h"
+#include "aclrtlaunch_modulated_deform_conv_backward_half.h"
 #include "aclrtlaunch_modulated_deform_conv_bfloat16.h"
 #include "aclrtlaunch_modulated_deform_conv_float.h"
 #include "aclrtlaunch_modulated_deform_conv_half.h"
@@ -21,17 +25,19 @@ namespace mxd::modulated_deform_conv {
 namespace {
 
 namespace sizes = kernels::modulated_deform_conv;
+namespace backward_sizes = kernels::modulated_deform_conv_backward;
 using kernels::kBlockBytes;
 using kernels::kFractalRows;
 using kernels::kMatrixRows;
 
 constexpr int64_t kMaxSide = 1 << 20;  // pixels that fp32 tells apart, a sixteenth of each
+constexpr int64_t kMaxGradBytes = 1 << 30;  // of the slabs' gradients of the images
 
 int64_t divide_up(int64_t value, int64_t by) { return (value + by - 1) / by; }
 int64_t round_up(int64_t value, int64_t to) { return divide_up(value, to) * to; }
 
 // How the channels lie: cut at every border of a group or a deform group into slices, each padded
-// to whole blocks of 32 bytes.
+// to whole fractals.
 struct Channels {
   int64_t groups, deform_groups, slice, slices;  // channels of a slice, and how many there are
   int64_t padded;                                // channels of a slice with padding
@@ -42,7 +48,7 @@ struct Channels {
         deform_groups(deform_groups_),
         slice(std::gcd(input.size(1) / groups, input.size(1) / deform_groups)),
         slices(input.size(1) / slice),
-        padded(round_up(slice, kBlockBytes / input.element_size())),
+        padded(round_up(slice, kFractalRows)),
         element_size(input.element_size()) {}
 
   int64_t block() const { return kBlockBytes / element_size; }
@@ -100,6 +106,7 @@ ModulatedDeformConvTiling make_tiling(const at::Tensor& input, const at::Tensor&
   t.pass_groups = std::clamp<int64_t>(most / rows, 1, t.groups);
   t.pass_panels = std::min<int64_t>(most / t.panel, t.panels);
   t.chunk_blocks = std::min<int64_t>(sizes::kMaxChunk / channels.block(), t.deform_blocks);
+  t.slabs = t.lanes = 1;
   t.out_stride = round_up(positions, kFractalRows);
   return t;
 }
@@ -168,10 +175,141 @@ at::Tensor forward_npu(const at::Tensor& input, const at::Tensor& offset,
   return out.narrow(2, 0, sizes::Positions(t)).reshape(size);
 }
 
+// Of the slabs of an image: more of them keep more cores busy, and have more gradients of the image
+// to be cleared and added up.
+int64_t choose_slabs(const ModulatedDeformConvTiling& t, int64_t image_bytes) {
+  constexpr double kTapCycles = 39, kBytesACycle = 890;  // as the model of costs has it
+  const int64_t lanes = backward_sizes::kMaxLanes, tiles = sizes::Tiles(t);
+  const int64_t steps = divide_up(t.deform_blocks, t.chunk_blocks) * t.deform_groups;
+  const double image_cycles = kTapCycles / 2 * sizes::Points(t) * sizes::Positions(t) * steps;
+  int64_t best = 1;
+  double least = 0;
+  for (int64_t slabs = 1; slabs <= std::min(lanes, tiles); slabs++) {
+    const int64_t bytes = 2 * t.batch * slabs * image_bytes;
+    if (slabs > 1 && bytes > kMaxGradBytes) break;
+    const double cycles = image_cycles * divide_up(t.batch * slabs, lanes) / slabs +
+                          2.0 * bytes / kBytesACycle;
+    if (slabs == 1 || cycles < least) best = slabs, least = cycles;
+  }
+  return best;
+}
+
+// [out_channels, channels / groups, kernel height, kernel width] -> [groups, points, output
+// channels in blocks, input channels of a group, 32 B].
+at::Tensor to_turned_fractals(const at::Tensor& weight, const Channels& channels,
+                              const ModulatedDeformConvTiling& t) {
+  auto rows = weight.reshape({t.groups, t.out_channels, channels.slices / t.groups, channels.slice,
+                              sizes::Points(t)});
+  rows = pad(pad(rows, 3, channels.padded), 1, t.panels * t.panel);
+  return rows
+      .reshape({t.groups, t.panels * t.panel / channels.block(), channels.block(),
+                t.group_blocks * channels.block(), sizes::Points(t)})
+      .permute({0, 4, 1, 3, 2})
+      .contiguous();
+}
+
+// [N, out_channels, height, width] -> [N, positions, groups, panels * panel].
+at::Tensor to_positions(const at::Tensor& grad, const ModulatedDeformConvTiling& t) {
+  const auto rows = pad(grad.reshape({t.batch, t.groups, t.out_channels, sizes::Positions(t)}), 2,
+                        t.panels * t.panel);
+  return rows.permute({0, 3, 1, 2}).contiguous();
+}
+
+// The sum of the slabs' gradients, as the input is.
+at::Tensor to_input_grad(const at::Tensor& grad_images, const at::Tensor& input,
+                         const Channels& channels, const ModulatedDeformConvTiling& t) {
+  return grad_images.sum(at::IntArrayRef{1, 2})
+      .view({t.batch, t.deform_groups, t.size[0], t.size[1], channels.slices / t.deform_groups,
+             channels.padded})
+      .narrow(2, 0, input.size(2))
+      .narrow(3, 0, input.size(3))
+      .narrow(5, 0, channels.slice)
+      .permute({0, 1, 4, 5, 2, 3})
+      .reshape(input.sizes())
+      .to(input.scalar_type());
+}
+
+// The sum of the lanes' gradients, as the weight is.
+at::Tensor to_weight_grad(const at::Tensor& parts, const at::Tensor& weight,
+                          const Channels& channels, const ModulatedDeformConvTiling& t) {
+  return parts.sum(0)
+      .permute({0, 1, 3, 4, 2})
+      .reshape({t.groups, t.panels * t.panel, channels.slices / t.groups, channels.padded,
+                sizes::Points(t)})
+      .narrow(1, 0, t.out_channels)
+      .narrow(3, 0, channels.slice)
+      .reshape(weight.sizes())
+      .to(weight.scalar_type());
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> backward_npu(
+    const at::Tensor& grad, const at::Tensor& input, const at::Tensor& offset,
+    const c10::optional<at::Tensor>& mask, const at::Tensor& weight, at::IntArrayRef stride,
+    at::IntArrayRef padding, at::IntArrayRef dilation, int64_t groups, int64_t deform_groups,
+    bool of_data, bool of_parameters) {
+  check_backward(grad, input, offset, mask, weight, stride, padding, dilation, groups,
+                 deform_groups, of_data, of_parameters);
+  const at::IntArrayRef out_size = grad.sizes().slice(2);
+  check_npu(input, out_size);
+  const auto options = input.options(), sums = options.dtype(at::kFloat);
+  const at::Tensor none = at::empty({0}, options);
+  auto like = [&](const at::Tensor& tensor, bool wanted) {
+    return wanted ? at::zeros(tensor.sizes(), options) : none;
+  };
+  if (input.size(0) == 0 || (!of_data && !of_parameters))
+    return {like(input, of_data), like(offset, of_data),
+            mask ? like(*mask, of_data) : none, like(weight, of_parameters),
+            of_parameters ? at::zeros({weight.size(0)}, options) : none};
+
+  const Channels channels(input, groups, deform_groups);
+  ModulatedDeformConvTiling t =
+      make_tiling(input, weight, out_size, channels, stride, padding, dilation);
+  const int64_t positions = sizes::Positions(t), block = channels.block();
+  t.tile = positions <= sizes::kMaxTile / 2 ? sizes::kMaxTile / 2 : sizes::kMaxTile;
+  t.chunk_blocks = std::min<int64_t>(backward_sizes::kMaxChunk / block, t.deform_blocks);
+  t.has_mask = mask.has_value();
+  t.of_data = of_data;
+  t.of_parameters = of_parameters;
+  const int64_t image = t.deform_groups * t.size[0] * t.size[1] * t.deform_blocks * block;
+  t.slabs = choose_slabs(t, image * sums.dtype().itemsize());
+  t.lanes = std::min<int64_t>(t.batch * t.slabs, backward_sizes::kMaxLanes);
+  const int64_t blocks = std::min<int64_t>(npu::cube_cores(), t.lanes);
+
+  at::Tensor grad_images = none, grad_offset = none, grad_mask = none, parts = none;
+  const int64_t samples = t.deform_groups * sizes::Points(t);
+  if (of_data) {
+    grad_images = at::zeros({t.batch, t.slabs, 2, image}, sums);
+    grad_offset = at::empty({t.batch, 2 * samples, t.out_stride}, options);
+    if (mask) grad_mask = at::empty({t.batch, samples, t.out_stride}, options);
+  }
+  if (of_parameters)
+    parts = at::zeros({t.lanes, t.groups, t.panels, sizes::Points(t), t.panel,
+                       t.group_blocks * block},
+                      sums);
+  const int64_t step = sizes::StepBytes(t) / channels.element_size;
+  const auto column_grads = at::empty({blocks, sizes::kSlots, step}, sums);
+  const auto ring = at::empty({blocks, sizes::kSlots, step}, options);
+  MXD_LAUNCH_FOR(input.scalar_type(), modulated_deform_conv_backward, blocks,
+                 to_positions(grad, t), to_images(input, channels), offset.contiguous(),
+                 mask ? mask->contiguous() : at::Tensor(),
+                 to_turned_fractals(weight, channels, t), column_grads, ring, grad_images,
+                 grad_offset, grad_mask, parts, t);
+  auto without_padding = [&](const at::Tensor& tensor, const at::Tensor& as) {
+    return tensor.narrow(2, 0, positions).reshape(as.sizes());
+  };
+  return {of_data ? to_input_grad(grad_images, input, channels, t) : none,
+          of_data ? without_padding(grad_offset, offset) : none,
+          of_data && mask ? without_padding(grad_mask, *mask) : none,
+          of_parameters ? to_weight_grad(parts, weight, channels, t) : none,
+          of_parameters ? grad.sum(at::IntArrayRef{0, 2, 3}, false, at::kFloat).to(input.scalar_type())
+                        : none};
+}
+
 }  // namespace
 
 TORCH_LIBRARY_IMPL(mxd, PrivateUse1, m) {
   m.impl("modulated_deform_conv2d", TORCH_FN(forward_npu));
+  m.impl("modulated_deform_conv2d_backward", TORCH_FN(backward_npu));
 }
 
 }  // namespace mxd::modulated_deform_conv
