@@ -10,10 +10,10 @@
 //      passed through another ring;
 //   3. the cube core multiplies the output's gradient by them: that is the gradient of the weight.
 //
-// The DMAs' additions must have an order. So the tiles of an image are cut into slabs, each of which
-// is worked on by one block, in order, and each vector core of it adds to a gradient of its own,
-// which the host adds up; slabs depend on the sizes alone. The same holds for the gradient of the
-// weight, by lanes of slabs. Results are the same from run to run, for any number of blocks.
+// The DMAs' additions must have an order. So the tiles are cut into lanes, by the sizes alone, and a
+// lane is worked on by one block, in order. Each of its vector cores adds to a gradient of the image
+// of its own, and the cube core to one of the weight; the host adds them up. Results are the same
+// from run to run, for any number of blocks.
 //
 // modulated_deform_conv_backward/ holds the stages: step_grad, tap_grad; cube; the schedule is that
 // of the forward pass.
@@ -49,7 +49,7 @@ class VectorCore {
     taps_.Begin();
     tap_grad_.Begin();
     step_grad_.Begin();
-    Batches<Slabs> batches(tiling_, static_cast<int32_t>(GetBlockIdx() / 2),
+    Batches<Lanes> batches(tiling_, static_cast<int32_t>(GetBlockIdx() / 2),
                            modulated_deform_conv_backward::kListTaps);
     int32_t list = 0, number = 0;
     MakeList(list, batches);
@@ -85,7 +85,7 @@ class VectorCore {
   __aicore__ inline int32_t Count(const Unit& unit) const {
     return MaxOf(0, MinOf(tiling_.tile / 2, unit.count - First()));
   }
-  __aicore__ inline void MakeList(int32_t list, const Batches<Slabs>& batches) {
+  __aicore__ inline void MakeList(int32_t list, const Batches<Lanes>& batches) {
     if (batches.Done()) return;
     const Batch& batch = batches.Get();
     const int32_t count = Count(batch.unit);
@@ -121,7 +121,7 @@ __aicore__ inline void Differentiate(GM_ADDR grad, GM_ADDR images, GM_ADDR offse
 // grad [batch, positions, groups, panels, panel], images [batch, deform_groups, height * width,
 // channels], offset [batch, deform_groups, points, 2, positions], mask [batch, deform_groups,
 // points, positions], weight [groups, points, output channels in blocks, input channels, 32 B],
-// column_grads (fp32) and ring [blocks, kSlots, step]. Adds to grad_images [batch, slabs, 2,
+// column_grads (fp32) and ring [blocks, kSlots, step]. Adds to grad_images [batch, copies, 2,
 // deform_groups, height * width, channels] and grad_weight [lanes, groups, panels, points, panel,
 // input channels], both fp32; writes grad_offset and grad_mask, as offset and mask with out_stride
 // positions.

@@ -15,7 +15,7 @@ struct Unit {
   int32_t group, groups;
   int32_t panel, panels;
   int32_t part;  // forward: the pass; backward: the lane
-  int32_t slab;  // backward: of the image
+  int32_t copy;  // backward: which gradient of the image it adds to
 };
 
 // Some kernel points of a unit and a deform group.
@@ -47,7 +47,7 @@ class Passes {
   __aicore__ inline void Describe(Unit& unit) const {
     const int64_t tile = unit_ % tiles_;
     unit.part = static_cast<int32_t>(unit_ / tiles_);
-    unit.slab = 0;
+    unit.copy = 0;
     unit.image = static_cast<int32_t>(tile / Tiles(tiling_));
     unit.first = static_cast<int32_t>(tile % Tiles(tiling_)) * tiling_.tile;
     unit.count = MinOf(tiling_.tile, Positions(tiling_) - unit.first);
@@ -64,25 +64,28 @@ class Passes {
   int64_t unit_;
 };
 
-// Units of the backward pass: those of a slab in order, and the slabs of a lane in order, by one
-// block. What they add to is added to in the same order whatever the number of blocks.
-class Slabs {
+// Units of the backward pass: those of a lane in order, by one block. What they add to is added to
+// in the same order whatever the number of blocks.
+class Lanes {
  public:
-  __aicore__ inline Slabs(const ModulatedDeformConvTiling& tiling, int32_t block)
-      : tiling_(tiling), lane_(block), slab_(block) {
+  __aicore__ inline Lanes(const ModulatedDeformConvTiling& tiling, int32_t block)
+      : tiling_(tiling), lane_(block) {
     Open();
   }
   __aicore__ inline bool Done() const { return lane_ >= tiling_.lanes; }
   __aicore__ inline void Next() {
     if (++tile_ < end_) return;
-    slab_ += tiling_.lanes;
+    lane_ += static_cast<int32_t>(GetBlockNum());
     Open();
   }
   __aicore__ inline void Describe(Unit& unit) const {
+    const int32_t tiles = Tiles(tiling_);
     unit.part = lane_;
-    unit.image = slab_ / tiling_.slabs;
-    unit.slab = slab_ % tiling_.slabs;
-    unit.first = tile_ * tiling_.tile;
+    unit.image = static_cast<int32_t>(tile_ / tiles);
+    unit.copy = tiling_.copies == 1
+                    ? 0
+                    : lane_ - LaneOf(tiling_, static_cast<int64_t>(unit.image) * tiles);
+    unit.first = static_cast<int32_t>(tile_ % tiles) * tiling_.tile;
     unit.count = MinOf(tiling_.tile, Positions(tiling_) - unit.first);
     unit.group = unit.panel = 0;
     unit.groups = tiling_.groups;
@@ -90,25 +93,15 @@ class Slabs {
   }
 
  private:
-  // Goes to a slab that has tiles.
   __aicore__ inline void Open() {
-    const int64_t tiles = Tiles(tiling_);
-    for (; lane_ < tiling_.lanes; slab_ += tiling_.lanes) {
-      if (slab_ >= tiling_.batch * tiling_.slabs) {
-        lane_ += static_cast<int32_t>(GetBlockNum());
-        slab_ = lane_ - tiling_.lanes;
-        continue;
-      }
-      const int64_t slab = slab_ % tiling_.slabs;
-      tile_ = static_cast<int32_t>(tiles * slab / tiling_.slabs);
-      end_ = static_cast<int32_t>(tiles * (slab + 1) / tiling_.slabs);
-      if (tile_ < end_) return;
-    }
+    if (Done()) return;
+    tile_ = LaneBegin(tiling_, lane_);
+    end_ = LaneBegin(tiling_, lane_ + 1);
   }
 
   const ModulatedDeformConvTiling& tiling_;
-  int32_t lane_, slab_;
-  int32_t tile_ = 0, end_ = 0;  // of the slab
+  int32_t lane_;
+  int64_t tile_ = 0, end_ = 0;  // of all images
 };
 
 // The batches of this block's units, in order: by deform groups, by kernel points.

@@ -189,8 +189,8 @@ class CubeCore {
     weights_.Begin();
     matrix_.Begin();
     const auto block = static_cast<int32_t>(GetBlockIdx());
-    Steps<Slabs> next(tiling_, block, modulated_deform_conv_backward::kListTaps);
-    for (Steps<Slabs> steps(tiling_, block, modulated_deform_conv_backward::kListTaps);
+    Steps<Lanes> next(tiling_, block, modulated_deform_conv_backward::kListTaps);
+    for (Steps<Lanes> steps(tiling_, block, modulated_deform_conv_backward::kListTaps);
          !steps.Done(); steps.Next()) {
       for (; !next.Done() && next.number() < steps.number() + kLead; next.Next())
         if (tiling_.of_data) MakeColumnGrad(next);
@@ -217,7 +217,7 @@ class CubeCore {
   }
 
   // Columns' gradient = output's gradient @ weight, [positions, channels].
-  __aicore__ inline void MakeColumnGrad(const Steps<Slabs>& steps) {
+  __aicore__ inline void MakeColumnGrad(const Steps<Lanes>& steps) {
     const Step& step = steps.Get();
     const Unit& unit = steps.unit();
     const int32_t rows = RoundUp(unit.count, kFractalRows), high = rows / kFractalRows;
@@ -252,7 +252,7 @@ class CubeCore {
   }
 
   // Adds output's gradient, turned, @ columns to the gradient of the weight.
-  __aicore__ inline void AddWeightGrad(const Steps<Slabs>& steps) {
+  __aicore__ inline void AddWeightGrad(const Steps<Lanes>& steps) {
     const Step& step = steps.Get();
     const Unit& unit = steps.unit();
     const int32_t number = steps.number(), buffer = number % 2;

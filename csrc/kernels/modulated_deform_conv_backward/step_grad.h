@@ -28,10 +28,10 @@ class StepGrad {
  public:
   static constexpr int32_t kUbBytes = 2 * (kLoadElements + kRowElements) * kSize +
                                       2 * kRowElements * kWord + kLoadElements * kWord +
-                                      kCorners * kMostTaps * kBlockBytes +
+                                      kCorners * kMostTaps * (kBlockBytes + kWord) +
                                       (kConvert ? (kLoadElements + kRowElements) * kWord : 0);
 
-  // The rings are those of the block, `grad_images` the gradients of all slabs.
+  // The rings are those of the block, `grad_images` all copies.
   __aicore__ inline StepGrad(TPipe& pipe, GM_ADDR images, GM_ADDR column_grads, GM_ADDR ring,
                              GM_ADDR grad_images, const ModulatedDeformConvTiling& tiling)
       : tiling_(tiling),
@@ -41,10 +41,12 @@ class StepGrad {
         column_grads_(Take<float>(pipe, 2 * kRowElements)),
         stage_(Take<T>(pipe, 2 * kRowElements)),
         shares_(Take<float>(pipe, kLoadElements)),
-        factors_(Take<float>(pipe, kCorners * kMostTaps * kBlockWords)) {
+        factors_(Take<float>(pipe, kCorners * kMostTaps * kBlockWords)),
+        part_(Take<float>(pipe, kCorners * kMostTaps)) {
     ring_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(ring));
     grad_ring_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(column_grads));
     loads_free_.Init(pipe, 2);
+    grads_free_.Init(pipe, 2);
     loads_full_.Init(pipe, 2);
     stage_free_.Init(pipe, 2);
     stage_full_.Init(pipe, 2);
@@ -60,11 +62,13 @@ class StepGrad {
   }
   __aicore__ inline void Begin() {
     loads_free_.SetAll();
+    if (tiling_.of_data) grads_free_.SetAll();
     stage_free_.SetAll();
     shares_free_.SetAll();
   }
   __aicore__ inline void End() {
     loads_free_.WaitAll();
+    if (tiling_.of_data) grads_free_.WaitAll();
     stage_free_.WaitAll();
     shares_free_.WaitAll();
   }
@@ -75,6 +79,7 @@ class StepGrad {
                              const BackwardTaps<T>& taps, int32_t list, int32_t count,
                              const LocalTensor<float>& dots) {
     const int32_t half = tiling_.tile / 2, first = (step.point - batch.point) * half;
+    const bool first_blocks = step.block == batch.block;
     Open(batch, step);
     int32_t together = kMostTaps;  // a power of two
     while (together * kCorners * channels_ > kLoadElements) together /= 2;
@@ -100,13 +105,16 @@ class StepGrad {
       } else {
         patches = patches_[load_ * kLoadElements];
       }
+      // The additions of one half of the taps go on meanwhile.
       const LocalTensor<float> grad = column_grads_[load_ * kRowElements];
-      if (tiling_.of_data) Share(pixels, tap, taken, grad, together);
+      if (tiling_.of_data) Share(0, pixels, tap, taken, grad, together);
       if (tiling_.of_parameters) MakeColumns(patches, taken, together, row);
-      if (tiling_.of_data)
-        MultiplyPixels(patches, grad, dots[tap], together,
-                       step.block == batch.block);
+      if (tiling_.of_data) MultiplyPixels(patches, grad, dots[tap], together, first_blocks);
       loads_free_.Set(load_);
+      if (tiling_.of_data) {
+        Share(1, pixels, tap, taken, grad, together);
+        grads_free_.Set(load_);
+      }
       load_ = 1 - load_;
     }
   }
@@ -115,9 +123,9 @@ class StepGrad {
   __aicore__ inline void Open(const Batch& batch, const Step& step) {
     const int32_t block = step.block - batch.deform_group * tiling_.deform_blocks;
     const int64_t image = batch.unit.image;
-    const int64_t slab = (image * tiling_.slabs + batch.unit.slab) * 2 + GetSubBlockIdx();
+    const int64_t copy = (image * tiling_.copies + batch.unit.copy) * 2 + GetSubBlockIdx();
     images_.Open(image * tiling_.deform_groups + batch.deform_group, block, step.blocks);
-    grad_images_.Open(slab * tiling_.deform_groups + batch.deform_group, block, step.blocks);
+    grad_images_.Open(copy * tiling_.deform_groups + batch.deform_group, block, step.blocks);
     channels_ = step.blocks * kElements;
     most_channels_ = tiling_.chunk_blocks * kElements;
   }
@@ -126,9 +134,11 @@ class StepGrad {
                               int64_t row) {
     const LocalTensor<T> patches = patches_[load_ * kLoadElements];
     loads_free_.Wait(load_);
-    if (tiling_.of_data)
+    if (tiling_.of_data) {
+      grads_free_.Wait(load_);
       DataCopy(column_grads_[load_ * kRowElements], grad_ring_[row],
                static_cast<uint32_t>(taken * channels_));
+    }
     for (int32_t i = 0; i < taken; ++i)
       images_.CopyPatch(patches[i * kCorners * channels_], pixels.Get(tap + i));
     loads_full_.Set(load_);
@@ -141,33 +151,31 @@ class StepGrad {
       body(at, static_cast<uint64_t>(MinOf(kLanes, channels_ - at)));
   }
 
-  // Adds the columns' gradient times each weight to the gradient of the image, in two halves of the
-  // taps: one is made while the other is on its way.
-  __aicore__ inline void Share(IndexList<int32_t>& pixels, int32_t tap, int32_t taken,
+  // Adds the columns' gradient times each weight to the gradient of the image, of one half of the
+  // taps: the other half is on its way meanwhile.
+  __aicore__ inline void Share(int32_t part, IndexList<int32_t>& pixels, int32_t tap, int32_t taken,
                                const LocalTensor<float>& grad, int32_t together) {
     const uint8_t row = channels_ / kBlockWords;
     const BinaryRepeatParams strides(1, 1, 0, kCorners * row, row, 1);
-    const int32_t middle = together / 2;
-    for (int32_t part = 0; part < 2 && part * middle < taken; ++part) {
-      const LocalTensor<float> shares = shares_[part * kLoadElements / 2];
-      shares_free_.Wait(part);
-      PipeBarrier<PIPE_V>();
-      for (int32_t corner = 0; corner < kCorners; ++corner) {
-        const auto factor = factors_[(corner * kMostTaps + part * middle) * kBlockWords];
-        ForEachPiece([&](int32_t at, uint64_t lanes) __aicore__ {
-          Mul(shares[corner * channels_ + at], grad[part * middle * channels_ + at], factor, lanes,
-              middle, strides);
-        });
-      }
-      shares_full_.SetWait(part);
-      SetAtomicAdd<float>();
-      const int32_t end = MinOf(middle, taken - part * middle);
-      for (int32_t i = 0; i < end; ++i)
-        grad_images_.WritePatch(shares[i * kCorners * channels_],
-                                pixels.Get(tap + part * middle + i));
-      SetAtomicNone();
-      shares_free_.Set(part);
+    const int32_t middle = together / 2, begin = part * middle;
+    if (begin >= taken) return;
+    const LocalTensor<float> shares = shares_[part * kLoadElements / 2];
+    shares_free_.Wait(part);
+    PipeBarrier<PIPE_V>();
+    for (int32_t corner = 0; corner < kCorners; ++corner) {
+      const auto factor = factors_[(corner * kMostTaps + begin) * kBlockWords];
+      ForEachPiece([&](int32_t at, uint64_t lanes) __aicore__ {
+        Mul(shares[corner * channels_ + at], grad[begin * channels_ + at], factor, lanes, middle,
+            strides);
+      });
     }
+    shares_full_.SetWait(part);
+    SetAtomicAdd<float>();
+    const int32_t count = MinOf(middle, taken - begin);
+    for (int32_t i = 0; i < count; ++i)
+      grad_images_.WritePatch(shares[i * kCorners * channels_], pixels.Get(tap + begin + i));
+    SetAtomicNone();
+    shares_free_.Set(part);
   }
 
   // Writes the columns, [taps, channels]; those of taps that are none are 0.
@@ -228,7 +236,7 @@ class StepGrad {
       }
       PipeBarrier<PIPE_V>();
     }
-    const LocalTensor<float> sums = first ? dots : factors_;
+    const LocalTensor<float> sums = first ? dots : part_;
     const int32_t stride = first ? kTile : kMostTaps;
     for (int32_t corner = 0; corner < kCorners; ++corner)
       WholeReduceSum(sums[corner * stride], patches[corner * channels_], MinOf(kLanes, channels_),
@@ -249,8 +257,9 @@ class StepGrad {
   LocalTensor<T> stage_;                  // two columns of a load
   LocalTensor<float> shares_;             // [2, taps / 2, kCorners, channels]
   LocalTensor<float> factors_;            // [kCorners, kMostTaps], a block each
+  LocalTensor<float> part_;               // [kCorners, kMostTaps], products of some channels
   LocalTensor<float> wide_, sums_;        // patches and columns in fp32
-  Events<HardEvent::V_MTE2> loads_free_;
+  Events<HardEvent::V_MTE2> loads_free_, grads_free_;
   Events<HardEvent::MTE2_V> loads_full_;
   Events<HardEvent::MTE3_V> stage_free_, shares_free_;
   Events<HardEvent::V_MTE3> stage_full_, shares_full_;

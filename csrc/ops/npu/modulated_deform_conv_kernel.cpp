@@ -31,7 +31,7 @@ using kernels::kFractalRows;
 using kernels::kMatrixRows;
 
 constexpr int64_t kMaxSide = 1 << 20;  // pixels that fp32 tells apart, a sixteenth of each
-constexpr int64_t kMaxGradBytes = 1 << 30;  // of the slabs' gradients of the images
+constexpr int64_t kMaxGradBytes = 1 << 30;  // of the copies of the images' gradients
 
 int64_t divide_up(int64_t value, int64_t by) { return (value + by - 1) / by; }
 int64_t round_up(int64_t value, int64_t to) { return divide_up(value, to) * to; }
@@ -106,7 +106,7 @@ ModulatedDeformConvTiling make_tiling(const at::Tensor& input, const at::Tensor&
   t.pass_groups = std::clamp<int64_t>(most / rows, 1, t.groups);
   t.pass_panels = std::min<int64_t>(most / t.panel, t.panels);
   t.chunk_blocks = std::min<int64_t>(sizes::kMaxChunk / channels.block(), t.deform_blocks);
-  t.slabs = t.lanes = 1;
+  t.lanes = t.copies = 1;
   t.out_stride = round_up(positions, kFractalRows);
   return t;
 }
@@ -175,23 +175,17 @@ at::Tensor forward_npu(const at::Tensor& input, const at::Tensor& offset,
   return out.narrow(2, 0, sizes::Positions(t)).reshape(size);
 }
 
-// Of the slabs of an image: more of them keep more cores busy, and have more gradients of the image
-// to be cleared and added up.
-int64_t choose_slabs(const ModulatedDeformConvTiling& t, int64_t image_bytes) {
-  constexpr double kTapCycles = 39, kBytesACycle = 890;  // as the model of costs has it
-  const int64_t lanes = backward_sizes::kMaxLanes, tiles = sizes::Tiles(t);
-  const int64_t steps = divide_up(t.deform_blocks, t.chunk_blocks) * t.deform_groups;
-  const double image_cycles = kTapCycles / 2 * sizes::Points(t) * sizes::Positions(t) * steps;
-  int64_t best = 1;
-  double least = 0;
-  for (int64_t slabs = 1; slabs <= std::min(lanes, tiles); slabs++) {
-    const int64_t bytes = 2 * t.batch * slabs * image_bytes;
-    if (slabs > 1 && bytes > kMaxGradBytes) break;
-    const double cycles = image_cycles * divide_up(t.batch * slabs, lanes) / slabs +
-                          2.0 * bytes / kBytesACycle;
-    if (slabs == 1 || cycles < least) best = slabs, least = cycles;
-  }
-  return best;
+// Cuts the tiles into lanes, as many as keep all cores busy; of whole images where else too much
+// memory is needed.
+void choose_lanes(ModulatedDeformConvTiling& t, int64_t image_bytes) {
+  const int64_t tiles = sizes::Tiles(t);
+  t.lanes = std::min<int64_t>(backward_sizes::kMaxLanes, t.batch * tiles);
+  t.copies = 1;
+  for (int64_t image = 0; image < t.batch; image++)
+    t.copies = std::max(t.copies, sizes::LaneOf(t, (image + 1) * tiles - 1) -
+                                      sizes::LaneOf(t, image * tiles) + 1);
+  if (t.batch > 1 && 2 * t.batch * t.copies * image_bytes > kMaxGradBytes) t.copies = 1;
+  if (t.copies == 1) t.lanes = std::min(t.lanes, t.batch);
 }
 
 // [out_channels, channels / groups, kernel height, kernel width] -> [groups, points, output
@@ -215,7 +209,7 @@ at::Tensor to_positions(const at::Tensor& grad, const ModulatedDeformConvTiling&
   return rows.permute({0, 3, 1, 2}).contiguous();
 }
 
-// The sum of the slabs' gradients, as the input is.
+// The sum of the copies, as the input is.
 at::Tensor to_input_grad(const at::Tensor& grad_images, const at::Tensor& input,
                          const Channels& channels, const ModulatedDeformConvTiling& t) {
   return grad_images.sum(at::IntArrayRef{1, 2})
@@ -271,14 +265,13 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> backward_
   t.of_data = of_data;
   t.of_parameters = of_parameters;
   const int64_t image = t.deform_groups * t.size[0] * t.size[1] * t.deform_blocks * block;
-  t.slabs = choose_slabs(t, image * sums.dtype().itemsize());
-  t.lanes = std::min<int64_t>(t.batch * t.slabs, backward_sizes::kMaxLanes);
+  choose_lanes(t, image * sums.dtype().itemsize());
   const int64_t blocks = std::min<int64_t>(npu::cube_cores(), t.lanes);
 
   at::Tensor grad_images = none, grad_offset = none, grad_mask = none, parts = none;
   const int64_t samples = t.deform_groups * sizes::Points(t);
   if (of_data) {
-    grad_images = at::zeros({t.batch, t.slabs, 2, image}, sums);
+    grad_images = at::zeros({t.batch, t.copies, 2, image}, sums);
     grad_offset = at::empty({t.batch, 2 * samples, t.out_stride}, options);
     if (mask) grad_mask = at::empty({t.batch, samples, t.out_stride}, options);
   }
