@@ -97,8 +97,8 @@ __aicore__ inline void Convolve(GM_ADDR images, GM_ADDR offset, GM_ADDR mask, GM
 
 // images [batch, deform_groups, height * width, channels], offset [batch, deform_groups, points, 2,
 // positions], mask [batch, deform_groups, points, positions], weight [groups, panels, points,
-// group_blocks, panel, 32 B], bias [groups, panels, panel, 32 B] and as many ones as the blocks of a
-// tile hold, ring [blocks, kSlots, step], out [batch, groups, out_channels, out_stride].
+// group_blocks, panel, 32 B], bias [groups, panels, panel, 32 B] and as many ones as the blocks of
+// a tile hold, ring [blocks, kSlots, step], out [batch, groups, out_channels, out_stride].
 extern "C" __global__ __aicore__ void modulated_deform_conv_float(
     GM_ADDR images, GM_ADDR offset, GM_ADDR mask, GM_ADDR weight, GM_ADDR bias, GM_ADDR ring,
     GM_ADDR out, ModulatedDeformConvTiling tiling) {
@@ -107,9 +107,11 @@ extern "C" __global__ __aicore__ void modulated_deform_conv_float(
                                                        out, tiling);
 }
 
-extern "C" __global__ __aicore__ void modulated_deform_conv_half(
-    GM_ADDR images, GM_ADDR offset, GM_ADDR mask, GM_ADDR weight, GM_ADDR bias, GM_ADDR ring,
-    GM_ADDR out, ModulatedDeformConvTiling tiling) {
+extern "C" __global__ __aicore__ void modulated_deform_conv_half(GM_ADDR images, GM_ADDR offset,
+                                                                 GM_ADDR mask, GM_ADDR weight,
+                                                                 GM_ADDR bias, GM_ADDR ring,
+                                                                 GM_ADDR out,
+                                                                 ModulatedDeformConvTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_MIX_AIC_1_2);
   mxd::kernels::modulated_deform_conv::Convolve<half>(images, offset, mask, weight, bias, ring, out,
                                                       tiling);

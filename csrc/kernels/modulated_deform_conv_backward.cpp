@@ -10,10 +10,10 @@
 //      passed through another ring;
 //   3. the cube core multiplies the output's gradient by them: that is the gradient of the weight.
 //
-// The DMAs' additions must have an order. So the tiles are cut into lanes, by the sizes alone, and a
-// lane is worked on by one block, in order. Each of its vector cores adds to a gradient of the image
-// of its own, and the cube core to one of the weight; the host adds them up. Results are the same
-// from run to run, for any number of blocks.
+// The DMAs' additions must have an order. So the tiles are cut into lanes, by the sizes alone, and
+// a lane is worked on by one block, in order. Each of its vector cores adds to a gradient of the
+// image of its own, and the cube core to one of the weight; the host adds them up. Results are the
+// same from run to run, for any number of blocks.
 //
 // modulated_deform_conv_backward/ holds the stages: step_grad, tap_grad; cube; the schedule is that
 // of the forward pass.
@@ -103,8 +103,7 @@ template <typename T>
 __aicore__ inline void Differentiate(GM_ADDR grad, GM_ADDR images, GM_ADDR offset, GM_ADDR mask,
                                      GM_ADDR weight, GM_ADDR column_grads, GM_ADDR ring,
                                      GM_ADDR grad_images, GM_ADDR grad_offset, GM_ADDR grad_mask,
-                                     GM_ADDR grad_weight,
-                                     const ModulatedDeformConvTiling& tiling) {
+                                     GM_ADDR grad_weight, const ModulatedDeformConvTiling& tiling) {
   if ASCEND_IS_AIC {
     CubeCore<T>(grad, weight, column_grads, ring, grad_weight, tiling).Run();
   }

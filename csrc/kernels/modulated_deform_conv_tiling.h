@@ -31,8 +31,7 @@ struct ModulatedDeformConvTiling {
   int32_t has_bias;
   // Of the backward pass alone.
   int32_t lanes;          // parts of all tiles, each worked on in order
-  int32_t copies;         // of the gradient of an image, one for each lane that works on it; 1:
-                          // lanes are of whole images
+  int32_t copies;         // of the gradient of an image, one for each lane that works on it
   int32_t of_data;        // whether the gradients of input, offset and mask are wanted
   int32_t of_parameters;  // whether that of the weight is
 };
@@ -54,12 +53,9 @@ __aicore__ constexpr int32_t Tiles(const ModulatedDeformConvTiling& tiling) {
 __aicore__ constexpr int32_t Positions(const ModulatedDeformConvTiling& tiling) {
   return tiling.out_size[0] * tiling.out_size[1];
 }
-// The lanes of the backward pass: the first tile of one, and which one a tile is of where lanes are
-// not of whole images. None is empty.
+// The lanes of the backward pass: the first tile of one, and which one a tile is of. None is empty.
 __aicore__ constexpr int64_t LaneBegin(const ModulatedDeformConvTiling& tiling, int32_t lane) {
-  const int64_t tiles = Tiles(tiling), images = tiling.batch;
-  return tiling.copies == 1 ? images * lane / tiling.lanes * tiles
-                            : images * tiles * lane / tiling.lanes;
+  return static_cast<int64_t>(tiling.batch) * Tiles(tiling) * lane / tiling.lanes;
 }
 __aicore__ constexpr int32_t LaneOf(const ModulatedDeformConvTiling& tiling, int64_t tile) {
   return static_cast<int32_t>(((tile + 1) * tiling.lanes - 1) /

@@ -69,8 +69,8 @@ __aicore__ inline void WeighPixels(const LocalTensor<float>& weight, const Patch
   PipeBarrier<PIPE_V>();
 }
 
-// How the weights change with the point: by -1 and 1 for the two pixels around it. `flat` is scratch
-// for as much.
+// How the weights change with the point: by -1 and 1 for the two pixels around it. `flat` is
+// scratch for as much.
 template <int32_t kTile>
 __aicore__ inline void SlopePixels(const LocalTensor<float>& slope, const LocalTensor<float>& flat,
                                    const Patches<kTile>& patches, int32_t both) {

@@ -19,9 +19,9 @@ using ForwardTaps = Taps<T, kListTaps, false>;
 
 template <typename T>
 class Columns {
-  static constexpr int32_t kLoads = 3;              // in flight
-  static constexpr int32_t kLoadElements = 8192;    // of the patches of a load
-  static constexpr int32_t kMostTaps = 32;          // of a load
+  static constexpr int32_t kLoads = 3;            // in flight
+  static constexpr int32_t kLoadElements = 8192;  // of the patches of a load
+  static constexpr int32_t kMostTaps = 32;        // of a load
   static constexpr int32_t kStageElements = kLoadElements / kCorners;
   static constexpr int32_t kSize = sizeof(T);
   static constexpr bool kConvert = sizeof(T) != sizeof(float);
@@ -165,10 +165,10 @@ class Columns {
   const ModulatedDeformConvTiling& tiling_;
   Planes<T> images_;
   GlobalTensor<T> ring_;
-  LocalTensor<T> patches_;                // [kLoads, taps, kCorners, channels]
-  LocalTensor<T> stage_;                  // two columns of a load
-  LocalTensor<float> factors_;            // [kCorners, kMostTaps], a block each
-  LocalTensor<float> pixels_, sums_;      // [taps, channels]
+  LocalTensor<T> patches_;            // [kLoads, taps, kCorners, channels]
+  LocalTensor<T> stage_;              // two columns of a load
+  LocalTensor<float> factors_;        // [kCorners, kMostTaps], a block each
+  LocalTensor<float> pixels_, sums_;  // [taps, channels]
   Events<HardEvent::V_MTE2> patches_free_;
   Events<HardEvent::MTE2_V> patches_full_;
   Events<HardEvent::MTE3_V> stage_free_;

@@ -49,8 +49,7 @@ class Weights {
   __aicore__ inline LocalTensor<T> Load(int32_t group, int32_t panel, int32_t point, int32_t block,
                                         int32_t blocks) {
     const int64_t which = static_cast<int64_t>(group) * tiling_.panels + panel;
-    const int64_t at =
-        (static_cast<int64_t>(point) * tiling_.group_blocks + block) * block_;
+    const int64_t at = (static_cast<int64_t>(point) * tiling_.group_blocks + block) * block_;
     if (resident_) return room_[static_cast<int32_t>((which - first_) * panel_ + at)];
     const LocalTensor<T> to = room_[buffer_ * kDeepest * block_];
     free_.Wait(buffer_);
@@ -131,7 +130,8 @@ class CubeCore {
     weights_.Open(unit);
     matrix_.WaitForSums();
     if (!tiling_.has_bias) return;
-    const int32_t panel = tiling_.panel * kElements, first = unit.group * tiling_.panels + unit.panel;
+    const int32_t panel = tiling_.panel * kElements,
+                  first = unit.group * tiling_.panels + unit.panel;
     const int32_t panels = unit.groups * unit.panels;
     bias_free_.Wait();
     DataCopy(bias_, all_bias_[first * panel], panels * panel);

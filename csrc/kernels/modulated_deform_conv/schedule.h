@@ -82,9 +82,7 @@ class Lanes {
     const int32_t tiles = Tiles(tiling_);
     unit.part = lane_;
     unit.image = static_cast<int32_t>(tile_ / tiles);
-    unit.copy = tiling_.copies == 1
-                    ? 0
-                    : lane_ - LaneOf(tiling_, static_cast<int64_t>(unit.image) * tiles);
+    unit.copy = lane_ - LaneOf(tiling_, static_cast<int64_t>(unit.image) * tiles);
     unit.first = static_cast<int32_t>(tile_ % tiles) * tiling_.tile;
     unit.count = MinOf(tiling_.tile, Positions(tiling_) - unit.first);
     unit.group = unit.panel = 0;

@@ -1,6 +1,6 @@
 // Where the taps of a batch read, and by which weights: vector instructions work on all of them at
-// once. A tap is an output position at a kernel point; it reads the 2 x 2 pixels around it. Taps lie
-// point by point, each with `half` positions, those of one vector core.
+// once. A tap is an output position at a kernel point; it reads the 2 x 2 pixels around it. Taps
+// lie point by point, each with `half` positions, those of one vector core.
 #pragma once
 
 #include "../common/bilinear.h"
@@ -72,8 +72,8 @@ class Taps {
       const int32_t point = batch.point + i, row = point / tiling_.kernel[1];
       const int32_t column = point - row * tiling_.kernel[1];
       Adds(place[i * half_], anchors_, static_cast<float>(column * tiling_.dilation[1]), half_);
-      Adds(place[kTile + i * half_], anchors_[kHalf],
-           static_cast<float>(row * tiling_.dilation[0]), half_);
+      Adds(place[kTile + i * half_], anchors_[kHalf], static_cast<float>(row * tiling_.dilation[0]),
+           half_);
     }
     PipeBarrier<PIPE_V>();
     SetWait<HardEvent::MTE2_V>();
@@ -92,8 +92,7 @@ class Taps {
     Select(at, inside_, at, -2.0f, SELMODE::VSEL_TENSOR_SCALAR_MODE, both);
     PipeBarrier<PIPE_V>();
     const auto first_pixel = Scratch(kFirst).template ReinterpretCast<int32_t>();
-    const Patches<kTile> patches{at,          Scratch(kSize), pixel, place,
-                                 first_pixel, Scratch(kSecond)};
+    const Patches<kTile> patches{at, Scratch(kSize), pixel, place, first_pixel, Scratch(kSecond)};
     LocatePatches(patches, 0.0f, both);
     PipeBarrier<PIPE_V>();
     const auto pixels = Pixels(list);
@@ -152,8 +151,8 @@ class Taps {
         static_cast<int64_t>(batch.unit.image) * tiling_.deform_groups + batch.deform_group;
     const int64_t point = plane * Points(tiling_) + batch.point;
     const auto bytes = static_cast<uint32_t>(count * kSize);
-    const auto gap = static_cast<uint32_t>(half_ * kSize - RoundUp(count * kSize, kBlockBytes)) /
-                     kBlockBytes;
+    const auto gap =
+        static_cast<uint32_t>(half_ * kSize - RoundUp(count * kSize, kBlockBytes)) / kBlockBytes;
     const auto points = static_cast<uint16_t>(batch.points);
     const auto rest = static_cast<uint32_t>((positions - count) * kSize);
     const auto whole = static_cast<uint32_t>(positions * kSize);

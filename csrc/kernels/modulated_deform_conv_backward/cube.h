@@ -76,8 +76,7 @@ class OutputGrads {
     const LocalTensor<T> to = places_[place * place_elements_];
     if (held_[place] == wanted) return to;
     held_[place] = wanted;
-    const int64_t position =
-        static_cast<int64_t>(unit.image) * Positions(tiling_) + unit.first;
+    const int64_t position = static_cast<int64_t>(unit.image) * Positions(tiling_) + unit.first;
     SetWait<HardEvent::MTE1_MTE2>();
     LoadSquares(to, grad_[(position * panels_ + panel) * tiling_.panel], unit.count, tiling_.panel,
                 panels_ * tiling_.panel);
@@ -172,8 +171,8 @@ class CubeCore {
         step_elements_(StepBytes(tiling) / static_cast<int32_t>(sizeof(T))),
         columns_(Take<T, TPosition::B1>(pipe_, 2 * step_elements_)),
         grads_(pipe_, grad, tiling_),
-        weights_(pipe_, weight,
-                 kL1Bytes - 2 * StepBytes(tiling) - OutputGrads<T>::Bytes(tiling), tiling_),
+        weights_(pipe_, weight, kL1Bytes - 2 * StepBytes(tiling) - OutputGrads<T>::Bytes(tiling),
+                 tiling_),
         matrix_(pipe_) {
     const int64_t first = GetBlockIdx() * kSlots * static_cast<int64_t>(step_elements_);
     ring_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(ring) + first);
@@ -223,26 +222,26 @@ class CubeCore {
     const int32_t rows = RoundUp(unit.count, kFractalRows), high = rows / kFractalRows;
     const int32_t panel_blocks = tiling_.panel / kElements;
     matrix_.WaitForSums();
-    ForEachGroup(step, [&](int32_t group, int32_t block, int32_t blocks,
-                           int32_t channel) __aicore__ {
-      const int32_t channels = blocks * kElements;
-      for (int32_t panel = 0; panel < tiling_.panels; ++panel) {
-        const LocalTensor<T> grad =
-            grads_.Get(steps.unit_number(), unit, group * tiling_.panels + panel);
-        for (int32_t out = 0; out < panel_blocks; out += kDeepest) {
-          const int32_t deep = MinOf(kDeepest, panel_blocks - out);
-          matrix_.WaitForOperands();
-          for (int32_t i = 0; i < high; ++i)
-            LoadData(matrix_.left()[i * deep * kFractalElements<T>], grad,
-                     LoadData2DParams(i * panel_blocks + out, deep, 1, 0, 0, false, 0));
-          weights_.Load(matrix_, group, step.point, panel * panel_blocks + out, deep,
-                        block * kElements, channels);
-          matrix_.OperandsLoaded();
-          matrix_.Multiply(rows, channels, deep * kElements, panel == 0 && out == 0,
-                           channel * rows);
-        }
-      }
-    });
+    ForEachGroup(
+        step, [&](int32_t group, int32_t block, int32_t blocks, int32_t channel) __aicore__ {
+          const int32_t channels = blocks * kElements;
+          for (int32_t panel = 0; panel < tiling_.panels; ++panel) {
+            const LocalTensor<T> grad =
+                grads_.Get(steps.unit_number(), unit, group * tiling_.panels + panel);
+            for (int32_t out = 0; out < panel_blocks; out += kDeepest) {
+              const int32_t deep = MinOf(kDeepest, panel_blocks - out);
+              matrix_.WaitForOperands();
+              for (int32_t i = 0; i < high; ++i)
+                LoadData(matrix_.left()[i * deep * kFractalElements<T>], grad,
+                         LoadData2DParams(i * panel_blocks + out, deep, 1, 0, 0, false, 0));
+              weights_.Load(matrix_, group, step.point, panel * panel_blocks + out, deep,
+                            block * kElements, channels);
+              matrix_.OperandsLoaded();
+              matrix_.Multiply(rows, channels, deep * kElements, panel == 0 && out == 0,
+                               channel * rows);
+            }
+          }
+        });
     const int32_t channels = step.blocks * kElements;
     Fixpipe<float, float, CFG_ROW_MAJOR>(
         grad_ring_[steps.number() % kSlots * step_elements_], matrix_.FinishSums(),
@@ -259,31 +258,31 @@ class CubeCore {
     const int32_t channels = step.blocks * kElements, sixteens = CeilDiv(unit.count, kFractalRows);
     const LocalTensor<T> columns = columns_[buffer * step_elements_];
     columns_free_.Wait(buffer);
-    LoadSquares(columns, ring_[number % kSlots * step_elements_], sixteens * kFractalRows,
-                channels, channels);
+    LoadSquares(columns, ring_[number % kSlots * step_elements_], sixteens * kFractalRows, channels,
+                channels);
     CrossCoreSetFlag<2, PIPE_MTE2>(kTaken);
     columns_full_.SetWait(buffer);
-    ForEachGroup(step, [&](int32_t group, int32_t block, int32_t blocks,
-                           int32_t channel) __aicore__ {
-      for (int32_t panel = 0; panel < tiling_.panels; ++panel) {
-        const int32_t which = group * tiling_.panels + panel;
-        const LocalTensor<T> grad = grads_.Get(steps.unit_number(), unit, which);
-        matrix_.WaitForSums();
-        SumPositions(grad, columns, sixteens, channels / kFractalRows, channel / kFractalRows,
-                     blocks / kSquare<T>);
-        const int32_t width = tiling_.group_blocks * kElements;
-        const int64_t part =
-            (static_cast<int64_t>(unit.part) * tiling_.groups * tiling_.panels + which) *
-                Points(tiling_) +
-            step.point;
-        SetAtomicAdd<float>();
-        Fixpipe<float, float, CFG_ROW_MAJOR>(
-            parts_[part * tiling_.panel * width + block * kElements], matrix_.FinishSums(),
-            FixpipeParamsV220(blocks * kElements, tiling_.panel, tiling_.panel, width, false));
-        SetAtomicNone();
-        matrix_.FreeSums();
-      }
-    });
+    ForEachGroup(
+        step, [&](int32_t group, int32_t block, int32_t blocks, int32_t channel) __aicore__ {
+          for (int32_t panel = 0; panel < tiling_.panels; ++panel) {
+            const int32_t which = group * tiling_.panels + panel;
+            const LocalTensor<T> grad = grads_.Get(steps.unit_number(), unit, which);
+            matrix_.WaitForSums();
+            SumPositions(grad, columns, sixteens, channels / kFractalRows, channel / kFractalRows,
+                         blocks / kSquare<T>);
+            const int32_t width = tiling_.group_blocks * kElements;
+            const int64_t part =
+                (static_cast<int64_t>(unit.part) * tiling_.groups * tiling_.panels + which) *
+                    Points(tiling_) +
+                step.point;
+            SetAtomicAdd<float>();
+            Fixpipe<float, float, CFG_ROW_MAJOR>(
+                parts_[part * tiling_.panel * width + block * kElements], matrix_.FinishSums(),
+                FixpipeParamsV220(blocks * kElements, tiling_.panel, tiling_.panel, width, false));
+            SetAtomicNone();
+            matrix_.FreeSums();
+          }
+        });
     columns_free_.Set(buffer);
   }
 

@@ -130,8 +130,7 @@ class StepGrad {
     most_channels_ = tiling_.chunk_blocks * kElements;
   }
 
-  __aicore__ inline void Load(IndexList<int32_t>& pixels, int32_t tap, int32_t taken,
-                              int64_t row) {
+  __aicore__ inline void Load(IndexList<int32_t>& pixels, int32_t tap, int32_t taken, int64_t row) {
     const LocalTensor<T> patches = patches_[load_ * kLoadElements];
     loads_free_.Wait(load_);
     if (tiling_.of_data) {
@@ -252,13 +251,13 @@ class StepGrad {
   Planes<float> grad_images_;
   GlobalTensor<T> ring_;
   GlobalTensor<float> grad_ring_;
-  LocalTensor<T> patches_;                // [2, taps, kCorners, channels]
-  LocalTensor<float> column_grads_;       // [2, taps, channels]
-  LocalTensor<T> stage_;                  // two columns of a load
-  LocalTensor<float> shares_;             // [2, taps / 2, kCorners, channels]
-  LocalTensor<float> factors_;            // [kCorners, kMostTaps], a block each
-  LocalTensor<float> part_;               // [kCorners, kMostTaps], products of some channels
-  LocalTensor<float> wide_, sums_;        // patches and columns in fp32
+  LocalTensor<T> patches_;           // [2, taps, kCorners, channels]
+  LocalTensor<float> column_grads_;  // [2, taps, channels]
+  LocalTensor<T> stage_;             // two columns of a load
+  LocalTensor<float> shares_;        // [2, taps / 2, kCorners, channels]
+  LocalTensor<float> factors_;       // [kCorners, kMostTaps], a block each
+  LocalTensor<float> part_;          // [kCorners, kMostTaps], products of some channels
+  LocalTensor<float> wide_, sums_;   // patches and columns in fp32
   Events<HardEvent::V_MTE2> loads_free_, grads_free_;
   Events<HardEvent::MTE2_V> loads_full_;
   Events<HardEvent::MTE3_V> stage_free_, shares_free_;

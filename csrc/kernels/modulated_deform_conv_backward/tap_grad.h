@@ -93,9 +93,9 @@ class TapGrad {
         static_cast<int64_t>(batch.unit.image) * tiling_.deform_groups + batch.deform_group;
     const int64_t point = plane * Points(tiling_) + batch.point;
     const auto bytes = static_cast<uint32_t>(count * kSize);
-    const auto gap = static_cast<uint32_t>(tiling_.tile / 2 * kSize -
-                                           RoundUp(count * kSize, kBlockBytes)) /
-                     kBlockBytes;
+    const auto gap =
+        static_cast<uint32_t>(tiling_.tile / 2 * kSize - RoundUp(count * kSize, kBlockBytes)) /
+        kBlockBytes;
     const auto points = static_cast<uint16_t>(batch.points);
     const auto rest = static_cast<uint32_t>((stride - count) * kSize);
     const auto whole = static_cast<uint32_t>(stride * kSize);

@@ -30,8 +30,9 @@ using kernels::kBlockBytes;
 using kernels::kFractalRows;
 using kernels::kMatrixRows;
 
-constexpr int64_t kMaxSide = 1 << 20;  // pixels that fp32 tells apart, a sixteenth of each
-constexpr int64_t kMaxGradBytes = 1 << 30;  // of the copies of the images' gradients
+constexpr int64_t kMaxSide = 1 << 20;       // pixels that fp32 tells apart, a sixteenth of each
+constexpr int64_t kCacheBytes = 150 << 20;  // of the L2, for what a launch works on
+constexpr int64_t kMaxGradBytes = int64_t{2} << 30;  // of the copies of the images' gradients
 
 int64_t divide_up(int64_t value, int64_t by) { return (value + by - 1) / by; }
 int64_t round_up(int64_t value, int64_t to) { return divide_up(value, to) * to; }
@@ -69,8 +70,8 @@ at::Tensor to_images(const at::Tensor& input, const Channels& channels) {
   auto image = pad(pad(input, 2, std::max<int64_t>(input.size(2), 2)), 3,
                    std::max<int64_t>(input.size(3), 2));
   const int64_t height = image.size(2), width = image.size(3);
-  image = image.reshape({batch, deform_groups, channels.slices / deform_groups, channels.slice,
-                         height, width});
+  image = image.reshape(
+      {batch, deform_groups, channels.slices / deform_groups, channels.slice, height, width});
   image = pad(image, 3, channels.padded);
   return image.permute({0, 1, 4, 5, 2, 3})
       .contiguous()
@@ -115,8 +116,8 @@ ModulatedDeformConvTiling make_tiling(const at::Tensor& input, const at::Tensor&
 // group_blocks, panel, 32 B].
 at::Tensor to_fractals(const at::Tensor& weight, const Channels& channels,
                        const ModulatedDeformConvTiling& t) {
-  auto rows = weight.reshape({t.groups, t.out_channels, channels.slices / t.groups, channels.slice,
-                              sizes::Points(t)});
+  auto rows = weight.reshape(
+      {t.groups, t.out_channels, channels.slices / t.groups, channels.slice, sizes::Points(t)});
   rows = pad(pad(rows, 3, channels.padded), 1, t.panels * t.panel);
   return rows
       .reshape({t.groups, t.panels, t.panel, t.group_blocks, channels.block(), sizes::Points(t)})
@@ -140,10 +141,25 @@ void check_npu(const at::Tensor& input, at::IntArrayRef out_size) {
     TORCH_CHECK_VALUE(input.size(2 + d) <= kMaxSide && out_size[d] <= kMaxSide,
                       "input and output must have at most ", kMaxSide,
                       " rows and columns on an NPU, was ", input.sizes(), " and ", out_size);
-  TORCH_CHECK_VALUE(input.size(2) * input.size(3) < INT32_MAX / 2 &&
-                        out_size[0] * out_size[1] < INT32_MAX / 2,
-                    "an image of input and output must have less than 2**30 pixels on an NPU, was ",
-                    input.sizes(), " and ", out_size);
+  TORCH_CHECK_VALUE(
+      input.size(2) * input.size(3) < INT32_MAX / 2 && out_size[0] * out_size[1] < INT32_MAX / 2,
+      "an image of input and output must have less than 2**30 pixels on an NPU, was ",
+      input.sizes(), " and ", out_size);
+}
+
+// Of an image with its padding.
+int64_t image_elements(const ModulatedDeformConvTiling& t, const Channels& channels) {
+  return int64_t{t.deform_groups} * t.deform_blocks * channels.block() * t.size[0] * t.size[1];
+}
+
+// Calls body(first, count) for chunks of the images, of `bytes` each, that stay in the L2.
+template <typename Body>
+void for_each_chunk(int64_t images, int64_t bytes, Body body) {
+  const int64_t most = std::max<int64_t>(kCacheBytes / bytes, 1), chunks = divide_up(images, most);
+  for (int64_t i = 0; i < chunks; i++) {
+    const int64_t first = images * i / chunks;
+    body(first, images * (i + 1) / chunks - first);
+  }
 }
 
 at::Tensor forward_npu(const at::Tensor& input, const at::Tensor& offset,
@@ -162,38 +178,45 @@ at::Tensor forward_npu(const at::Tensor& input, const at::Tensor& offset,
       make_tiling(input, weight, out_size, channels, stride, padding, dilation);
   t.has_mask = mask.has_value();
   t.has_bias = bias.has_value();
-  const int64_t tiles = divide_up(sizes::Positions(t), t.tile);
   const int64_t passes = divide_up(t.groups, t.pass_groups) * divide_up(t.panels, t.pass_panels);
-  const int64_t blocks = std::min(npu::cube_cores(), t.batch * tiles * passes);
-  const auto ring = at::empty({blocks, sizes::kSlots, sizes::StepBytes(t)},
-                              input.options().dtype(at::kByte));
+  const auto fractals = to_fractals(weight, channels, t);
+  const auto block = bias ? to_block(*bias, channels, t) : at::Tensor();
   const auto out = at::empty({size[0], size[1], t.out_stride}, input.options());
-  MXD_LAUNCH_FOR(input.scalar_type(), modulated_deform_conv, blocks, to_images(input, channels),
-                 offset.contiguous(), mask ? mask->contiguous() : at::Tensor(),
-                 to_fractals(weight, channels, t),
-                 bias ? to_block(*bias, channels, t) : at::Tensor(), ring, out, t);
+  const int64_t bytes = channels.element_size * (image_elements(t, channels) + out.stride(0)) +
+                        (offset[0].nbytes() + (mask ? (*mask)[0].nbytes() : 0));
+  for_each_chunk(size[0], bytes, [&](int64_t first, int64_t count) {
+    t.batch = count;
+    const int64_t blocks = std::min(npu::cube_cores(), count * sizes::Tiles(t) * passes);
+    const auto ring =
+        at::empty({blocks, sizes::kSlots, sizes::StepBytes(t)}, input.options().dtype(at::kByte));
+    MXD_LAUNCH_FOR(input.scalar_type(), modulated_deform_conv, blocks,
+                   to_images(input.narrow(0, first, count), channels),
+                   offset.narrow(0, first, count).contiguous(),
+                   mask ? mask->narrow(0, first, count).contiguous() : at::Tensor(), fractals,
+                   block, ring, out.narrow(0, first, count), t);
+  });
   return out.narrow(2, 0, sizes::Positions(t)).reshape(size);
 }
 
-// Cuts the tiles into lanes, as many as keep all cores busy; of whole images where else too much
-// memory is needed.
+// Cuts the tiles into lanes: as many as keep all cores busy, or as there is memory for.
 void choose_lanes(ModulatedDeformConvTiling& t, int64_t image_bytes) {
   const int64_t tiles = sizes::Tiles(t);
   t.lanes = std::min<int64_t>(backward_sizes::kMaxLanes, t.batch * tiles);
-  t.copies = 1;
-  for (int64_t image = 0; image < t.batch; image++)
-    t.copies = std::max(t.copies, sizes::LaneOf(t, (image + 1) * tiles - 1) -
-                                      sizes::LaneOf(t, image * tiles) + 1);
-  if (t.batch > 1 && 2 * t.batch * t.copies * image_bytes > kMaxGradBytes) t.copies = 1;
-  if (t.copies == 1) t.lanes = std::min(t.lanes, t.batch);
+  for (;; t.lanes--) {
+    t.copies = 1;
+    for (int64_t image = 0; image < t.batch; image++)
+      t.copies = std::max(t.copies, sizes::LaneOf(t, (image + 1) * tiles - 1) -
+                                        sizes::LaneOf(t, image * tiles) + 1);
+    if (t.lanes == 1 || 2 * t.batch * t.copies * image_bytes <= kMaxGradBytes) return;
+  }
 }
 
 // [out_channels, channels / groups, kernel height, kernel width] -> [groups, points, output
 // channels in blocks, input channels of a group, 32 B].
 at::Tensor to_turned_fractals(const at::Tensor& weight, const Channels& channels,
                               const ModulatedDeformConvTiling& t) {
-  auto rows = weight.reshape({t.groups, t.out_channels, channels.slices / t.groups, channels.slice,
-                              sizes::Points(t)});
+  auto rows = weight.reshape(
+      {t.groups, t.out_channels, channels.slices / t.groups, channels.slice, sizes::Points(t)});
   rows = pad(pad(rows, 3, channels.padded), 1, t.panels * t.panel);
   return rows
       .reshape({t.groups, t.panels * t.panel / channels.block(), channels.block(),
@@ -209,7 +232,7 @@ at::Tensor to_positions(const at::Tensor& grad, const ModulatedDeformConvTiling&
   return rows.permute({0, 3, 1, 2}).contiguous();
 }
 
-// The sum of the copies, as the input is.
+// The sum of the copies, fp32, in the shape of the input.
 at::Tensor to_input_grad(const at::Tensor& grad_images, const at::Tensor& input,
                          const Channels& channels, const ModulatedDeformConvTiling& t) {
   return grad_images.sum(at::IntArrayRef{1, 2})
@@ -219,8 +242,7 @@ at::Tensor to_input_grad(const at::Tensor& grad_images, const at::Tensor& input,
       .narrow(3, 0, input.size(3))
       .narrow(5, 0, channels.slice)
       .permute({0, 1, 4, 5, 2, 3})
-      .reshape(input.sizes())
-      .to(input.scalar_type());
+      .reshape(input.sizes());
 }
 
 // The sum of the lanes' gradients, as the weight is.
@@ -251,8 +273,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> backward_
     return wanted ? at::zeros(tensor.sizes(), options) : none;
   };
   if (input.size(0) == 0 || (!of_data && !of_parameters))
-    return {like(input, of_data), like(offset, of_data),
-            mask ? like(*mask, of_data) : none, like(weight, of_parameters),
+    return {like(input, of_data), like(offset, of_data), mask ? like(*mask, of_data) : none,
+            like(weight, of_parameters),
             of_parameters ? at::zeros({weight.size(0)}, options) : none};
 
   const Channels channels(input, groups, deform_groups);
@@ -264,38 +286,49 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> backward_
   t.has_mask = mask.has_value();
   t.of_data = of_data;
   t.of_parameters = of_parameters;
-  const int64_t image = t.deform_groups * t.size[0] * t.size[1] * t.deform_blocks * block;
-  choose_lanes(t, image * sums.dtype().itemsize());
-  const int64_t blocks = std::min<int64_t>(npu::cube_cores(), t.lanes);
-
-  at::Tensor grad_images = none, grad_offset = none, grad_mask = none, parts = none;
-  const int64_t samples = t.deform_groups * sizes::Points(t);
+  const int64_t image = image_elements(t, channels), samples = t.deform_groups * sizes::Points(t);
+  at::Tensor grad_input = none, grad_offset = none, grad_mask = none, parts = none;
   if (of_data) {
-    grad_images = at::zeros({t.batch, t.copies, 2, image}, sums);
+    grad_input = at::empty(input.sizes(), options);
     grad_offset = at::empty({t.batch, 2 * samples, t.out_stride}, options);
     if (mask) grad_mask = at::empty({t.batch, samples, t.out_stride}, options);
   }
   if (of_parameters)
-    parts = at::zeros({t.lanes, t.groups, t.panels, sizes::Points(t), t.panel,
+    parts = at::zeros({backward_sizes::kMaxLanes, t.groups, t.panels, sizes::Points(t), t.panel,
                        t.group_blocks * block},
                       sums);
+  const auto fractals = to_turned_fractals(weight, channels, t);
   const int64_t step = sizes::StepBytes(t) / channels.element_size;
-  const auto column_grads = at::empty({blocks, sizes::kSlots, step}, sums);
-  const auto ring = at::empty({blocks, sizes::kSlots, step}, options);
-  MXD_LAUNCH_FOR(input.scalar_type(), modulated_deform_conv_backward, blocks,
-                 to_positions(grad, t), to_images(input, channels), offset.contiguous(),
-                 mask ? mask->contiguous() : at::Tensor(),
-                 to_turned_fractals(weight, channels, t), column_grads, ring, grad_images,
-                 grad_offset, grad_mask, parts, t);
+  const int64_t bytes = 2 * image * sums.dtype().itemsize() +
+                        channels.element_size * (image + grad[0].numel()) +
+                        2 * (offset[0].nbytes() + (mask ? (*mask)[0].nbytes() : 0));
+  for_each_chunk(t.batch, bytes, [&, t](int64_t first, int64_t count) mutable {
+    auto part = [&](const at::Tensor& all) {
+      return all.numel() ? all.narrow(0, first, count) : all;
+    };
+    t.batch = count;
+    choose_lanes(t, image * sums.dtype().itemsize());
+    const int64_t blocks = std::min<int64_t>(npu::cube_cores(), t.lanes);
+    const auto copies = of_data ? at::zeros({count, t.copies, 2, image}, sums) : none;
+    const auto column_grads = at::empty({blocks, sizes::kSlots, step}, sums);
+    const auto ring = at::empty({blocks, sizes::kSlots, step}, options);
+    MXD_LAUNCH_FOR(input.scalar_type(), modulated_deform_conv_backward, blocks,
+                   to_positions(part(grad), t), to_images(part(input), channels),
+                   part(offset).contiguous(), mask ? part(*mask).contiguous() : at::Tensor(),
+                   fractals, column_grads, ring, copies, part(grad_offset), part(grad_mask), parts,
+                   t);
+    if (of_data) part(grad_input).copy_(to_input_grad(copies, part(input), channels, t));
+  });
   auto without_padding = [&](const at::Tensor& tensor, const at::Tensor& as) {
     return tensor.narrow(2, 0, positions).reshape(as.sizes());
   };
-  return {of_data ? to_input_grad(grad_images, input, channels, t) : none,
-          of_data ? without_padding(grad_offset, offset) : none,
+  const auto grad_bias = [&] {
+    return grad.sum(at::IntArrayRef{0, 2, 3}, false, at::kFloat).to(input.scalar_type());
+  };
+  return {grad_input, of_data ? without_padding(grad_offset, offset) : none,
           of_data && mask ? without_padding(grad_mask, *mask) : none,
           of_parameters ? to_weight_grad(parts, weight, channels, t) : none,
-          of_parameters ? grad.sum(at::IntArrayRef{0, 2, 3}, false, at::kFloat).to(input.scalar_type())
-                        : none};
+          of_parameters ? grad_bias() : none};
 }
 
 }  // namespace
