@@ -74,7 +74,7 @@ class DeformConv2d(MmcvDeformConv2d):
             `torch.nn.Conv2d`.
         deform_groups (int): groups of input channels with offsets of their own.
         bias (bool): must be False.
-        im2col_step (int): not used.
+        im2col_step (int): not used; an ONNX file has it.
     """
 
     def forward(self, x: Tensor, offset: Tensor) -> Tensor:
@@ -97,6 +97,8 @@ class DeformConv2d(MmcvDeformConv2d):
             self.dilation,
             self.groups,
             self.deform_groups,
+            False,
+            self.im2col_step,
         )
 
 
