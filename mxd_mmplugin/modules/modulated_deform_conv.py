@@ -62,7 +62,8 @@ class ModulatedDeformConv2dPack(ModulatedDeformConv2d, MmcvModulatedDeformConv2d
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override] # as mmcv's
         """Convolve x [N, in_channels, height, width]."""
-        offset, mask = self.conv_offset(x).tensor_split([2 * self.conv_offset.out_channels // 3], 1)
+        masks = self.conv_offset.out_channels // 3
+        offset, mask = self.conv_offset(x).split([2 * masks, masks], 1)
         return super().forward(x, offset, torch.sigmoid(mask))
 
 

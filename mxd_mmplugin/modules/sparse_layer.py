@@ -21,8 +21,10 @@ Layer = TypeVar('Layer', bound='SparseLayer')
 
 def numbers(name: str, value: Sizes, ndim: int, least: int) -> tuple[int, ...]:
     """`value` as `ndim` integers, each at least `least`."""
-    several = hasattr(value, '__len__') and not isinstance(value, str)
-    values: tuple = tuple(value) if several else (value,) * ndim  # type: ignore[arg-type]
+    try:
+        values: tuple = tuple(value)  # type: ignore[arg-type] # or there is only one
+    except TypeError:
+        values = (value,) * ndim
     try:
         numbers = wholes(name, values, least)
     except ValueError:

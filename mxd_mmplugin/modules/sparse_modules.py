@@ -177,13 +177,16 @@ def convert_norms_of_sparse_tensors() -> bool:
 
 def _take_part(sequential: nn.Module, args: tuple, out: Any) -> Any:
     """Without voxels mmcv and spconv leave out all but the sparse layers: give their parameters a gradient, zero."""
-    if is_compiling() or not isinstance(out, TENSORS) or out.indices.shape[0]:
+    x = args[0] if args else None
+    if is_compiling() or not isinstance(x, TENSORS) or x.indices.shape[0]:
         return out
     weights = [weight for weight in sequential.parameters() if weight.requires_grad]
     if not weights or not torch.is_grad_enabled():
         return out
-    nothing = sum((weight.sum() * 0 for weight in weights), out.features.new_zeros(()))
-    return replace_feature(out, out.features + nothing.to(out.features.dtype))
+    nothing = sum((weight.sum() * 0 for weight in weights), weights[0].new_zeros(()))
+    if isinstance(out, TENSORS):
+        return replace_feature(out, out.features + nothing.to(out.features.dtype))
+    return out + nothing.to(out.dtype) if isinstance(out, Tensor) else out
 
 
 def _take_part_in(parent: nn.Module, name: str, child: Optional[nn.Module]) -> None:
