@@ -1,5 +1,6 @@
 """Sparse4D's training by iterations and by epochs, stopped at any point and resumed: the losses of one that was not."""
 
+import contextlib
 import itertools
 
 import numpy as np
@@ -75,7 +76,6 @@ def train(folder, name, by_epoch, workers, stop=None, resume=False):
     """Losses by iteration, and the numbers of the frames that were loaded."""
     torch.manual_seed(3)
     np.random.seed(3)
-    data = Sequences()
     model = small(train_cfg=None)
     model.head.refine_layer.num_cls = 10
     model.head.deformable_model.attn_drop = 0.2  # something that is drawn
@@ -86,7 +86,7 @@ def train(folder, name, by_epoch, workers, stop=None, resume=False):
         model=model,
         work_dir=str(folder),
         train_dataloader=dict(
-            dataset=data,
+            dataset=Sequences(),
             batch_size=3,
             num_workers=workers,
             persistent_workers=workers > 0,
@@ -103,14 +103,13 @@ def train(folder, name, by_epoch, workers, stop=None, resume=False):
         randomness=dict(seed=7, deterministic=True),
         experiment_name=name,
         resume=resume,
+        default_scope='mmdet3d',
         log_level='ERROR',
     )
     torch.use_deterministic_algorithms(False)
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         runner.train()
-    except KeyboardInterrupt:
-        pass
-    return losses.found, data.loaded
+    return losses.found, runner.train_dataloader.dataset.loaded
 
 
 @pytest.mark.parametrize(('by_epoch', 'stops'), [(False, [4, 5]), (True, [2, 7])])
@@ -119,13 +118,12 @@ def test_resumed_training_has_the_losses_of_one_that_went_through(by_epoch, stop
     whole, loaded = train(tmp_path / 'whole', f'{name}_whole', by_epoch, 0)
     assert [*whole] == [*range(9)] and len({*whole.values()}) == 9
     assert len(loaded) == 27
-    found, number = {}, 0
-    for stop in [*stops, None]:
+    found = {}
+    for number, stop in enumerate([*stops, None]):
         part, loaded = train(tmp_path / 'parts', f'{name}_{number}', by_epoch, 0, stop, number > 0)
         assert part and min(part) <= (max(found) + 1 if found else 0)
         assert len(loaded) == 3 * len(part)  # nothing was loaded to be passed over
         found.update(part)
-        number += 1
     assert found == whole
 
 
