@@ -10,6 +10,7 @@ from mmengine.registry import HOOKS, MODELS, Registry
 
 from . import modules
 from .engine.bev_hook import BEVPictureHook, CameraPictureHook
+from .engine.resume_hook import ExactResumeHook
 from .packages import is_installed
 
 
@@ -107,6 +108,8 @@ def table() -> list[Entry]:
             note='no other package has it in the registry',
         )
     )
+    note = 'a resumed training goes on as if it had not stopped'
+    entries.append(Entry(HOOKS, ExactResumeHook, ExactResumeHook.__name__, note=note))
     note = 'pictures of validation frames'
     entries += [
         Entry(HOOKS, cls, cls.__name__, note=note) for cls in (BEVPictureHook, CameraPictureHook)
