@@ -279,8 +279,8 @@ def sparse_add(*tensors: SomeSparseTensor) -> SomeSparseTensor:
             and device. Dtypes are promoted, as `+` does it.
 
     Returns:
-        SparseConvTensor: ours, or of the first one's class where that is another one's own. Differentiable in all features; each sum is taken in the order of
-        the tensors.
+        SparseConvTensor: ours, or of the first one's class where that is a user's own. Differentiable in all features;
+        each sum is taken in the order of the tensors.
 
     Raises:
         ValueError: no tensors, or two that do not go together; a voxel outside of the grid or twice in one tensor.

@@ -98,7 +98,7 @@ class Rulebook:
         """(pairs, bounds) with inputs and outputs exchanged, for the gradient of the input."""
         if self._transpose is None:
             self._transpose = torch.ops.mxd.sparse_conv_rulebook_transpose(
-                self.pairs, self.bounds, self.indices.shape[0]
+                self.pairs, self.bounds, self.indices.shape[0], trusted=True
             )
         return self._transpose
 
@@ -315,7 +315,7 @@ if hasattr(torch.library, 'register_fake'):  # PyTorch 2.4: tracing with sizes t
 
     @torch.library.register_fake('mxd::sparse_conv_rulebook_transpose')
     def _rulebook_transpose_fake(
-        pairs: Tensor, bounds: Tensor, num_in: int
+        pairs: Tensor, bounds: Tensor, num_in: int, trusted: bool = False
     ) -> tuple[Tensor, Tensor]:
         tiles = torch.library.get_ctx().new_dynamic_size()
         return torch.empty_like(pairs), bounds.new_empty(tiles, bounds.shape[1])
