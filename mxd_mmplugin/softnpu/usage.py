@@ -186,7 +186,7 @@ def report(console: Console, rows: list[dict], native_line: dict[str, str]) -> N
     count = steps(rows)
     host, device = host_us(rows) / 1e3, device_us(rows) / 1e3
     console.print(
-        f'{count} training steps. The host needs {host:.1f} ms ({LAUNCH_US:.0f} us a launch, {WAIT_US:.0f} us a '
+        f'{count} training step{"s" * (count != 1)}. The host needs {host:.1f} ms ({LAUNCH_US:.0f} us a launch, {WAIT_US:.0f} us a '
         f'wait), the device {device:.1f} ms: bound by the {"host" if host > device else "device"}'
     )
 
