@@ -220,10 +220,7 @@ def draw(rows: list[dict], path: Path) -> None:
     )
     axes.tick_params(axis='x', length=0)
     axes.set_ylabel('ms, modelled, a training step')
-    handles = [
-        axes.bar(0, 0, color=colour, label=part[0])
-        for part, colour in colours.items()
-    ]
+    handles = [axes.bar(0, 0, color=colour, label=part[0]) for part, colour in colours.items()]
     axes.legend(handles=handles[::-1], loc='center left', bbox_to_anchor=(1, 0.5), frameon=False)
     axes.spines[['top', 'right']].set_visible(False)
     figure.savefig(path, dpi=150)

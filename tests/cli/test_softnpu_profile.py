@@ -53,9 +53,7 @@ PRODUCTS = {
         torch.rand(6, requires_grad=True),
         stride=2,
     ),
-    'conv2d in groups': lambda: F.conv2d(
-        torch.rand(2, 4, 9, 8), torch.rand(6, 2, 3, 3), groups=2
-    ),
+    'conv2d in groups': lambda: F.conv2d(torch.rand(2, 4, 9, 8), torch.rand(6, 2, 3, 3), groups=2),
     'conv_transpose2d': lambda: F.conv_transpose2d(
         torch.rand(2, 4, 9, 8, requires_grad=True), torch.rand(4, 7, 2, 2), stride=2
     ),
