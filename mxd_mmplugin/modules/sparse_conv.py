@@ -25,7 +25,7 @@ class SparseConvolution(SparseLayer):
     """Base of the sparse convolution layers; a class for each kind and `ndim` follows.
 
     It takes a `SparseConvTensor` of mmcv, spconv or ours (N voxels: features [N, in_channels], indices
-    int32 [N, ndim + 1] of batch index and coordinates) and answers with one of the same class.
+    int32 [N, ndim + 1] of batch index and coordinates) and answers with ours, which passes for the others.
 
     Args:
         in_channels, out_channels (int): feature channels.
@@ -112,7 +112,8 @@ class SparseConvolution(SparseLayer):
             x (SparseConvTensor): of mmcv, spconv or ours.
 
         Returns:
-            SparseConvTensor: of x's class, with out_channels channels and x's indice_dict.
+            SparseConvTensor: ours, or of x's class if that is a user's own, with out_channels channels and x's
+                indice_dict.
         """
         self._check_input(x)
         activate = ACTIVATIONS[self.act_type]
@@ -242,7 +243,8 @@ class SparseInverseConvolution(SparseConvolution):
                     f'give both layers the same {name}'
                 )
         out = rulebook.out_indices
-        if not same_voxels(x.indices, out):
+        same = rulebook.is_to(x.indices)
+        if not (same_voxels(x.indices, out) if same is None else same):
             raise ValueError(
                 f'{key} leads to {len(out)} voxels and not to these {len(x.indices)}: '
                 'invert it where they are the same'

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..ops import Rulebook, build_rulebook
 from ..ops.sizes import whole, wholes
 from .sparse_modules import SparseModule
-from .sparse_tensor import SparseTensor, same_voxels
+from .sparse_tensor import SparseTensor
 
 # Arguments of spconv's layers that choose among its CUDA kernels or name a layer for its profiler.
 _SPCONV_OPTIONS = ('algo', 'fp32_accum', 'large_kernel_fast_algo', 'record_voxel_count', 'name')
@@ -94,12 +94,11 @@ class SparseLayer(SparseModule):
             subm=self.subm,
             transposed=self.transposed,
         )
-        rulebook = x.find_indice_pair(self.indice_key)
-        if rulebook is not None:
-            self._check_shared(rulebook, geometry, x.indices)
-            return rulebook
+        shared = x.find_indice_pair(self.indice_key)
+        if shared is not None and self._can_share(shared, geometry, x.indices):
+            return shared
         rulebook = build_rulebook(x.indices, **geometry)
-        if self.indice_key is not None:
+        if self.indice_key is not None and shared is None:
             x.indice_dict[self.indice_key] = rulebook
         return rulebook
 
@@ -112,7 +111,8 @@ class SparseLayer(SparseModule):
             )
         return key
 
-    def _check_shared(self, rulebook: Rulebook, geometry: dict, indices: Tensor) -> None:
+    def _can_share(self, rulebook: Rulebook, geometry: dict, indices: Tensor) -> bool:
+        """Whether the rulebook serves this layer too; refused is what it certainly does not serve."""
         key = self._check_ours(rulebook)
         unused = ('stride', 'padding', 'output_padding') if self.subm else ()
         for name in (name for name in geometry if name not in unused):
@@ -121,11 +121,13 @@ class SparseLayer(SparseModule):
                     f'{key} was made with {name} {rulebook.geometry[name]} and is reused with '
                     f'{geometry[name]}: give the layers different keys'
                 )
-        if not same_voxels(indices, rulebook.indices):
+        same = rulebook.is_from(indices)
+        if same is False:
             raise ValueError(
                 f'{key} was made for other voxels ({len(rulebook.indices)}, now {len(indices)}): '
                 'give the layers different keys'
             )
+        return same is True
 
 
 def layer_class(kind: str, ndim: int, base: type[Layer], **attributes: bool) -> type[Layer]:

@@ -13,8 +13,8 @@ from .sparse_tensor import SomeSparseTensor, SparseTensor, like
 class SparseMaxPool(SparseLayer):
     """Base of the max pooling layers; a class for each `ndim` follows.
 
-    It takes a `SparseConvTensor` of mmcv, spconv or ours and answers with one of the same class, whose voxels are those
-    of a convolution with the same window. See `mxd_mmplugin.ops.sparse_max_pool` for what the maximum is.
+    It takes a `SparseConvTensor` of mmcv, spconv or ours and answers with ours, whose voxels are those of a convolution
+    with the same window. See `mxd_mmplugin.ops.sparse_max_pool` for what the maximum is.
 
     Args:
         kernel_size, padding, dilation (int or Sequence[int]): one number, or one for each dimension in the order of
@@ -48,7 +48,7 @@ class SparseMaxPool(SparseLayer):
             x (SparseConvTensor): of mmcv, spconv or ours.
 
         Returns:
-            SparseConvTensor: of x's class, with x's channels and indice_dict.
+            SparseConvTensor: ours, or of x's class if that is a user's own, with x's channels and indice_dict.
         """
         rulebook = self._rulebook(x)
         features = self._pool(x.features, rulebook)

@@ -68,8 +68,13 @@ _CARRIED = (
 def like(
     x: SomeSparseTensor, features: Tensor, indices: Tensor, spatial_shape: Sequence[int]
 ) -> SomeSparseTensor:
-    """A sparse tensor of x's class with x's batch size and all that x carries."""
-    out = type(x)(features, indices, spatial_shape, x.batch_size)
+    """A sparse tensor with x's batch size and all that x carries.
+
+    It is a `SparseConvTensor` of ours, which passes for mmcv's and spconv's and has the fast `dense`; for an x of any
+    other class, one of that class.
+    """
+    cls: type = SparseConvTensor if type(x) in TENSORS else type(x)
+    out = cls(features, indices, spatial_shape, x.batch_size)
     for name in _CARRIED:
         if hasattr(x, name):
             setattr(out, name, getattr(x, name))
@@ -77,12 +82,12 @@ def like(
 
 
 def replace_feature(x: SomeSparseTensor, features: Tensor) -> SomeSparseTensor:
-    """A sparse tensor of x's class with x's voxels and other features; x stays as it is."""
+    """A sparse tensor as `like` makes it, with x's voxels and other features; x stays as it is."""
     return like(x, features, x.indices, x.spatial_shape)
 
 
 def same_voxels(a: Tensor, b: Tensor) -> bool:
-    """Whether two index tensors name the same voxels in the same order."""
+    """Whether two index tensors name the same voxels in the same order. Two tensors of one shape are read for it."""
     return a is b or (a.shape == b.shape and a.device == b.device and torch.equal(a, b))
 
 
@@ -274,7 +279,7 @@ def sparse_add(*tensors: SomeSparseTensor) -> SomeSparseTensor:
             and device. Dtypes are promoted, as `+` does it.
 
     Returns:
-        SparseConvTensor: of the first one's class. Differentiable in all features; each sum is taken in the order of
+        SparseConvTensor: ours, or of the first one's class where that is another one's own. Differentiable in all features; each sum is taken in the order of
         the tensors.
 
     Raises:

@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from .autocast import autocast
 from .sizes import whole, wholes
-from .tracing import apply
+from .tracing import apply, is_compiling
 
 
 def output_shape(
@@ -38,6 +38,11 @@ def output_shape(
     if transposed:
         return [(n - 1) * s - 2 * p + d * (k - 1) + more + 1 for n, k, s, p, d, more in sizes]
     return [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d, _ in sizes]
+
+
+def _version(tensor: Tensor) -> int:
+    """How often a tensor was changed in place. Inference tensors do not count it, and a trace sees no change."""
+    return 0 if is_compiling() or tensor.is_inference() else tensor._version
 
 
 @dataclass(eq=False)
@@ -64,6 +69,29 @@ class Rulebook:
     geometry: dict
     # Kept by hand: functools.cached_property takes a lock, which torch.compile does not trace.
     _transpose: Optional[tuple[Tensor, Tensor]] = field(default=None, repr=False)
+    _versions: tuple[int, int] = field(init=False, repr=False)  # of indices and out_indices
+
+    def __post_init__(self) -> None:
+        self._versions = _version(self.indices), _version(self.out_indices)
+
+    def is_from(self, indices: Tensor) -> Optional[bool]:
+        """Whether the input's voxels are `indices`; None if only their values could tell, which are not read on NPUs.
+
+        One tensor is the same voxels unless it was changed in place since.
+        """
+        return self._names(self.indices, self._versions[0], indices)
+
+    def is_to(self, indices: Tensor) -> Optional[bool]:
+        """Whether the output's voxels are `indices`, see `is_from`."""
+        return self._names(self.out_indices, self._versions[1], indices)
+
+    @staticmethod
+    def _names(mine: Tensor, version: int, other: Tensor) -> Optional[bool]:
+        if _version(mine) != version or mine.shape != other.shape or mine.device != other.device:
+            return False
+        if mine is other:
+            return True
+        return torch.equal(mine, other) if mine.device.type == 'cpu' else None
 
     @property
     def transpose(self) -> tuple[Tensor, Tensor]:

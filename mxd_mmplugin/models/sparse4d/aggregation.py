@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Optional
 
 import torch
@@ -14,6 +15,24 @@ from .box3d import Frame
 from .layers import linear_relu_ln
 
 
+@lru_cache(maxsize=16)
+def _index_tables(
+    shapes: tuple[tuple[int, int], ...], cameras: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Sizes and first pixels of maps, see `flatten_maps`. The same tensors for the same maps: operators read them once."""
+    starts, start = [], 0
+    for _ in range(cameras):
+        for height, width in shapes:
+            starts.append(start)
+            start += height * width
+    # They outlive an inference_mode, and what is made in it no training may use.
+    with torch.inference_mode(False):
+        return (
+            torch.tensor([shapes] * cameras, dtype=torch.int32, device=device),
+            torch.tensor(starts, dtype=torch.int32, device=device).view(cameras, -1),
+        )
+
+
 def flatten_maps(feature_maps: Sequence[Tensor]) -> list:
     """Feature maps as the operator reads them.
 
@@ -24,19 +43,10 @@ def flatten_maps(feature_maps: Sequence[Tensor]) -> list:
         list[Tensor]: [B, pixels, C], camera by camera, and in each scale by scale; heights and widths
         [N, scales, 2]; first pixels [N, scales].
     """
-    cameras, device = feature_maps[0].shape[1], feature_maps[0].device
     rows = torch.cat([maps.flatten(3) for maps in feature_maps], -1)
-    shapes = [maps.shape[-2:] for maps in feature_maps]
-    starts, start = [], 0
-    for _ in range(cameras):
-        for height, width in shapes:
-            starts.append(start)
-            start += height * width
-    return [
-        rows.transpose(2, 3).flatten(1, 2),
-        torch.tensor([shapes] * cameras, dtype=torch.int32, device=device),
-        torch.tensor(starts, dtype=torch.int32, device=device).view(cameras, -1),
-    ]
+    shapes = tuple((int(maps.shape[-2]), int(maps.shape[-1])) for maps in feature_maps)
+    tables = _index_tables(shapes, feature_maps[0].shape[1], feature_maps[0].device)
+    return [rows.transpose(2, 3).flatten(1, 2), *tables]
 
 
 def map_strides(feature_maps: Sequence[Tensor], image_size: Sequence[int]) -> list:
