@@ -74,7 +74,7 @@ def _class_tables(
     num_classes: int, class_names: Optional[Sequence[str]], test_cfg: dict
 ) -> tuple[list[int], dict[int, float]]:
     """The labels of small classes, and how near boxes of a label suppress each other; see `TransFusionHead`."""
-    dataset = test_cfg.get('dataset')
+    dataset = str(test_cfg.get('dataset'))
     small = test_cfg.get('small_classes', SMALL_CLASSES.get(dataset, ()))
     radius = test_cfg.get('nms_radius', NMS_RADIUS.get(dataset, {}))
     names = list(CLASS_NAMES.get(dataset, ()) if class_names is None else class_names)
