@@ -243,9 +243,11 @@ def _version(name: str) -> Optional[str]:
 def _import_error(module: str) -> Optional[str]:
     """What keeps a module from being imported, or None when it can be."""
     try:
-        import_module(module)
+        found = import_module(module)
     except Exception as error:
         return f'{type(error).__name__}: {_first_line(error)}'
+    if hasattr(found, '__path__') and getattr(found, '__file__', None) is None:
+        return f'{next(iter(found.__path__))} is a folder without __init__.py'
     return None
 
 

@@ -5,7 +5,6 @@ pytest, on the software NPU, which tests there are, has it run those that were s
 over the report of each as it comes. The trainings run in a process of their own, beside the others.
 """
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -19,6 +18,7 @@ import pytest
 import torch
 
 from mxd_mmplugin import softnpu
+from mxd_mmplugin.packages import is_installed
 
 # Each tensor has an allocation of its own: any access outside of it, or after it, is noticed.
 SETTINGS = {'PYTORCH_NO_NPU_MEMORY_CACHING': '1', 'MXD_SOFTNPU_DEVICES': '2'}
@@ -31,7 +31,7 @@ def has_npu() -> bool:
     """Whether the tests can run in this process."""
     if softnpu.active():
         return True
-    return importlib.util.find_spec('torch_npu') is not None and torch.npu.is_available()
+    return is_installed('torch_npu') and torch.npu.is_available()
 
 
 def pytest_runtest_logreport(report):
