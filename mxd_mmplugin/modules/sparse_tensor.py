@@ -67,7 +67,8 @@ def like(
     x: SomeSparseTensor, features: Tensor, indices: Tensor, spatial_shape: Sequence[int]
 ) -> SomeSparseTensor:
     """A sparse tensor of x's class with x's batch size and all that x carries."""
-    out = type(x)(features, indices, spatial_shape, x.batch_size)
+    # Not type(x), which PyTorch 2.6 cannot trace.
+    out = x.__class__(features, indices, spatial_shape, x.batch_size)
     for name in _CARRIED:
         if hasattr(x, name):
             setattr(out, name, getattr(x, name))
