@@ -110,7 +110,7 @@ class Rulebook:
             self.indices,
             self.geometry['spatial_shape'],
             *self.transpose,
-            dict(self.geometry, inverse_of=self.out_shape),
+            {**self.geometry, 'inverse_of': self.out_shape},
             _transpose=(self.pairs, self.bounds),  # known: no need to sort back
         )
 
@@ -178,7 +178,12 @@ def build_rulebook(
         indices, batch_size, *lists, *flags
     )
     names = 'spatial_shape', 'kernel_size', 'stride', 'padding', 'dilation', 'output_padding'
-    geometry = dict(zip(names, lists), batch_size=batch_size, subm=flags[0], transposed=flags[1])
+    geometry = {
+        **dict(zip(names, lists)),  # PyTorch 2.6 traces no dict() of pairs and keywords
+        'batch_size': batch_size,
+        'subm': flags[0],
+        'transposed': flags[1],
+    }
     out_shape = tuple(output_shape(*lists, *flags))
     return Rulebook(indices, indices if subm else out_indices, out_shape, pairs, bounds, geometry)
 

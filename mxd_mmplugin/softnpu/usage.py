@@ -1,4 +1,4 @@
-"""What a whole run asks of an Atlas A2: launches, waits, copies and modelled time, by operator and by part of the model."""
+"""What a run asks of an Atlas A2: launches, waits, copies, modelled time, by operator and part of the model."""
 
 from collections import Counter
 from collections.abc import Iterable

@@ -5,7 +5,6 @@ pytest, on the software NPU, which tests there are, has it run those that were s
 tests of this process, and takes over the report of each. The trainings have a process of their own.
 """
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -19,6 +18,7 @@ import pytest
 import torch
 
 from mxd_mmplugin import softnpu
+from mxd_mmplugin.packages import is_installed
 
 # What may run on the AI CPU or the host all the same: operator@place, and why.
 ALLOWED = {
@@ -54,7 +54,7 @@ def has_npu() -> bool:
     """Whether the tests can run in this process."""
     if softnpu.active():
         return True
-    return importlib.util.find_spec('torch_npu') is not None and torch.npu.is_available()
+    return is_installed('torch_npu') and torch.npu.is_available()
 
 
 def pytest_runtest_logreport(report):
