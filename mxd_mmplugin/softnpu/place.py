@@ -27,8 +27,10 @@ def name_of(modules: list) -> str:
 def place() -> tuple:
     """Phase ('forward', 'optimizer' or 'validation'), name of the module, and 'file:line function'."""
     torch = sys.modules['torch']
-    skipped = '<', *(os.path.dirname(sys.modules[name].__file__) for name in ('torch', 'torch_npu'))
-    line, phase, modules = '', 'forward', []
+    packages = [sys.modules[name].__file__ or '' for name in ('torch', 'torch_npu')]
+    skipped = '<', *map(os.path.dirname, packages)
+    line, phase = '', 'forward'
+    modules: list = []
     frame = sys._getframe().f_back
     while frame is not None:
         code = frame.f_code
