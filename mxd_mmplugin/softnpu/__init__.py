@@ -16,6 +16,7 @@ from pathlib import Path
 
 CHECKOUT = Path(__file__).parents[2]
 ROOT = CHECKOUT / '.softnpu'
+DATA = Path(__file__).parent  # of the table of CANN's operators and of place.py
 
 
 def built() -> bool:
@@ -52,7 +53,7 @@ def environment() -> dict[str, str]:
         'PYTHONPATH': prepend('PYTHONPATH', ROOT / 'site', CHECKOUT),
         'TORCH_DEVICE_BACKEND_AUTOLOAD': '1',
         'MXD_SOFTNPU': '1',
-        'MXD_SOFTNPU_DATA': str(Path(__file__).parent),
+        'MXD_SOFTNPU_DATA': str(DATA),
         'MXD_NPU_LIBRARY': str(ROOT / 'lib' / 'libmxd_npu.so'),
         'MXD_MMCV_REGISTRY': str(ROOT / 'lib' / 'libmxd_mmcv_registry.so'),
     }

@@ -181,5 +181,8 @@ def test_kernels_are_what_runs(monkeypatch, tmp_path):
     monkeypatch.setitem(os.environ, 'MXD_SOFTNPU_PROFILE', str(profile))
     check(scattered([9, 9, 9], 300), spatial_shape=[9, 9, 9])
     ran = {json.loads(row)['kernel'] for row in profile.read_text().splitlines()}
-    parts = 'cells', 'reach', 'decode', 'count', 'fill'
-    assert ran == {f'sparse_conv_rulebook_{part}' for part in parts}
+    parts = 'cells', 'reach', 'decode', 'table', 'count', 'bounds', 'fill', 'bins', 'edges'
+    sorts = 'runs', 'split', 'merge', 'take', 'unique_count', 'unique'
+    assert ran == {f'sparse_conv_rulebook_{part}' for part in parts} | {
+        f'sort_{part}' for part in sorts
+    }

@@ -198,16 +198,31 @@ at::Tensor forward_npu(const at::Tensor& input, const at::Tensor& offset,
   return out.narrow(2, 0, sizes::Positions(t)).reshape(size);
 }
 
-// Cuts the tiles into lanes: as many as keep all cores busy, or as there is memory for.
-void choose_lanes(ModulatedDeformConvTiling& t, int64_t image_bytes) {
+int32_t count_copies(const ModulatedDeformConvTiling& t) {
   const int64_t tiles = sizes::Tiles(t);
-  t.lanes = std::min<int64_t>(backward_sizes::kMaxLanes, t.batch * tiles);
-  for (;; t.lanes--) {
-    t.copies = 1;
-    for (int64_t image = 0; image < t.batch; image++)
-      t.copies = std::max(t.copies, sizes::LaneOf(t, (image + 1) * tiles - 1) -
-                                        sizes::LaneOf(t, image * tiles) + 1);
-    if (t.lanes == 1 || 2 * t.batch * t.copies * image_bytes <= kMaxGradBytes) return;
+  int32_t most = 1;
+  for (int64_t image = 0; image < t.batch; image++)
+    most = std::max(
+        most, sizes::LaneOf(t, (image + 1) * tiles - 1) - sizes::LaneOf(t, image * tiles) + 1);
+  return most;
+}
+
+// Cuts the tiles into lanes: more of them keep more cores busy, and have more copies of the images'
+// gradients to be cleared and added up.
+void choose_lanes(ModulatedDeformConvTiling& t, int64_t image_bytes) {
+  constexpr double kTapCycles = 39, kBytesACycle = 890;  // as the model of costs has it
+  const int64_t tiles = t.batch * sizes::Tiles(t), half = t.tile / 2;
+  const int64_t steps = t.deform_groups * divide_up(t.deform_blocks, t.chunk_blocks);
+  const double tile_cycles = kTapCycles * half * sizes::Points(t) * steps;
+  double least = 0;
+  ModulatedDeformConvTiling trial = t;
+  for (int64_t lanes = 1; lanes <= std::min<int64_t>(backward_sizes::kMaxLanes, tiles); lanes++) {
+    trial.lanes = lanes;
+    trial.copies = count_copies(trial);
+    const int64_t bytes = 2 * t.batch * trial.copies * image_bytes;
+    if (lanes > 1 && bytes > kMaxGradBytes) continue;
+    const double cycles = tile_cycles * divide_up(tiles, lanes) + 2.0 * bytes / kBytesACycle;
+    if (lanes == 1 || cycles < least) t = trial, least = cycles;
   }
 }
 
