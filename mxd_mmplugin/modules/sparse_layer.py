@@ -6,6 +6,7 @@ from typing import Any, Optional, TypeVar, Union
 from torch import Tensor
 
 from ..ops import Rulebook, build_rulebook
+from ..ops.sizes import whole, wholes
 from .sparse_modules import SparseModule
 from .sparse_tensor import SparseTensor
 
@@ -20,19 +21,27 @@ Layer = TypeVar('Layer', bound='SparseLayer')
 
 def numbers(name: str, value: Sizes, ndim: int, least: int) -> tuple[int, ...]:
     """`value` as `ndim` integers, each at least `least`."""
-    values: tuple = tuple(value) if isinstance(value, (list, tuple)) else (value,) * ndim
-    if len(values) != ndim or any(not isinstance(v, int) or v < least for v in values):
+    try:
+        values: tuple = tuple(value)  # type: ignore[arg-type] # or there is only one
+    except TypeError:
+        values = (value,) * ndim
+    try:
+        numbers = wholes(name, values, least)
+    except ValueError:
+        numbers = ()
+    if len(numbers) != ndim:
         raise ValueError(
             f'{name} must be an integer of at least {least} or {ndim} of them, was {value!r}'
         )
-    return values
+    return numbers
 
 
 def count(name: str, value: int) -> int:
     """`value`, an integer of at least 1."""
-    if not isinstance(value, int) or value < 1:
-        raise ValueError(f'{name} must be an integer of at least 1, was {value!r}')
-    return value
+    try:
+        return whole(name, value, 1)
+    except ValueError:
+        raise ValueError(f'{name} must be an integer of at least 1, was {value!r}') from None
 
 
 class SparseLayer(SparseModule):
@@ -46,6 +55,7 @@ class SparseLayer(SparseModule):
     """
 
     ndim: int
+    inverse = False
     subm = False  # submanifold: voxels stay, stride and padding are not used
     transposed = False
 
@@ -74,8 +84,8 @@ class SparseLayer(SparseModule):
 
     def _rulebook(self, x: SparseTensor) -> Rulebook:
         geometry: dict[str, Any] = dict(
-            batch_size=int(x.batch_size),
-            spatial_shape=tuple(int(size) for size in x.spatial_shape),
+            batch_size=whole('batch_size', x.batch_size),
+            spatial_shape=wholes('spatial_shape', x.spatial_shape),
             kernel_size=self.kernel_size,
             stride=self.stride,
             padding=self.padding,

@@ -17,6 +17,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from .autocast import autocast
+from .sizes import whole, wholes
 from .tracing import apply, is_compiling
 
 
@@ -109,7 +110,7 @@ class Rulebook:
             self.indices,
             self.geometry['spatial_shape'],
             *self.transpose,
-            dict(self.geometry, inverse_of=self.out_shape),
+            {**self.geometry, 'inverse_of': self.out_shape},
             _transpose=(self.pairs, self.bounds),  # known: no need to sort back
         )
 
@@ -123,10 +124,6 @@ class Rulebook:
         """Whether exchanging inputs and outputs is the same as reversing the kernel."""
         odd = all(k % 2 for k in self.geometry['kernel_size'])
         return self.geometry['subm'] and odd and 'inverse_of' not in self.geometry
-
-
-def _integers(values: Sequence[int]) -> tuple[int, ...]:
-    return tuple(int(v) for v in values)
 
 
 def build_rulebook(
@@ -168,21 +165,25 @@ def build_rulebook(
         TypeError: indices that are not int32.
     """
     lists = (
-        _integers(spatial_shape),
-        _integers(kernel_size),
-        _integers(stride),
-        _integers(padding),
-        _integers(dilation),
-        _integers(output_padding or [0] * len(spatial_shape)),
+        wholes('spatial_shape', spatial_shape),
+        wholes('kernel_size', kernel_size),
+        wholes('stride', stride),
+        wholes('padding', padding),
+        wholes('dilation', dilation),
+        wholes('output_padding', output_padding or [0] * len(spatial_shape)),
     )
     flags = bool(subm), bool(transposed)
+    batch_size = whole('batch_size', batch_size)
     out_indices, pairs, bounds = torch.ops.mxd.sparse_conv_rulebook(
-        indices, int(batch_size), *lists, *flags
+        indices, batch_size, *lists, *flags
     )
     names = 'spatial_shape', 'kernel_size', 'stride', 'padding', 'dilation', 'output_padding'
-    geometry = dict(
-        zip(names, lists), batch_size=int(batch_size), subm=flags[0], transposed=flags[1]
-    )
+    geometry = {
+        **dict(zip(names, lists)),  # PyTorch 2.6 traces no dict() of pairs and keywords
+        'batch_size': batch_size,
+        'subm': flags[0],
+        'transposed': flags[1],
+    }
     out_shape = tuple(output_shape(*lists, *flags))
     return Rulebook(indices, indices if subm else out_indices, out_shape, pairs, bounds, geometry)
 

@@ -1,5 +1,6 @@
 """Deformable aggregation with key points: what the boxes see in the images of this frame and of frames before it."""
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Optional
@@ -48,6 +49,60 @@ def flatten_maps(feature_maps: Sequence[Tensor]) -> list:
     return [rows.transpose(2, 3).flatten(1, 2), *tables]
 
 
+def map_strides(feature_maps: Sequence[Tensor], image_size: Sequence[int]) -> list:
+    """Pixels of the image to a pixel of each map.
+
+    Args:
+        feature_maps (Sequence[Tensor]): [..., h, w] for each scale.
+        image_size (Sequence[int]): height and width of the images that the maps were made from.
+
+    Returns:
+        list[int]: for each scale. Convolutions round up, so that a map may reach beyond its image.
+
+    Raises:
+        ValueError: a map that no stride explains.
+    """
+    strides = []
+    for maps in feature_maps:
+        sizes = list(zip(image_size, maps.shape[-2:]))
+        share = max(image / size for image, size in sizes)
+        # Nearly all backbones have powers of two; another stride is seen where it divides the images.
+        for stride in (2 ** math.ceil(math.log2(share)), round(share)):
+            if all(size == -(-image // stride) for image, size in sizes):
+                strides.append(stride)
+                break
+        else:
+            raise ValueError(
+                f'a feature map of {tuple(maps.shape[-2:])} pixels does not fit images of {tuple(image_size)}: '
+                'set pad_size_divisor of the data_preprocessor to the greatest stride of the maps'
+            )
+    return strides
+
+
+def cover_alike(feature_maps: Sequence[Tensor], image_size: Sequence[int]) -> tuple:
+    """Let maps of all scales cover the same part of the plane, so that one location serves them all.
+
+    Where a stride does not divide the images its map reaches beyond them, each scale's to another place; zeros take
+    all maps to where every scale has a whole number of pixels.
+
+    Args:
+        feature_maps (Sequence[Tensor]): [..., h, w] for each scale.
+        image_size (Sequence[int]): height and width of the images.
+
+    Returns:
+        tuple[list[Tensor], list[int]]: the maps, and the height and width that they cover, in pixels of the images.
+    """
+    strides = map_strides(feature_maps, image_size)
+    step = math.lcm(*strides)
+    covered = [-(-size // step) * step for size in image_size]
+    height, width = covered
+    maps = []
+    for x, stride in zip(feature_maps, strides):
+        below, right = height // stride - x.shape[-2], width // stride - x.shape[-1]
+        maps.append(F.pad(x, (0, right, 0, below)) if below or right else x)
+    return maps, covered
+
+
 def project_points(points: Tensor, frame: Frame) -> Tensor:
     """Where points are in the images.
 
@@ -56,7 +111,7 @@ def project_points(points: Tensor, frame: Frame) -> Tensor:
         frame (Frame): the cameras.
 
     Returns:
-        Tensor: [B, A, P, N, 2], (x, y) in units of width and height.
+        Tensor: [B, A, P, N, 2], (x, y) in units of `image_wh`.
     """
     matrix = frame.projection_mat[:, None, None, :, :3]  # [B, 1, 1, N, 3, 4]
     seen = (matrix[..., :3] @ points[..., None, :, None]).squeeze(-1) + matrix[..., 3]
