@@ -82,7 +82,8 @@ def run(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / 'profile.jsonl'
         # With no queue a kernel is launched by the thread that asks for it, which knows the place.
-        env.update(MXD_SOFTNPU_PROFILE=str(path), TASK_QUEUE_ENABLE='0')
+        env.update(MXD_SOFTNPU_PROFILE=str(path), MXD_SOFTNPU_PROFILE_ATEN='1')
+        env.update(TASK_QUEUE_ENABLE='0')
         status = subprocess.run(command, env=env).returncode
         profile.report(path, args.picture)
     return status

@@ -1,4 +1,4 @@
-"""What a run asks of an Atlas A2: launches, waits, copies, modelled time, by operator and part of the model."""
+"""What a run asks of an Atlas A2: launches, waits, copies, modelled time, by operator and by part of the model."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -186,8 +186,8 @@ def report(console: Console, rows: list[dict], native_line: dict[str, str]) -> N
     count = steps(rows)
     host, device = host_us(rows) / 1e3, device_us(rows) / 1e3
     console.print(
-        f'{count} training step{"s" * (count != 1)}. The host needs {host:.1f} ms ({LAUNCH_US:.0f} us a launch, {WAIT_US:.0f} us a '
-        f'wait), the device {device:.1f} ms: bound by the {"host" if host > device else "device"}'
+        f'{count} training step{"s" * (count != 1)}. The host needs {host:.1f} ms ({LAUNCH_US:.0f} us a launch, '
+        f'{WAIT_US:.0f} us a wait), the device {device:.1f} ms: bound by the {"host" if host > device else "device"}'
     )
 
 

@@ -71,7 +71,7 @@ def test_multiply_adds_are_those_of_pytorchs_counter(product):
 
 
 # Measured on an Ascend910B1 (24 cube and 48 vector cores at 1.85 GHz), by the best-practice examples of
-# Ascend's asc-devkit: the fastest of their kernels, in microseconds, and how much faster that machine is than the model's.
+# Ascend's asc-devkit: their fastest kernel, in microseconds, and how much faster its cores are than the model's.
 FASTER_CORES = 24 * 1.85 / (20 * 1.8)
 MEASURED = {
     'matmul of 8192 x 8192, float16': (

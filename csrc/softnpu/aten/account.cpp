@@ -19,6 +19,16 @@ bool is_set(const char* variable) {
   return text && *text && std::string(text) != "0";
 }
 
+// The file that takes a line for each call, nullptr for none.
+const char* profile() {
+  return is_set("MXD_SOFTNPU_PROFILE_ATEN") && is_set("MXD_SOFTNPU_PROFILE")
+             ? std::getenv("MXD_SOFTNPU_PROFILE")
+             : nullptr;
+}
+
+// Whether places are asked for.
+bool observed() { return profile() || is_set("MXD_SOFTNPU_STRICT"); }
+
 bool allowed(const std::string& name, const std::string& where) {
   const char* text = std::getenv("MXD_SOFTNPU_ALLOW");
   std::istringstream entries(text ? text : "");
@@ -62,8 +72,8 @@ std::string tensors(Values values) {
 
 void write(const std::string& name, const std::string& on, bool sync, const Place& place,
            Values arguments, Values results) {
-  const char* path = std::getenv("MXD_SOFTNPU_PROFILE");
-  if (!path || !*path) return;
+  const char* path = profile();
+  if (!path) return;
   std::string line = "{\"operator\": " + quoted(name) + ", \"on\": \"" + on +
                      "\", \"syncs\": " + (sync ? "1" : "0") +
                      ", \"inputs\": " + tensors(arguments) + ", \"outputs\": " + tensors(results);
@@ -89,8 +99,7 @@ thread_local int parts = 0;  // how many PartsOfOneCall there are
 }  // namespace
 
 PartsOfOneCall::PartsOfOneCall() {
-  if (parts++ == 0 && (is_set("MXD_SOFTNPU_STRICT") || is_set("MXD_SOFTNPU_PROFILE")))
-    note_forward_place(current_place(), at::sequence_number::peek());
+  if (parts++ == 0 && observed()) note_forward_place(current_place(), at::sequence_number::peek());
 }
 
 PartsOfOneCall::~PartsOfOneCall() { parts--; }
@@ -101,8 +110,7 @@ void account(const c10::OperatorHandle& op, Values arguments, Values results) {
   const auto dtypes = judged(call);
   const auto on = place_of(call, dtypes);
   if (on == "view") return;
-  const bool strict = is_set("MXD_SOFTNPU_STRICT"), profiled = is_set("MXD_SOFTNPU_PROFILE");
-  if (!strict && !profiled && on != "refused") return;
+  if (!observed() && on != "refused") return;
 
   const auto place = current_place();
   if (const uint64_t next = at::sequence_number::peek()) note_forward_place(place, next - 1);
@@ -111,7 +119,8 @@ void account(const c10::OperatorHandle& op, Values arguments, Values results) {
                      (place.phase == "backward" ? " in the backward pass" : "");
   std::string of;
   for (const auto dtype : dtypes) of += (of.empty() ? " of " : ", ") + dtype_name(dtype);
-  if ((on == "refused" || (strict && (on == "AI CPU" || on == "host"))) && !allowed(name, where)) {
+  if ((on == "refused" || (is_set("MXD_SOFTNPU_STRICT") && (on == "AI CPU" || on == "host"))) &&
+      !allowed(name, where)) {
     const auto core =
         call.row && !call.row->core_names.empty() ? call.row->core_names : "no kernel";
     TORCH_CHECK(on != "refused", "call ", call.row->aclnn, " failed: CANN has no ", name, of,
@@ -123,7 +132,7 @@ void account(const c10::OperatorHandle& op, Values arguments, Values results) {
 }
 
 void account_transfer(const at::Tensor& to, const at::Tensor& from, bool blocking) {
-  if (!is_set("MXD_SOFTNPU_PROFILE") && !is_set("MXD_SOFTNPU_STRICT")) return;
+  if (!profile()) return;
   const c10::IValue source = from, target = to;
   write("copy_", to.is_privateuseone() ? "to device" : "to host", blocking, current_place(), source,
         target);

@@ -1,7 +1,7 @@
 // Accounts for the calls of ATen operators as CANN would serve them: what it refuses is an error;
 // what runs on the AI CPU or the host is one with MXD_SOFTNPU_STRICT=1. MXD_SOFTNPU_ALLOW names
 // exceptions, each an operator and a part of its place: "sort@ops/sparse_conv.py;*@models/". With
-// MXD_SOFTNPU_PROFILE each call is a line of JSON in that file.
+// MXD_SOFTNPU_PROFILE_ATEN=1 each call is a line of JSON in the file MXD_SOFTNPU_PROFILE.
 #pragma once
 #include "placement.h"
 
