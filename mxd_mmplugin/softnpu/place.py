@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 DEPTH = 3  # of a file's path, in what is shown
-names: dict = {}  # by model, its modules' names
+names: dict[int, tuple[Any, dict[int, str]]] = {}  # by model, its modules' names
 
 
 def name_of(modules: list) -> str:
