@@ -14,6 +14,7 @@ from .deformable_aggregation import (  # noqa: E402
     deformable_aggregation_function,
     npu_deformable_aggregation,
 )
+from .draw_gaussians import draw_gaussians  # noqa: E402
 from .dynamic_scatter import dynamic_scatter, npu_dynamic_scatter  # noqa: E402
 from .modulated_deform_conv import (  # noqa: E402
     DeformConv2dFunction,
@@ -34,6 +35,7 @@ from .voxelize import (  # noqa: E402
     dynamic_voxelize,
     gather_features_by_pc_voxel_id,
     hard_voxelize,
+    hard_voxelize_batch,
     voxelization,
 )
 
@@ -50,10 +52,12 @@ __all__ = [
     'deform_conv2d',
     'deformable_aggregation',
     'deformable_aggregation_function',
+    'draw_gaussians',
     'dynamic_scatter',
     'dynamic_voxelize',
     'gather_features_by_pc_voxel_id',
     'hard_voxelize',
+    'hard_voxelize_batch',
     'modulated_deform_conv2d',
     'npu_bev_pool',
     'npu_deformable_aggregation',

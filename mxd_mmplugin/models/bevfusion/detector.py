@@ -6,12 +6,12 @@ from typing import Optional
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from mmdet3d.models import Base3DDetector
 from mmdet3d.registry import MODELS
 from torch import Tensor
 
 from ...bevfusion_ops import Voxelization
+from ...ops import hard_voxelize_batch
 from ...ops.sizes import wholes
 
 
@@ -129,9 +129,15 @@ class BEVFusion(Base3DDetector):
             tuple[Tensor, Tensor, Tensor]: features [M, C], the means (with voxelize_reduce), else
             [M, max_num_points, C]; batch index, x, y, z, int32 [M, 4]; points a voxel, int32 [M].
         """
-        voxels_of, coors_of, sizes_of = zip(*(self.pts_voxel_layer(sample) for sample in points))
-        voxels, sizes = torch.cat(voxels_of), torch.cat(sizes_of)
-        coors = torch.cat([F.pad(coor, (1, 0), value=i) for i, coor in enumerate(coors_of)])
+        layer = self.pts_voxel_layer
+        voxels, coors, sizes = hard_voxelize_batch(
+            points,
+            layer.voxel_size,
+            layer.point_cloud_range,
+            layer.max_num_points,
+            layer.max_voxels[0 if layer.training else 1],
+        )
+        coors = torch.cat([coors[:, :1], coors[:, 1:].flip(1)], dim=1)
         if self.voxelize_reduce:
             voxels = voxels.sum(dim=1) / sizes[:, None].to(voxels)
         return voxels, coors, sizes

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule, build_conv_layer
-from mmdet.models.task_modules import BaseAssigner
 from mmdet3d.models import circle_nms
 from mmdet3d.models.dense_heads.centerpoint_head import SeparateHead
 from mmdet3d.models.layers import nms_bev
@@ -19,9 +18,11 @@ from mmengine.logging import print_log
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from ...constants import constant
+from ...ops import draw_gaussians
 from ...ops.sizes import whole, wholes
-from .assigner import HeuristicAssigner3D
-from .box_coder import draw_gaussians, gaussian_radii
+from ..heatmap import gaussian_radii
+from .assigner import HeuristicAssigner3D, HungarianAssigner3D, matched, result
 
 # The classes of data sets in the order of their published configs, for a head that is given no names.
 CLASS_NAMES: dict[str, tuple[str, ...]] = {
@@ -55,7 +56,7 @@ class Targets(NamedTuple):
         label_weights (Tensor): [B, L * P].
         boxes (Tensor): [B, L * P, code_size], encoded.
         box_weights (Tensor): [B, L * P, code_size], 0 where there is no object.
-        num_pos (int): queries with an object.
+        num_pos (Tensor): queries with an object, float32.
         matched_iou (Tensor): the mean overlap of those with it, the mean over samples.
         heatmap (Tensor): [B, num_classes, X, Y].
     """
@@ -64,7 +65,7 @@ class Targets(NamedTuple):
     label_weights: Tensor
     boxes: Tensor
     box_weights: Tensor
-    num_pos: int
+    num_pos: Tensor
     matched_iou: Tensor
     heatmap: Tensor
 
@@ -73,7 +74,7 @@ def _class_tables(
     num_classes: int, class_names: Optional[Sequence[str]], test_cfg: dict
 ) -> tuple[list[int], dict[int, float]]:
     """The labels of small classes, and how near boxes of a label suppress each other; see `TransFusionHead`."""
-    dataset = test_cfg.get('dataset')
+    dataset = str(test_cfg.get('dataset'))
     small = test_cfg.get('small_classes', SMALL_CLASSES.get(dataset, ()))
     radius = test_cfg.get('nms_radius', NMS_RADIUS.get(dataset, {}))
     names = list(CLASS_NAMES.get(dataset, ()) if class_names is None else class_names)
@@ -265,6 +266,11 @@ class TransFusionHead(nn.Module):
             greatest[:, label] = heatmap[:, label]
         return heatmap * (heatmap == greatest)
 
+    def _one_hot(self, labels: Tensor) -> Tensor:
+        """Labels [B, P] -> bool [B, num_classes, P]; PyTorch's `one_hot` looks at them first on a CPU."""
+        classes = torch.arange(self.num_classes, device=labels.device)
+        return labels[:, None] == classes[:, None]
+
     def forward(self, feats: Union[Tensor, Sequence[Tensor]], metas: object = None) -> tuple:
         """Predict.
 
@@ -297,8 +303,7 @@ class TransFusionHead(nn.Module):
 
         if self.bev_pos.device != features.device:
             self.bev_pos = self.bev_pos.to(features.device)
-        one_hot = F.one_hot(labels, self.num_classes).transpose(1, 2)
-        query = at_queries(key) + self.class_encoding(one_hot.to(key.dtype))
+        query = at_queries(key) + self.class_encoding(self._one_hot(labels).to(key.dtype))
         query_pos = self.bev_pos[0][cells]
         layers = []
         for decoder, head in zip(self.decoder, self.prediction_heads):
@@ -340,7 +345,7 @@ class TransFusionHead(nn.Module):
             if name in predicted
         }
         # A query keeps the class of its peak.
-        own = F.one_hot(predicted['query_labels'], self.num_classes).transpose(1, 2)
+        own = self._one_hot(predicted['query_labels'])
         scores = last['heatmap'].sigmoid() * predicted['query_heatmap_score'] * own
         decoded = self.bbox_coder.decode(
             scores,
@@ -411,79 +416,80 @@ class TransFusionHead(nn.Module):
             predicted['height'],
             predicted.get('vel'),
         )
+        layers = score.shape[2] // self.num_proposals
+        assigned = self._assign(decoded, batch_gt_instances_3d, predicted)
         labels_of, boxes_of, found_of, ious = [], [], [], []
         for i, truth in enumerate(batch_gt_instances_3d):
-            gt_boxes = truth.bboxes_3d.tensor.to(score.device)
-            gt_labels = truth.labels_3d.to(score.device)
-            gt_inds, overlaps = self._assign(
-                decoded[i]['bboxes'], score[i : i + 1], gt_boxes, gt_labels, predicted, i
-            )
+            of_layers = assigned[i * layers : (i + 1) * layers]
+            gt_inds = torch.cat([assignment.gt_inds for assignment in of_layers])
+            overlaps = torch.cat([assignment.max_overlaps for assignment in of_layers])
             found = gt_inds > 0
             # A row more before the others, for the queries that have no object.
-            encoded = F.pad(self.bbox_coder.encode(gt_boxes), (0, 0, 1, 0))
-            labels_of.append(F.pad(gt_labels, (1, 0), value=self.num_classes)[gt_inds])
-            boxes_of.append(encoded[gt_inds])
+            encoded = self.bbox_coder.encode(truth.bboxes_3d.tensor.to(score.device))
+            labels = F.pad(truth.labels_3d.to(score.device), (1, 0), value=self.num_classes)
+            labels_of.append(labels[gt_inds])
+            boxes_of.append(F.pad(encoded, (0, 0, 1, 0))[gt_inds])
             found_of.append(found)
             ious.append((overlaps.clamp(0, 1) * found).sum() / found.sum().clamp(min=1))
         positive, boxes = torch.stack(found_of), torch.stack(boxes_of)
         label_weights = torch.ones_like(positive, dtype=torch.float)
         if self.train_cfg['pos_weight'] > 0:
-            label_weights[positive] = self.train_cfg['pos_weight']
+            label_weights.masked_fill_(positive, self.train_cfg['pos_weight'])
         return Targets(
             torch.stack(labels_of),
             label_weights,
             boxes,
             positive[..., None].expand_as(boxes).float(),
-            int(positive.sum()),
+            positive.float().sum(),
             torch.stack(ious).mean(),
             self._heatmap(batch_gt_instances_3d, score.device),
         )
 
     def _assign(
         self,
-        boxes: Tensor,
-        score: Tensor,
-        gt_boxes: Tensor,
-        gt_labels: Tensor,
+        decoded: Sequence[dict],
+        batch_gt_instances_3d: Sequence[InstanceData],
         predicted: dict[str, Tensor],
-        sample: int,
-    ) -> tuple:
-        """Ground truth of each query of each layer, 1-based, and overlaps with it: [L * P] both."""
-        results = []
-        for start in range(0, len(boxes), self.num_proposals):
-            layer = slice(start, start + self.num_proposals)
-            if isinstance(self.bbox_assigner, HeuristicAssigner3D):
-                result = self.bbox_assigner.assign(
-                    boxes[layer],
-                    gt_boxes,
-                    gt_labels=gt_labels,
-                    query_labels=predicted['query_labels'][sample],
-                )
-            else:
-                assigner: BaseAssigner = self.bbox_assigner
-                result = assigner.assign(
-                    boxes[layer], gt_boxes, gt_labels, score[..., layer], self.train_cfg
-                )
-            results.append(result)
-        gt_inds = torch.cat([result.gt_inds for result in results])
-        return gt_inds, torch.cat([result.max_overlaps for result in results])
+    ) -> list:
+        """Which ground truth the queries predict: an `AssignResult` for each sample and, in it, each layer."""
+        assigner, results, problems = self.bbox_assigner, [], []
+        for i, truth in enumerate(batch_gt_instances_3d):
+            gt_boxes = truth.bboxes_3d.tensor.to(predicted['heatmap'].device)
+            gt_labels = truth.labels_3d.to(gt_boxes.device)
+            boxes = decoded[i]['bboxes'].split(self.num_proposals)
+            scores = predicted['heatmap'][i : i + 1].split(self.num_proposals, dim=2)
+            for box, score in zip(boxes, scores):
+                given = box, gt_boxes, gt_labels, score, self.train_cfg
+                if type(assigner) is HungarianAssigner3D:
+                    problems.append((gt_labels, *assigner.cost(*given)))
+                elif isinstance(assigner, HeuristicAssigner3D):
+                    labels = predicted['query_labels'][i]
+                    results.append(
+                        assigner.assign(box, gt_boxes, gt_labels=gt_labels, query_labels=labels)
+                    )
+                else:
+                    results.append(assigner.assign(*given))
+        if problems:  # all at once: each look at costs waits for the device
+            gt_of_box = matched([cost for _, cost, _ in problems])
+            results = [result(gt, labels, iou) for gt, (labels, _, iou) in zip(gt_of_box, problems)]
+        return results
 
     def _heatmap(self, batch_gt_instances_3d: list, device: torch.device) -> Tensor:
         """The bumps of all boxes of the batch, [B, num_classes, X, Y]."""
         cfg = self.train_cfg
         boxes = torch.cat([truth.bboxes_3d.tensor for truth in batch_gt_instances_3d]).to(device)
         labels = torch.cat([truth.labels_3d for truth in batch_gt_instances_3d]).to(device)
-        counts = torch.tensor([len(truth.bboxes_3d) for truth in batch_gt_instances_3d])
-        batch = torch.arange(len(counts)).repeat_interleave(counts).to(device)
-        cell = cfg['out_size_factor'] * boxes.new_tensor(cfg['voxel_size'][:2])
+        counts = [len(truth.labels_3d) for truth in batch_gt_instances_3d]
+        samples = torch.cat([labels.new_full((n,), i) for i, n in enumerate(counts)])
+        low = constant(cfg['point_cloud_range'][:2], device)
+        cell = cfg['out_size_factor'] * constant(cfg['voxel_size'][:2], device)
         sizes = boxes[:, 3:5] / cell
-        solid = (sizes > 0).all(dim=1) & (labels >= 0)
-        sizes, boxes, labels, batch = sizes[solid], boxes[solid], labels[solid], batch[solid]
-        radii = gaussian_radii(sizes, cfg['gaussian_overlap']).long().clamp(min=cfg['min_radius'])
-        centers = ((boxes[:, :2] - boxes.new_tensor(cfg['point_cloud_range'][:2])) / cell).long()
+        solid = (sizes > 0).all(dim=1) & (labels >= 0) & (labels < self.num_classes)
+        radii = gaussian_radii(sizes, cfg['gaussian_overlap']).int().clamp(min=cfg['min_radius'])
+        centers = ((boxes[:, :2] - low) / cell).int()
         rows, columns = self._map_size(cfg)
+        channels = (samples * self.num_classes + labels).where(solid, -1).int()
         maps = len(counts) * self.num_classes
-        channels = batch * self.num_classes + labels
         drawn = draw_gaussians(channels, centers, radii, (maps, rows, columns))
         return drawn.view(len(counts), self.num_classes, rows, columns)
 
@@ -507,7 +513,7 @@ class TransFusionHead(nn.Module):
         predicted = preds_dicts[0][0]
         targets = self.get_targets(batch_gt_instances_3d, preds_dicts[0])
         probability = predicted['dense_heatmap'].float().sigmoid().clamp(1e-4, 1 - 1e-4)
-        peaks = targets.heatmap.eq(1).sum().clamp(min=1)
+        peaks = targets.heatmap.eq(1).float().sum().clamp(min=1)
         losses = dict(
             loss_heatmap=self.loss_heatmap(probability, targets.heatmap, avg_factor=peaks)
         )
@@ -516,8 +522,8 @@ class TransFusionHead(nn.Module):
         scores = predicted['heatmap'].transpose(1, 2).float()
         weights = targets.box_weights
         if self.train_cfg.get('code_weights') is not None:
-            weights = weights * weights.new_tensor(self.train_cfg['code_weights'])
-        count, layers = max(targets.num_pos, 1), scores.shape[1] // self.num_proposals
+            weights = weights * constant(self.train_cfg['code_weights'], weights.device)
+        count, layers = targets.num_pos.clamp(min=1), scores.shape[1] // self.num_proposals
         for index in range(layers):
             layer = slice(index * self.num_proposals, (index + 1) * self.num_proposals)
             name = 'layer_-1' if index == layers - 1 else f'layer_{index}'

@@ -141,7 +141,7 @@ class ViewTransform(nn.Module):
         self.frustum = nn.Parameter(self._frustum(dbound), requires_grad=False)
         self.D = len(self.frustum)
         self._grid = tuple(self.nx.tolist())
-        self._plan_of: Optional[tuple[Tensor, BEVPoolPlan]] = None
+        self._plan_of: Optional[tuple[list[bytes], BEVPoolPlan]] = None
         self._add_depth_layers()
         self.downsample = self._downsampling() if downsample == 2 else nn.Identity()
 
@@ -181,14 +181,15 @@ class ViewTransform(nn.Module):
         Returns:
             BEVPoolPlan: of B * N * D * fH * fW points.
         """
-        matrices = [camera2lidar, intrinsics, img_aug, lidar_aug]
-        key = torch.cat([matrix.detach().cpu().double().flatten() for matrix in matrices])
+        given = camera2lidar, intrinsics, img_aug, lidar_aug
+        matrices = [matrix.detach().cpu().double() for matrix in given]
+        key = [matrix.numpy().tobytes() for matrix in matrices]
         device = self.frustum.device
         if self._plan_of is not None:
             known, plan = self._plan_of
-            if torch.equal(known, key) and plan.cells.device == device:
+            if known == key and plan.cells.device == device:
                 return plan
-        plan = self._make_plan(*(matrix.detach().cpu() for matrix in matrices))
+        plan = self._make_plan(*matrices)
         self._plan_of = key, plan
         return plan
 
