@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
     if remedies:
         console.print('[bold red]Missing for training on this machine:[/]')
         for remedy in remedies:
-            console.print(f'  - {escape(remedy)}')
+            console.print(f'  - {escape(remedy)}', soft_wrap=True)
         return 1
     console.print('[bold green]Everything that training needs on this machine is there.[/]')
     return 0

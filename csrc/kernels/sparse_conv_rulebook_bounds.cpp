@@ -84,8 +84,8 @@ class Table {
       Min(least_, least_, cell_, count);
       PipeBarrier<PIPE_V>();
     }
-    for (int32_t half = kChunk / 2; half >= kBlockWords; half /= 2) {
-      Min(least_, least_, least_[half], half);
+    for (int32_t width = kChunk / 2; width >= kBlockWords; width /= 2) {
+      Min(least_, least_, least_[width], width);
       PipeBarrier<PIPE_V>();
     }
     SetWait<HardEvent::V_S>();
@@ -170,9 +170,9 @@ class Bounds {
       Add(sums_, sums_, count_, size);
       PipeBarrier<PIPE_V>();
     }
-    for (int32_t half = kSums / 2; half >= kBlockWords; half /= 2) {
-      if (count <= half) continue;  // zeros
-      Add(sums_, sums_, sums_[half], half);
+    for (int32_t width = kSums / 2; width >= kBlockWords; width /= 2) {
+      if (count <= width) continue;  // zeros
+      Add(sums_, sums_, sums_[width], width);
       PipeBarrier<PIPE_V>();
     }
     SetWait<HardEvent::V_S>();

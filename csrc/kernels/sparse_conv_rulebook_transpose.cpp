@@ -122,8 +122,8 @@ class Bins {
   }
 
   __aicore__ inline void Report() {
-    for (int32_t half = kChunk / 2; half >= kBlockWords; half /= 2) {
-      Min(least_, least_, least_[half], half);
+    for (int32_t width = kChunk / 2; width >= kBlockWords; width /= 2) {
+      Min(least_, least_, least_[width], width);
       PipeBarrier<PIPE_V>();
     }
     SetWait<HardEvent::V_S>();
@@ -184,9 +184,9 @@ class Edges {
     ShiftRight(out_, spread_, 1, 2 * kLanesAtOnce);
     PipeBarrier<PIPE_V>();
     // i - 2 * (i / 2) is 1 for odd i: there the offset is that of the end.
-    for (int32_t half = 0; half < 2; half++) {
-      const LocalTensor<int32_t> spread = spread_[half * kLanesAtOnce];
-      const LocalTensor<int32_t> word = out_[half * kLanesAtOnce];
+    for (int32_t side = 0; side < 2; side++) {
+      const LocalTensor<int32_t> spread = spread_[side * kLanesAtOnce];
+      const LocalTensor<int32_t> word = out_[side * kLanesAtOnce];
       Muls(position_, word, -2, kLanesAtOnce);
       PipeBarrier<PIPE_V>();
       Add(position_, position_, spread, kLanesAtOnce);

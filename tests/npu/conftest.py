@@ -23,11 +23,8 @@ from mxd_mmplugin.packages import is_installed
 # What may run on the AI CPU or the host all the same: operator@place, and why.
 ALLOWED = {
     '*@ops/fallback/': 'plain PyTorch, until a kernel serves the operator',
-    'sort@ops/sparse_conv.py': 'the rulebook, until kernels sort',
-    'cumsum@ops/sparse_conv.py': 'the rulebook, until kernels count',
-    'masked_fill_@ops/sparse_conv.py': 'the rulebook, until kernels count',
-    '_unique2@ops/sparse_conv.py': 'the rulebook, until kernels sort',
-    'searchsorted@ops/sparse_conv.py': 'the transposed rulebook, until kernels sort',
+    'cumsum@ops/sparse_conv.py': 'the rulebook of a grid beyond int32',
+    'masked_fill_@ops/sparse_conv.py': 'the rulebook of a grid beyond int32',
     'fill_@dense_heads/centerpoint_head.py': "masks of uint8 in the stock head's targets",
     'index@sparse4d/instance_bank.py': 'indices of different shapes',
     'cumsum@sparse4d/instance_bank.py': 'a count along a mask',

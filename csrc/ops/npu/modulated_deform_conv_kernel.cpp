@@ -30,8 +30,9 @@ using kernels::kBlockBytes;
 using kernels::kFractalRows;
 using kernels::kMatrixRows;
 
-constexpr int64_t kMaxSide = 1 << 20;       // pixels that fp32 tells apart, a sixteenth of each
-constexpr int64_t kCacheBytes = 150 << 20;  // of the L2, for what a launch works on
+constexpr int64_t kMaxSide = 1 << 20;  // pixels that fp32 tells apart, a sixteenth of each
+constexpr int64_t kMaxPixels = 1 << 28;
+constexpr int64_t kCacheBytes = 150 << 20;           // of the L2, for what a launch works on
 constexpr int64_t kMaxGradBytes = int64_t{2} << 30;  // of the copies of the images' gradients
 
 int64_t divide_up(int64_t value, int64_t by) { return (value + by - 1) / by; }
@@ -141,10 +142,13 @@ void check_npu(const at::Tensor& input, at::IntArrayRef out_size) {
     TORCH_CHECK_VALUE(input.size(2 + d) <= kMaxSide && out_size[d] <= kMaxSide,
                       "input and output must have at most ", kMaxSide,
                       " rows and columns on an NPU, was ", input.sizes(), " and ", out_size);
-  TORCH_CHECK_VALUE(
-      input.size(2) * input.size(3) < INT32_MAX / 2 && out_size[0] * out_size[1] < INT32_MAX / 2,
-      "an image of input and output must have less than 2**30 pixels on an NPU, was ",
-      input.sizes(), " and ", out_size);
+  // Strides of DMAs are of 32 bits.
+  TORCH_CHECK_VALUE(input.size(2) * input.size(3) < kMaxPixels &&
+                        out_size[0] * out_size[1] < kMaxPixels &&
+                        input.size(3) * input.size(1) < kMaxPixels,
+                    "an image of input and output must have less than ", kMaxPixels,
+                    " pixels on an NPU, and a row of input less numbers than that, was ",
+                    input.sizes(), " and ", out_size);
 }
 
 // Of an image with its padding.

@@ -452,7 +452,8 @@ class TransFusionHead(nn.Module):
         predicted: dict[str, Tensor],
     ) -> list:
         """Which ground truth the queries predict: an `AssignResult` for each sample and, in it, each layer."""
-        assigner, results, problems = self.bbox_assigner, [], []
+        assigner: Any = self.bbox_assigner
+        results, problems = [], []
         for i, truth in enumerate(batch_gt_instances_3d):
             gt_boxes = truth.bboxes_3d.tensor.to(predicted['heatmap'].device)
             gt_labels = truth.labels_3d.to(gt_boxes.device)
