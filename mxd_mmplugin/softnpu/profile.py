@@ -117,17 +117,18 @@ def native_lines(places: Iterable[str]) -> dict[str, str]:
         places (Iterable[str]): 'library+offset'.
 
     Returns:
-        dict[str, str]: 'file:line' for each place that addr2line knows the line of.
+        dict[str, str]: 'file:line' for each place, or library and offset where addr2line does not know the line.
     """
     lines = {}
     for place in set(filter(None, places)) if shutil.which('addr2line') else ():
         library, _, offset = place.rpartition('+')
-        command = ['addr2line', '-e', library, offset]
-        found = subprocess.run(command, capture_output=True, text=True).stdout.split()
-        if found and not found[0].startswith('?'):
-            lines[place] = '/'.join(found[0].split('/')[-3:])
-        else:
-            lines[place] = f'{Path(library).name}+{offset}'
+        # With what was inlined there, the innermost first; PyTorch's own functions are of no interest.
+        command = ['addr2line', '-i', '-e', library, offset]
+        found = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
+        ours = [line.split()[0] for line in found if line[0] != '?' and '/torch/' not in line]
+        lines[place] = (
+            '/'.join(ours[0].split('/')[-3:]) if ours else f'{Path(library).name}+{offset}'
+        )
     return lines
 
 

@@ -14,6 +14,7 @@ from mmengine.registry import init_default_scope
 
 from mxd_mmplugin import softnpu
 from mxd_mmplugin.modules.sparse_conv import SparseConvolution
+from mxd_mmplugin.softnpu import profile, usage
 from tests.conftest import ROOT, on_cpu, run
 
 pytestmark = pytest.mark.skipif(not softnpu.active(), reason='compares two settings of one machine')
@@ -55,8 +56,22 @@ def train_on_both(folder, warm, short) -> None:
     (folder / 'warm.py').write_text(warm)
     (folder / 'short.py').write_text(short)
     run(folder, TRAIN, 'warm.py', '--work-dir', 'warm', env=on_cpu())
-    for work, env in (('cpu', on_cpu()), ('npu', on_npu())):
+    for work, env in (('cpu', on_cpu()), ('npu', on_npu(**recorded(folder)))):
         run(folder, TRAIN, 'short.py', '--work-dir', work, env=env)
+    assert unknown_operators(folder) == []
+
+
+def recorded(folder) -> dict:
+    """Settings with which kernels and operators are recorded in a working folder."""
+    path = str(folder / 'profile.jsonl')
+    return {'MXD_SOFTNPU_PROFILE': path, 'MXD_SOFTNPU_PROFILE_ATEN': '1'}
+
+
+def unknown_operators(folder) -> list[str]:
+    """Of those recorded, the ones that the table of CANN's operators does not have."""
+    calls = usage.calls_of(profile.load(folder / 'profile.jsonl'))
+    assert any(call['on'] == 'AI core' for call in calls)
+    return usage.unknown(calls)
 
 
 @pytest.fixture(scope='module')
@@ -70,8 +85,7 @@ def folder(folder):
 def trained(folder):
     """Twenty steps on either; the names of the work folders."""
     run(folder, TRAIN, 'short.py', '--work-dir', 'cpu', env=on_cpu())
-    env = on_npu(MXD_SOFTNPU_PROFILE=str(folder / 'profile.jsonl'))
-    run(folder, TRAIN, 'short.py', '--work-dir', 'npu', env=env)
+    run(folder, TRAIN, 'short.py', '--work-dir', 'npu', env=on_npu(**recorded(folder)))
     return 'cpu', 'npu'
 
 
@@ -86,11 +100,15 @@ def test_every_sparse_convolution_was_an_ascend_kernel(folder, trained):
     init_default_scope('mmdet3d')
     model = MODELS.build(Config.fromfile(CONFIG).model.pts_middle_encoder)
     layers = sum(isinstance(layer, SparseConvolution) for layer in model.modules())
-    profile = (folder / 'profile.jsonl').read_text().splitlines()
-    launches = Counter(json.loads(line)['kernel'] for line in profile)
+    calls = profile.load(folder / 'profile.jsonl')
+    launches = Counter(call['kernel'] for call in calls if 'kernel' in call)
     assert launches['sparse_conv_float'] == 20 * (2 * layers - 1)
     assert launches['sparse_conv_weight_grad_float'] == 20 * layers
     assert launches['sparse_conv_rulebook_fill'] > 0
+
+
+def test_every_operator_is_in_the_table(folder, trained):
+    assert unknown_operators(folder) == []
 
 
 @pytest.mark.parametrize('first', ['cpu', 'npu'])
