@@ -23,15 +23,12 @@ from mxd_mmplugin.packages import is_installed
 # What may run on the AI CPU or the host all the same: operator@place, and why.
 ALLOWED = {
     '*@ops/fallback/': 'plain PyTorch, until a kernel serves the operator',
-    'cumsum@ops/sparse_conv.py': 'the rulebook of a grid beyond int32',
-    'masked_fill_@ops/sparse_conv.py': 'the rulebook of a grid beyond int32',
-    'fill_@dense_heads/centerpoint_head.py': "masks of uint8 in the stock head's targets",
+    'masked_fill_@ops/sparse_conv.py': 'keys of int64 in rulebooks of very large grids',
+    'scatter_reduce_@bevfusion/view_transform.py': 'the nearest depth of a pixel',
     'index@sparse4d/instance_bank.py': 'indices of different shapes',
     'cumsum@sparse4d/instance_bank.py': 'a count along a mask',
     'index_put_@sparse4d/target.py': 'class numbers of int64 by the place of their match',
     'scatter_@sparse4d/target.py': 'numbers of matches in int64',
-    'index_put_@bevfusion/assigner.py': 'class numbers of int64 by the place of their match',
-    'scatter_reduce_@bevfusion/': 'the nearest depth, the highest of overlapping peaks',
     'copy_@tests/npu/': 'float64 of tests that expect an error',
     '*@tests/npu/test_aten.py': 'the values of operators, wherever CANN runs them',
 }
