@@ -6,10 +6,13 @@ from typing import Optional
 
 import torch
 from mmcv.ops import get_compiling_cuda_version
-from mmengine.registry import HOOKS, MODELS, Registry
+from mmengine.registry import HOOKS, MODELS, OPTIM_WRAPPERS, Registry
 
 from . import modules
 from .engine.bev_hook import BEVPictureHook, CameraPictureHook
+from .engine.optim_wrapper import AmpOptimWrapper, OptimWrapper
+from .engine.resume_hook import ExactResumeHook
+from .engine.runtime_info_hook import RuntimeInfoHook
 from .packages import is_installed
 
 
@@ -107,20 +110,56 @@ def table() -> list[Entry]:
             note='no other package has it in the registry',
         )
     )
+    note = 'a resumed training goes on as if it had not stopped'
+    entries.append(Entry(HOOKS, ExactResumeHook, ExactResumeHook.__name__, note=note))
     note = 'pictures of validation frames'
     entries += [
         Entry(HOOKS, cls, cls.__name__, note=note) for cls in (BEVPictureHook, CameraPictureHook)
     ]
-    if is_installed('mmdet3d'):
-        from mmdet3d.registry import TRANSFORMS
-
-        from .datasets.db_sampler import DataBaseSampler
-
-        note = "for mmdet3d's, which needs np.long"
-        entries.append(
-            Entry(TRANSFORMS, DataBaseSampler, 'MxdDataBaseSampler', 'DataBaseSampler', True, note)
+    entries += [
+        _waitless(parent, cls, "mmengine's", 'which waits for each loss', swap)
+        for parent, cls in (
+            (HOOKS, RuntimeInfoHook),
+            (OPTIM_WRAPPERS, OptimWrapper),
+            (OPTIM_WRAPPERS, AmpOptimWrapper),
         )
+    ]
+    if is_installed('mmdet3d'):
+        entries += _mmdet3d_table(swap)
     return entries
+
+
+def _mmdet3d_table(swap: bool) -> list[Entry]:
+    """The entries of what needs mmdet3d, and mmdet with it; `swap` on a machine where no GPU serves."""
+    from mmdet.registry import MODELS as MMDET_MODELS
+    from mmdet3d.registry import MODELS as MMDET3D_MODELS
+    from mmdet3d.registry import TRANSFORMS
+
+    from .datasets.db_sampler import DataBaseSampler
+    from .models.centerpoint import CenterHead
+    from .models.data_preprocessor import Det3DDataPreprocessor
+    from .models.losses import FocalLoss, L1Loss
+
+    note = "for mmdet3d's, which needs np.long"
+    entries = [
+        Entry(TRANSFORMS, DataBaseSampler, 'MxdDataBaseSampler', 'DataBaseSampler', True, note)
+    ]
+    entries += [
+        _waitless(parent, cls, owner, why, swap)
+        for parent, cls, owner, why in (
+            (MMDET3D_MODELS, CenterHead, "mmdet3d's", 'which waits for each box'),
+            (MMDET3D_MODELS, Det3DDataPreprocessor, "mmdet3d's", 'which takes sample by sample'),
+            (MMDET_MODELS, FocalLoss, "mmdet's", 'which looks at the labels'),
+            (MMDET_MODELS, L1Loss, "mmdet's", 'which looks at the weights'),
+        )
+    ]
+    return entries
+
+
+def _waitless(parent: Registry, cls: type, owner: str, why: str, swap: bool) -> Entry:
+    """A class that stands in for one of the same name because that one waits for the device."""
+    note = f'for {owner}, {why}' if swap else f'left to {owner}'
+    return Entry(parent, cls, f'Mxd{cls.__name__}', cls.__name__, swap, note)
 
 
 def register() -> bool:

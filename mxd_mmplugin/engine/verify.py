@@ -423,6 +423,31 @@ def bev_pool(dtype: torch.dtype, generator: torch.Generator) -> Iterator[Problem
         yield Problem(f'{count} points', function, leaves, (torch.stack(columns, 1),))
 
 
+def draw_gaussians(dtype: torch.dtype, generator: torch.Generator) -> Iterator[Problem]:
+    """Bumps on heatmaps; some middles are outside of the map, some bumps on no map."""
+    for count, radius, shape in (
+        (9, 3, (2, 10, 12)),
+        (0, 3, (2, 10, 12)),
+        (1, 0, (1, 1, 1)),
+        (20, 40, (3, 33, 47)),
+        (30, 300, (1, 40, 700)),
+        (200, 8, (40, 128, 128)),
+    ):
+        columns = [torch.randint(-1, n + 1, (count,), generator=generator).int() for n in shape]
+        radii = torch.randint(-1, radius + 1, (count,), generator=generator).int()
+
+        def function(
+            channels: Tensor,
+            centers: Tensor,
+            radii: Tensor,
+            shape: tuple[int, int, int] = shape,
+        ) -> Tensor:
+            return ops.draw_gaussians(channels, centers, radii, shape)
+
+        rest = columns[0], torch.stack(columns[1:], 1), radii
+        yield Problem(f'{count} bumps', function, (), rest)
+
+
 OPERATORS = {
     'sparse_conv_rulebook': Operator('sparse_conv', rulebooks, (torch.int32,)),
     'sparse_conv': Operator('sparse_conv', sparse_conv),
@@ -435,6 +460,7 @@ OPERATORS = {
     'hard_voxelize': Operator('voxelize', hard_voxelize),
     'dynamic_voxelize': Operator('voxelize', dynamic_voxelize),
     'dynamic_scatter': Operator('dynamic_scatter', dynamic_scatter),
+    'draw_gaussians': Operator('draw_gaussians', draw_gaussians, (torch.float32,)),
     'bev_pool': Operator('bev_pool', bev_pool),
 }
 
@@ -558,7 +584,7 @@ def _model(device: str) -> Iterator[Callable[[], Optional[float]]]:
         path = Path(folder) / 'profile.jsonl'
         os.environ[setting] = str(path)
         try:
-            yield lambda: sum(row['modelled_us'] for row in profile.load(path)) / 1e3
+            yield lambda: sum(row['modelled_us'] for row in profile.kernels(path)) / 1e3
         finally:
             del os.environ[setting]
 

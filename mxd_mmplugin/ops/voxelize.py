@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from .sizes import whole
 from .tracing import apply, is_compiling
 
 
@@ -102,9 +103,53 @@ def hard_voxelize(
         TypeError: another dtype.
     """
     coors, num_points, slots, point_voxel_id = torch.ops.mxd.voxelize_hard(
-        points, _floats(voxel_size), _floats(coors_range), int(max_points), int(max_voxels)
+        points,
+        _floats(voxel_size),
+        _floats(coors_range),
+        whole('max_points', max_points),
+        whole('max_voxels', max_voxels),
     )
     return Voxels(apply(GatherFunction, points, slots), coors, num_points, point_voxel_id)
+
+
+def hard_voxelize_batch(
+    points: Sequence[Tensor],
+    voxel_size: Sequence[float],
+    coors_range: Sequence[float],
+    max_points: int,
+    max_voxels: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`hard_voxelize` of all samples of a batch at once, the batch index being one dimension more.
+
+    Args:
+        points (Sequence[Tensor]): [P_i, C] a sample.
+        voxel_size, coors_range: see `dynamic_voxelize`; at most 3 dimensions.
+        max_points (int): points of a voxel, at least 1.
+        max_voxels (int): voxels of a sample, at least 0.
+
+    Returns:
+        tuple[Tensor, Tensor, Tensor]: voxels [M, max_points, C], sample by sample in the order that
+        `hard_voxelize` has; coors int32 [M, 1 + ndim], batch index, z, y, x; num_points int32 [M].
+    """
+    ndim, samples = len(voxel_size), len(points)
+    rows = torch.cat(list(points))
+    batch = [
+        x.new_full((len(x), 1), i + 0.5) for i, x in enumerate(points)
+    ]  # in the cells' middles
+    coors, num_points, slots, _ = torch.ops.mxd.voxelize_hard(
+        torch.cat([rows[:, :ndim], torch.cat(batch)], dim=1),
+        [*_floats(voxel_size), 1.0],
+        [*_floats(coors_range[:ndim]), 0.0, *_floats(coors_range[ndim:]), float(samples)],
+        int(max_points),
+        int(max_voxels) * samples,
+    )
+    if samples > 1 and len(coors) > max_voxels:  # a sample may have too many
+        index = torch.arange(samples, device=coors.device)
+        counts = (coors[:, :1] == index).sum(0).tolist()
+        if max(counts) > max_voxels:
+            parts = (x.split(counts) for x in (coors, num_points, slots))
+            coors, num_points, slots = (torch.cat([x[:max_voxels] for x in part]) for part in parts)
+    return apply(GatherFunction, rows, slots), coors, num_points
 
 
 def voxelization(

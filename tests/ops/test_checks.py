@@ -131,6 +131,20 @@ CASES = {
         (torch.rand(3, 2), PLAN[1], PLAN[2], 'sum'),
         [(0, torch.rand(3)), (1, PLAN[1].long()), (2, PLAN[2].int()), (2, PLAN[2][:0]), (3, 'min')],
     ),
+    'draw_gaussians': (
+        (PLAN[0], torch.zeros(3, 2).int(), PLAN[1], 3, 4, 5),
+        [
+            (0, PLAN[0].long()),
+            (0, PLAN[0][None]),
+            (1, torch.zeros(3, 3).int()),
+            (1, torch.zeros(2, 2).int()),
+            (2, PLAN[1].float()),
+            (2, PLAN[1][1:]),
+            (3, -1),
+            (4, 0),
+            (5, 0),
+        ],
+    ),
     'bev_pool_plan': (
         (torch.zeros(3, 4).int(), 1, 1, 2, 2),
         [(0, torch.zeros(3, 4)), (0, torch.zeros(3, 3).int()), (1, 0), (4, -1), (3, 2**31)],

@@ -1,13 +1,17 @@
 """Which query predicts which box: TransFusion's costs and assigners."""
 
+from collections.abc import Sequence
 from typing import Optional
 
+import numpy as np
 import torch
 from mmdet.models.task_modules import AssignResult, BaseAssigner
 from mmdet3d.registry import TASK_UTILS
 from mmengine.structures import InstanceData
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
+
+from ...constants import constant
+from ..matching import match
 
 
 class BBoxBEVL1Cost:
@@ -22,7 +26,8 @@ class BBoxBEVL1Cost:
 
     def __call__(self, bboxes: Tensor, gt_bboxes: Tensor, train_cfg: dict) -> Tensor:
         """[P, 2 or more] and [G, 2 or more], x and y first, metres -> [P, G]."""
-        low, high = bboxes.new_tensor(train_cfg['point_cloud_range']).view(2, 3)[:, :2]
+        area = constant(train_cfg['point_cloud_range'], bboxes.device, bboxes.dtype)
+        low, high = area.view(2, 3)[:, :2]
         centers, gt_centers = ((x[:, :2] - low) / (high - low) for x in (bboxes, gt_bboxes))
         return torch.cdist(centers, gt_centers, p=1) * self.weight
 
@@ -42,7 +47,7 @@ class IoU3DCost:
         return -iou * self.weight
 
 
-def _result(gt_of_box: Tensor, gt_labels: Tensor, iou: Tensor) -> AssignResult:
+def result(gt_of_box: Tensor, gt_labels: Tensor, iou: Tensor) -> AssignResult:
     """An `AssignResult` from the ground truth of each box [P], -1 for none, and overlaps [P, G]."""
     positive = gt_of_box >= 0
     gt_of_box = gt_of_box.clamp(min=0)
@@ -53,6 +58,21 @@ def _result(gt_of_box: Tensor, gt_labels: Tensor, iou: Tensor) -> AssignResult:
         labels = gt_labels[gt_of_box].where(positive, -1)
     gt_inds = (gt_of_box + 1).where(positive, 0)
     return AssignResult(len(gt_labels), gt_inds, overlaps, labels=labels)
+
+
+def matched(costs: Sequence[Tensor]) -> Tensor:
+    """The ground truth of each box by the cheapest matchings, which wait for the device once.
+
+    Args:
+        costs (Sequence[Tensor]): [P, G_i] each, one P for all.
+
+    Returns:
+        Tensor: int64 [len(costs), P], -1 for none.
+    """
+    gt_of_box = np.full((len(costs), len(costs[0])), -1)
+    for i, (rows, columns) in enumerate(match(costs)):
+        gt_of_box[i, rows] = columns
+    return torch.from_numpy(gt_of_box).to(costs[0].device, non_blocking=True)
 
 
 class HungarianAssigner3D(BaseAssigner):
@@ -78,6 +98,26 @@ class HungarianAssigner3D(BaseAssigner):
         self.iou_calculator = TASK_UTILS.build(iou_calculator)
 
     @torch.no_grad()
+    def cost(
+        self,
+        bboxes: Tensor,
+        gt_bboxes: Tensor,
+        gt_labels: Tensor,
+        cls_pred: Tensor,
+        train_cfg: dict,
+    ) -> tuple[Tensor, Tensor]:
+        """What `assign` decides by; arguments: see there.
+
+        Returns:
+            tuple[Tensor, Tensor]: costs and overlaps, [P, G] both.
+        """
+        iou = self.iou_calculator(bboxes, gt_bboxes)
+        if not len(gt_bboxes) or not len(bboxes):
+            return iou, iou
+        scores, truth = InstanceData(scores=cls_pred[0].T), InstanceData(labels=gt_labels)
+        cost = self.cls_cost(scores, truth)
+        return cost + self.reg_cost(bboxes, gt_bboxes, train_cfg) + self.iou_cost(iou), iou
+
     def assign(
         self,
         bboxes: Tensor,
@@ -97,16 +137,8 @@ class HungarianAssigner3D(BaseAssigner):
         Returns:
             AssignResult: of P boxes.
         """
-        gt_of_box = torch.full((len(bboxes),), -1, device=bboxes.device)
-        iou = self.iou_calculator(bboxes, gt_bboxes)
-        if len(gt_bboxes) and len(bboxes):
-            scores, truth = InstanceData(scores=cls_pred[0].T), InstanceData(labels=gt_labels)
-            cost = self.cls_cost(scores, truth)
-            cost = cost + self.reg_cost(bboxes, gt_bboxes, train_cfg) + self.iou_cost(iou)
-            rows, columns = linear_sum_assignment(cost.cpu())
-            rows, columns = (torch.from_numpy(x).to(bboxes.device) for x in (rows, columns))
-            gt_of_box[rows] = columns
-        return _result(gt_of_box, gt_labels, iou)
+        cost, iou = self.cost(bboxes, gt_bboxes, gt_labels, cls_pred, train_cfg)
+        return result(matched([cost])[0], gt_labels, iou)
 
 
 class HeuristicAssigner3D(BaseAssigner):
@@ -159,4 +191,4 @@ class HeuristicAssigner3D(BaseAssigner):
             matched.scatter_(1, nearest.indices, nearest.values <= self.dist_thre)
             least = distance.where(matched, torch.inf).argmin(dim=0)  # the first of equal ones
             gt_of_box = least.where(matched.any(dim=0), -1)
-        return _result(gt_of_box, gt_labels, iou)
+        return result(gt_of_box, gt_labels, iou)

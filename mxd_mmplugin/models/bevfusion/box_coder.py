@@ -1,4 +1,4 @@
-"""TransFusion's boxes as regression targets, and the heatmap of their centres."""
+"""TransFusion's boxes as regression targets, and back."""
 
 from collections.abc import Sequence
 from typing import Optional
@@ -6,6 +6,8 @@ from typing import Optional
 import torch
 from mmdet.models.task_modules import BaseBBoxCoder
 from torch import Tensor
+
+from ...constants import constant
 
 
 class TransFusionBBoxCoder(BaseBBoxCoder):
@@ -39,9 +41,11 @@ class TransFusionBBoxCoder(BaseBBoxCoder):
 
     def _map(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Where the map begins and the size of its cells, x and y, metres."""
-        return like.new_tensor(self.pc_range[:2]), self.out_size_factor * like.new_tensor(
-            self.voxel_size[:2]
+        low, size = (
+            constant(values[:2], like.device, like.dtype)
+            for values in (self.pc_range, self.voxel_size)
         )
+        return low, self.out_size_factor * size
 
     def encode(self, dst_boxes: Tensor) -> Tensor:
         """Boxes [G, 7 or 9] (x, y, z of the bottom, dx, dy, dz, yaw, velocity) -> [G, code_size]."""
@@ -55,6 +59,11 @@ class TransFusionBBoxCoder(BaseBBoxCoder):
             yaw.cos(),
         ]
         if self.code_size == 10:
+            if dst_boxes.shape[1] < 9:
+                raise ValueError(
+                    f'code_size 10 needs boxes with velocity, these have {dst_boxes.shape[1]} numbers: '
+                    'set with_velocity of the data set, or leave vel out of common_heads and set code_size to 8'
+                )
             parts.append(dst_boxes[:, 7:9])
         return torch.cat(parts, dim=1)
 
@@ -92,67 +101,16 @@ class TransFusionBBoxCoder(BaseBBoxCoder):
             torch.atan2(rot[:, :1], rot[:, 1:]),
         ]
         boxes = torch.cat(parts if vel is None else [*parts, vel], dim=1).transpose(1, 2)
+        found = [dict(bboxes=b, scores=s, labels=l) for b, s, l in zip(boxes, scores, labels)]
+        if not filter:
+            return found
         keep = torch.ones_like(scores, dtype=torch.bool)
-        if filter:
-            if self.post_center_range is not None:
-                least, greatest = boxes.new_tensor(self.post_center_range).view(2, 3)
-                places = boxes[..., :3]
-                keep = ((places >= least) & (places <= greatest)).all(dim=2)
-            if self.score_threshold:
-                keep = keep & (scores > self.score_threshold)
+        if self.post_center_range is not None:
+            least, greatest = constant(self.post_center_range, boxes.device, boxes.dtype).view(2, 3)
+            places = boxes[..., :3]
+            keep = ((places >= least) & (places <= greatest)).all(dim=2)
+        if self.score_threshold:
+            keep = keep & (scores > self.score_threshold)
         return [
-            dict(bboxes=b[k], scores=s[k], labels=l[k])
-            for b, s, l, k in zip(boxes, scores, labels, keep)
+            {name: values[k] for name, values in sample.items()} for sample, k in zip(found, keep)
         ]
-
-
-def gaussian_radii(sizes: Tensor, min_overlap: float) -> Tensor:
-    """How far a box can be moved so that it overlaps with itself by `min_overlap` (Law and Deng 2018).
-
-    Args:
-        sizes (Tensor): [G, 2], length and width in cells.
-        min_overlap (float): intersection over union, from 0 to 1.
-
-    Returns:
-        Tensor: [G], cells; the least of the three ways to move its two corners, by the formula of
-        CornerNet's code, in which the roots are halved whatever the leading coefficient is.
-    """
-    total, area = sizes.sum(dim=1), sizes.prod(dim=1)
-    quadratics = (
-        (1, total, area * (1 - min_overlap) / (1 + min_overlap)),
-        (4, 2 * total, area * (1 - min_overlap)),
-        (4 * min_overlap, -2 * min_overlap * total, area * (min_overlap - 1)),
-    )
-    roots = [(b + (b * b - 4 * a * c).sqrt()) / 2 for a, b, c in quadratics]
-    return torch.stack(roots).amin(dim=0)
-
-
-def draw_gaussians(
-    channels: Tensor, centers: Tensor, radii: Tensor, shape: Sequence[int]
-) -> Tensor:
-    """Draw a bump for each box, the greater of overlapping ones.
-
-    Args:
-        channels (Tensor): int64 [G], which of the C maps a box is drawn in.
-        centers (Tensor): int64 [G, 2], row and column; outside of the map is allowed.
-        radii (Tensor): int64 [G], cells; the bump is a Gaussian of (2 * radius + 1) / 6 cells, cut
-            off beyond the radius.
-        shape (Sequence[int]): C, H, W.
-
-    Returns:
-        Tensor: float32 [C, H, W], 1 at the centres.
-    """
-    count, height, width = shape
-    reach = int(radii.max()) if len(radii) else 0
-    step = torch.arange(-reach, reach + 1, device=centers.device)
-    sigma = (2 * radii + 1).float() / 6
-    bump = torch.exp(-(step**2) / (2 * sigma[:, None] ** 2))  # [G, S], of one axis
-    bump = bump * (step.abs() <= radii[:, None])
-    rows, columns = (centers[:, i, None] + step for i in (0, 1))
-    row_inside, column_inside = (rows >= 0) & (rows < height), (columns >= 0) & (columns < width)
-    cells = (channels[:, None] * height + rows)[:, :, None] * width + columns[:, None, :]
-    inside = row_inside[:, :, None] & column_inside[:, None, :]
-    values = bump[:, :, None] * bump[:, None, :] * inside
-    maps = bump.new_zeros(count * height * width)
-    maps.scatter_reduce_(0, cells.where(inside, 0).flatten(), values.flatten(), 'amax')
-    return maps.view(count, height, width)

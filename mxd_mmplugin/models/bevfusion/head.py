@@ -1,6 +1,7 @@
 """TransFusion's head: queries from the peaks of a heatmap, decoded with the map from above (Bai et al. 2022)."""
 
 import copy
+import logging
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Optional, Union
 
@@ -8,25 +9,41 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule, build_conv_layer
-from mmdet.models.task_modules import BaseAssigner
 from mmdet3d.models import circle_nms
 from mmdet3d.models.dense_heads.centerpoint_head import SeparateHead
 from mmdet3d.models.layers import nms_bev
 from mmdet3d.registry import MODELS, TASK_UTILS
 from mmdet3d.structures import xywhr2xyxyr
+from mmengine.logging import print_log
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from .assigner import HeuristicAssigner3D
-from .box_coder import draw_gaussians, gaussian_radii
+from ...constants import constant
+from ...ops import draw_gaussians
+from ...ops.sizes import whole, wholes
+from ..heatmap import gaussian_radii
+from .assigner import HeuristicAssigner3D, HungarianAssigner3D, matched, result
 
-# Classes whose objects are so small that each cell may be a peak of its own.
-SMALL_CLASSES: dict[str, tuple[int, ...]] = {'nuScenes': (8, 9), 'Waymo': (1, 2)}
-# Classes that suppress each other, and how near (metres of circle NMS, overlap of rotated NMS); -1: not.
-NMS_GROUPS = {
-    'nuScenes': (((0, 1, 2, 3, 4, 5, 6, 7), -1), ((8,), 0.175), ((9,), 0.175)),
-    'Waymo': (((0,), 0.7), ((1,), 0.7), ((2,), 0.7)),
+# The classes of data sets in the order of their published configs, for a head that is given no names.
+CLASS_NAMES: dict[str, tuple[str, ...]] = {
+    'nuScenes': (
+        *('car', 'truck', 'construction_vehicle', 'bus', 'trailer', 'barrier', 'motorcycle'),
+        *('bicycle', 'pedestrian', 'traffic_cone'),
+    ),
+    'Waymo': ('Car', 'Pedestrian', 'Cyclist'),
 }
+# Classes whose objects are so small that each cell may be a peak of its own.
+SMALL_CLASSES: dict[str, tuple[str, ...]] = {
+    'nuScenes': ('pedestrian', 'traffic_cone'),
+    'Waymo': ('Pedestrian', 'Cyclist'),
+}
+# Classes whose boxes suppress each other, and how near (metres of circle NMS, overlap of rotated NMS).
+NMS_RADIUS: dict[str, dict[str, float]] = {
+    'nuScenes': dict(pedestrian=0.175, traffic_cone=0.175),
+    'Waymo': dict(Car=0.7, Pedestrian=0.7, Cyclist=0.7),
+}
+# The branches that predict a box, in the order of its code.
+CODES = 'center', 'height', 'dim', 'rot', 'vel'
 # Of a heatmap's logits before training: one cell in ten has an object (Law and Deng 2018).
 PRIOR = -2.19
 
@@ -39,7 +56,7 @@ class Targets(NamedTuple):
         label_weights (Tensor): [B, L * P].
         boxes (Tensor): [B, L * P, code_size], encoded.
         box_weights (Tensor): [B, L * P, code_size], 0 where there is no object.
-        num_pos (int): queries with an object.
+        num_pos (Tensor): queries with an object, float32.
         matched_iou (Tensor): the mean overlap of those with it, the mean over samples.
         heatmap (Tensor): [B, num_classes, X, Y].
     """
@@ -48,9 +65,39 @@ class Targets(NamedTuple):
     label_weights: Tensor
     boxes: Tensor
     box_weights: Tensor
-    num_pos: int
+    num_pos: Tensor
     matched_iou: Tensor
     heatmap: Tensor
+
+
+def _class_tables(
+    num_classes: int, class_names: Optional[Sequence[str]], test_cfg: dict
+) -> tuple[list[int], dict[int, float]]:
+    """The labels of small classes, and how near boxes of a label suppress each other; see `TransFusionHead`."""
+    dataset = str(test_cfg.get('dataset'))
+    small = test_cfg.get('small_classes', SMALL_CLASSES.get(dataset, ()))
+    radius = test_cfg.get('nms_radius', NMS_RADIUS.get(dataset, {}))
+    names = list(CLASS_NAMES.get(dataset, ()) if class_names is None else class_names)
+    if len(names) != num_classes and class_names is not None:
+        raise ValueError(
+            f'class_names must name the {num_classes} classes (num_classes), was {names}'
+        )
+    if len(names) != num_classes and (small or radius):
+        print_log(
+            f'class_names of the head is not given, and num_classes is {num_classes}, not the {len(names)} of '
+            f'{dataset}: no class is treated as a small one',
+            logger='current',
+            level=logging.WARNING,
+        )
+        names = []
+    if test_cfg.get('nms_type') is not None and not (names and radius):
+        raise ValueError(
+            f'nms_type {test_cfg["nms_type"]!r} needs class_names of the head, was {class_names}, and for dataset '
+            f'{dataset!r} nms_radius of test_cfg (class -> metres or overlap), was {radius}'
+        )
+    labels = {name: label for label, name in enumerate(names)}
+    found = {labels[name]: value for name, value in radius.items() if name in labels}
+    return [labels[name] for name in small if name in labels], found
 
 
 class TransFusionHead(nn.Module):
@@ -73,8 +120,16 @@ class TransFusionHead(nn.Module):
         train_cfg (dict, optional): dataset, point_cloud_range, grid_size, voxel_size, out_size_factor,
             gaussian_overlap, min_radius, pos_weight, code_weights, assigner.
         test_cfg (dict): dataset ('nuScenes', 'Waymo' or another), grid_size, out_size_factor, nms_type
-            (None, 'circle' or 'rotate'), for the last pre_maxsize and post_maxsize too.
+            (None, 'circle' or 'rotate'), for the last pre_maxsize and post_maxsize too. Known for the two data sets,
+            and told here for another: small_classes, names of classes whose objects are so small that each cell may be
+            a peak; nms_radius, name of a class -> metres of circle NMS or overlap of rotated NMS, the others are not
+            suppressed.
         bbox_coder (dict): `TransFusionBBoxCoder`.
+        class_names (Sequence[str], optional): the classes in the order of their labels; without it those of the
+            data set's published config, where there are as many.
+
+    Raises:
+        ValueError: options that are out of their range or do not go together.
     """
 
     def __init__(
@@ -100,6 +155,7 @@ class TransFusionHead(nn.Module):
         train_cfg: Optional[dict] = None,
         test_cfg: Optional[dict] = None,
         bbox_coder: Optional[dict] = None,
+        class_names: Optional[Sequence[str]] = None,
     ) -> None:
         super().__init__()
         if not loss_cls.get('use_sigmoid', False):
@@ -113,6 +169,7 @@ class TransFusionHead(nn.Module):
         self.nms_kernel_size = nms_kernel_size
         self.bn_momentum = bn_momentum
         self.train_cfg, self.test_cfg = train_cfg or {}, test_cfg or {}
+        self.small_labels, self.nms_radius = _class_tables(num_classes, class_names, self.test_cfg)
 
         self.loss_cls = MODELS.build(loss_cls)
         self.loss_bbox = MODELS.build(loss_bbox)
@@ -145,9 +202,42 @@ class TransFusionHead(nn.Module):
             for _ in range(num_decoder_layers)
         )
         self.init_weights()
+        self._check_codes(common_heads)
         cfg = self.test_cfg
-        size_x, size_y = (size // cfg['out_size_factor'] for size in cfg['grid_size'][:2])
+        size_x, size_y = self._map_size(cfg)
         self.bev_pos = self._cell_centers(size_x, size_y)
+
+    @staticmethod
+    def _map_size(cfg: dict) -> list[int]:
+        """Rows and columns of the map."""
+        factor = whole('out_size_factor', cfg['out_size_factor'], 1)
+        return [size // factor for size in wholes('grid_size', cfg['grid_size'][:2], 1)]
+
+    def _check_codes(self, common_heads: dict) -> None:
+        """Refuse branches, code_size and code_weights, and places of the map, that do not go together."""
+        channels = {name: common_heads[name][0] for name in CODES if name in common_heads}
+        size, total = self.bbox_coder.code_size, sum(channels.values())
+        if size != total:
+            raise ValueError(
+                f'code_size of bbox_coder must be {total}, the channels of common_heads {channels}, was {size} '
+                '(10 with the velocity vel, 8 without)'
+            )
+        weights = self.train_cfg.get('code_weights')
+        if weights is not None and len(weights) != size:
+            raise ValueError(f'code_weights must have {size} numbers (code_size), was {weights}')
+        for name, mine in (('point_cloud_range', 'pc_range'), ('voxel_size', 'voxel_size')):
+            value, expected = self.train_cfg.get(name), getattr(self.bbox_coder, mine)
+            if value is not None and list(value[:2]) != list(expected[:2]):
+                raise ValueError(
+                    f'{name} of train_cfg must begin as {mine} of bbox_coder, {expected}, was {value}'
+                )
+        for cfg in (self.train_cfg, self.test_cfg):
+            factor = cfg.get('out_size_factor', self.bbox_coder.out_size_factor)
+            if factor != self.bbox_coder.out_size_factor:
+                raise ValueError(
+                    f'out_size_factor of train_cfg and test_cfg must be that of bbox_coder, '
+                    f'{self.bbox_coder.out_size_factor}, was {factor}'
+                )
 
     @staticmethod
     def _cell_centers(size_x: int, size_y: int) -> Tensor:
@@ -172,9 +262,14 @@ class TransFusionHead(nn.Module):
         """Scores [B, C, X, Y] with all but the peaks set to zero; the border has none."""
         border = self.nms_kernel_size // 2
         greatest = F.pad(F.max_pool2d(heatmap, self.nms_kernel_size, stride=1), [border] * 4)
-        for label in SMALL_CLASSES.get(self.test_cfg['dataset'], ()):
+        for label in self.small_labels:
             greatest[:, label] = heatmap[:, label]
         return heatmap * (heatmap == greatest)
+
+    def _one_hot(self, labels: Tensor) -> Tensor:
+        """Labels [B, P] -> bool [B, num_classes, P]; PyTorch's `one_hot` looks at them first on a CPU."""
+        classes = torch.arange(self.num_classes, device=labels.device)
+        return labels[:, None] == classes[:, None]
 
     def forward(self, feats: Union[Tensor, Sequence[Tensor]], metas: object = None) -> tuple:
         """Predict.
@@ -194,6 +289,11 @@ class TransFusionHead(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             dense_heatmap = self.heatmap_head(features.float())
         key = features.flatten(2)
+        if key.shape[2] != self.bev_pos.shape[1]:
+            raise ValueError(
+                f'grid_size // out_size_factor of test_cfg must be the map, {list(features.shape[2:])}, was '
+                f'{self._map_size(self.test_cfg)}'
+            )
         scores = self._peaks(dense_heatmap.detach().sigmoid()).flatten(2)
         proposals = scores.flatten(1).topk(self.num_proposals, dim=1).indices
         cells, labels = proposals % scores.shape[2], proposals // scores.shape[2]
@@ -203,8 +303,7 @@ class TransFusionHead(nn.Module):
 
         if self.bev_pos.device != features.device:
             self.bev_pos = self.bev_pos.to(features.device)
-        one_hot = F.one_hot(labels, self.num_classes).transpose(1, 2)
-        query = at_queries(key) + self.class_encoding(one_hot.to(key.dtype))
+        query = at_queries(key) + self.class_encoding(self._one_hot(labels).to(key.dtype))
         query_pos = self.bev_pos[0][cells]
         layers = []
         for decoder, head in zip(self.decoder, self.prediction_heads):
@@ -246,7 +345,7 @@ class TransFusionHead(nn.Module):
             if name in predicted
         }
         # A query keeps the class of its peak.
-        own = F.one_hot(predicted['query_labels'], self.num_classes).transpose(1, 2)
+        own = self._one_hot(predicted['query_labels'])
         scores = last['heatmap'].sigmoid() * predicted['query_heatmap_score'] * own
         decoded = self.bbox_coder.decode(
             scores,
@@ -274,12 +373,12 @@ class TransFusionHead(nn.Module):
 
     def _suppress(self, boxes: Tensor, scores: Tensor, labels: Tensor, box_type: type) -> Tensor:
         """The boxes that non-maximum suppression leaves, bool [P]."""
-        keep = torch.zeros_like(scores, dtype=torch.bool)
-        for classes, radius in NMS_GROUPS[self.test_cfg['dataset']]:
-            group = torch.isin(labels, labels.new_tensor(classes)).nonzero().squeeze(1)
-            if radius > 0 and len(group):
-                group = group[self._nms(boxes[group], scores[group], radius, box_type)]
-            keep[group] = True
+        keep = torch.ones_like(scores, dtype=torch.bool)
+        for label, radius in self.nms_radius.items():
+            group = (labels == label).nonzero().squeeze(1)
+            if len(group):
+                keep[group] = False
+                keep[group[self._nms(boxes[group], scores[group], radius, box_type)]] = True
         return keep
 
     def _nms(self, boxes: Tensor, scores: Tensor, radius: float, box_type: type) -> Tensor:
@@ -317,79 +416,81 @@ class TransFusionHead(nn.Module):
             predicted['height'],
             predicted.get('vel'),
         )
+        layers = score.shape[2] // self.num_proposals
+        assigned = self._assign(decoded, batch_gt_instances_3d, predicted)
         labels_of, boxes_of, found_of, ious = [], [], [], []
         for i, truth in enumerate(batch_gt_instances_3d):
-            gt_boxes = truth.bboxes_3d.tensor.to(score.device)
-            gt_labels = truth.labels_3d.to(score.device)
-            gt_inds, overlaps = self._assign(
-                decoded[i]['bboxes'], score[i : i + 1], gt_boxes, gt_labels, predicted, i
-            )
+            of_layers = assigned[i * layers : (i + 1) * layers]
+            gt_inds = torch.cat([assignment.gt_inds for assignment in of_layers])
+            overlaps = torch.cat([assignment.max_overlaps for assignment in of_layers])
             found = gt_inds > 0
             # A row more before the others, for the queries that have no object.
-            encoded = F.pad(self.bbox_coder.encode(gt_boxes), (0, 0, 1, 0))
-            labels_of.append(F.pad(gt_labels, (1, 0), value=self.num_classes)[gt_inds])
-            boxes_of.append(encoded[gt_inds])
+            encoded = self.bbox_coder.encode(truth.bboxes_3d.tensor.to(score.device))
+            labels = F.pad(truth.labels_3d.to(score.device), (1, 0), value=self.num_classes)
+            labels_of.append(labels[gt_inds])
+            boxes_of.append(F.pad(encoded, (0, 0, 1, 0))[gt_inds])
             found_of.append(found)
             ious.append((overlaps.clamp(0, 1) * found).sum() / found.sum().clamp(min=1))
         positive, boxes = torch.stack(found_of), torch.stack(boxes_of)
         label_weights = torch.ones_like(positive, dtype=torch.float)
         if self.train_cfg['pos_weight'] > 0:
-            label_weights[positive] = self.train_cfg['pos_weight']
+            label_weights.masked_fill_(positive, self.train_cfg['pos_weight'])
         return Targets(
             torch.stack(labels_of),
             label_weights,
             boxes,
             positive[..., None].expand_as(boxes).float(),
-            int(positive.sum()),
+            positive.float().sum(),
             torch.stack(ious).mean(),
             self._heatmap(batch_gt_instances_3d, score.device),
         )
 
     def _assign(
         self,
-        boxes: Tensor,
-        score: Tensor,
-        gt_boxes: Tensor,
-        gt_labels: Tensor,
+        decoded: Sequence[dict],
+        batch_gt_instances_3d: Sequence[InstanceData],
         predicted: dict[str, Tensor],
-        sample: int,
-    ) -> tuple:
-        """Ground truth of each query of each layer, 1-based, and overlaps with it: [L * P] both."""
-        results = []
-        for start in range(0, len(boxes), self.num_proposals):
-            layer = slice(start, start + self.num_proposals)
-            if isinstance(self.bbox_assigner, HeuristicAssigner3D):
-                result = self.bbox_assigner.assign(
-                    boxes[layer],
-                    gt_boxes,
-                    gt_labels=gt_labels,
-                    query_labels=predicted['query_labels'][sample],
-                )
-            else:
-                assigner: BaseAssigner = self.bbox_assigner
-                result = assigner.assign(
-                    boxes[layer], gt_boxes, gt_labels, score[..., layer], self.train_cfg
-                )
-            results.append(result)
-        gt_inds = torch.cat([result.gt_inds for result in results])
-        return gt_inds, torch.cat([result.max_overlaps for result in results])
+    ) -> list:
+        """Which ground truth the queries predict: an `AssignResult` for each sample and, in it, each layer."""
+        assigner: Any = self.bbox_assigner
+        results, problems = [], []
+        for i, truth in enumerate(batch_gt_instances_3d):
+            gt_boxes = truth.bboxes_3d.tensor.to(predicted['heatmap'].device)
+            gt_labels = truth.labels_3d.to(gt_boxes.device)
+            boxes = decoded[i]['bboxes'].split(self.num_proposals)
+            scores = predicted['heatmap'][i : i + 1].split(self.num_proposals, dim=2)
+            for box, score in zip(boxes, scores):
+                given = box, gt_boxes, gt_labels, score, self.train_cfg
+                if type(assigner) is HungarianAssigner3D:
+                    problems.append((gt_labels, *assigner.cost(*given)))
+                elif isinstance(assigner, HeuristicAssigner3D):
+                    labels = predicted['query_labels'][i]
+                    results.append(
+                        assigner.assign(box, gt_boxes, gt_labels=gt_labels, query_labels=labels)
+                    )
+                else:
+                    results.append(assigner.assign(*given))
+        if problems:  # all at once: each look at costs waits for the device
+            gt_of_box = matched([cost for _, cost, _ in problems])
+            results = [result(gt, labels, iou) for gt, (labels, _, iou) in zip(gt_of_box, problems)]
+        return results
 
     def _heatmap(self, batch_gt_instances_3d: list, device: torch.device) -> Tensor:
         """The bumps of all boxes of the batch, [B, num_classes, X, Y]."""
         cfg = self.train_cfg
         boxes = torch.cat([truth.bboxes_3d.tensor for truth in batch_gt_instances_3d]).to(device)
         labels = torch.cat([truth.labels_3d for truth in batch_gt_instances_3d]).to(device)
-        counts = torch.tensor([len(truth.bboxes_3d) for truth in batch_gt_instances_3d])
-        batch = torch.arange(len(counts)).repeat_interleave(counts).to(device)
-        cell = cfg['out_size_factor'] * boxes.new_tensor(cfg['voxel_size'][:2])
+        counts = [len(truth.labels_3d) for truth in batch_gt_instances_3d]
+        samples = torch.cat([labels.new_full((n,), i) for i, n in enumerate(counts)])
+        low = constant(cfg['point_cloud_range'][:2], device)
+        cell = cfg['out_size_factor'] * constant(cfg['voxel_size'][:2], device)
         sizes = boxes[:, 3:5] / cell
-        solid = (sizes > 0).all(dim=1) & (labels >= 0)
-        sizes, boxes, labels, batch = sizes[solid], boxes[solid], labels[solid], batch[solid]
-        radii = gaussian_radii(sizes, cfg['gaussian_overlap']).long().clamp(min=cfg['min_radius'])
-        centers = ((boxes[:, :2] - boxes.new_tensor(cfg['point_cloud_range'][:2])) / cell).long()
-        rows, columns = (size // cfg['out_size_factor'] for size in cfg['grid_size'][:2])
+        solid = (sizes > 0).all(dim=1) & (labels >= 0) & (labels < self.num_classes)
+        radii = gaussian_radii(sizes, cfg['gaussian_overlap']).int().clamp(min=cfg['min_radius'])
+        centers = ((boxes[:, :2] - low) / cell).int()
+        rows, columns = self._map_size(cfg)
+        channels = (samples * self.num_classes + labels).where(solid, -1).int()
         maps = len(counts) * self.num_classes
-        channels = batch * self.num_classes + labels
         drawn = draw_gaussians(channels, centers, radii, (maps, rows, columns))
         return drawn.view(len(counts), self.num_classes, rows, columns)
 
@@ -413,18 +514,17 @@ class TransFusionHead(nn.Module):
         predicted = preds_dicts[0][0]
         targets = self.get_targets(batch_gt_instances_3d, preds_dicts[0])
         probability = predicted['dense_heatmap'].float().sigmoid().clamp(1e-4, 1 - 1e-4)
-        peaks = targets.heatmap.eq(1).sum().clamp(min=1)
+        peaks = targets.heatmap.eq(1).float().sum().clamp(min=1)
         losses = dict(
             loss_heatmap=self.loss_heatmap(probability, targets.heatmap, avg_factor=peaks)
         )
-        names = ('center', 'height', 'dim', 'rot', 'vel')
-        codes = torch.cat([predicted[name] for name in names if name in predicted], dim=1)
+        codes = torch.cat([predicted[name] for name in CODES if name in predicted], dim=1)
         codes = codes.transpose(1, 2).float()
         scores = predicted['heatmap'].transpose(1, 2).float()
         weights = targets.box_weights
         if self.train_cfg.get('code_weights') is not None:
-            weights = weights * weights.new_tensor(self.train_cfg['code_weights'])
-        count, layers = max(targets.num_pos, 1), scores.shape[1] // self.num_proposals
+            weights = weights * constant(self.train_cfg['code_weights'], weights.device)
+        count, layers = targets.num_pos.clamp(min=1), scores.shape[1] // self.num_proposals
         for index in range(layers):
             layer = slice(index * self.num_proposals, (index + 1) * self.num_proposals)
             name = 'layer_-1' if index == layers - 1 else f'layer_{index}'

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ...ops import BEVPoolPlan, bev_pool, bev_pool_plan
+from ...ops.sizes import wholes
 
 
 class Rays(NamedTuple):
@@ -124,7 +125,14 @@ class ViewTransform(nn.Module):
         if downsample not in (1, 2):
             raise ValueError(f'downsample must be 1 or 2, was {downsample}')
         self.in_channels, self.C = in_channels, out_channels
-        self.image_size, self.feature_size = tuple(image_size), tuple(feature_size)
+        self.image_size = wholes('image_size', image_size, 1)
+        self.feature_size = wholes('feature_size', feature_size, 1)
+        for name, bound in (('xbound', xbound), ('ybound', ybound), ('zbound', zbound)):
+            cells = (bound[1] - bound[0]) / bound[2]
+            if round(cells) < 1 or abs(cells - round(cells)) > 1e-3:
+                raise ValueError(
+                    f'{name} must hold a whole number of steps, was {bound}, {cells:g}'
+                )
         low, high, step = torch.tensor([xbound, ybound, zbound], dtype=torch.float64).T
         # Checkpoints have these four, the frustum as points (x, y, depth) of the augmented image.
         self.dx = nn.Parameter(step.float(), requires_grad=False)
@@ -133,7 +141,7 @@ class ViewTransform(nn.Module):
         self.frustum = nn.Parameter(self._frustum(dbound), requires_grad=False)
         self.D = len(self.frustum)
         self._grid = tuple(self.nx.tolist())
-        self._plan_of: Optional[tuple[Tensor, BEVPoolPlan]] = None
+        self._plan_of: Optional[tuple[list[bytes], BEVPoolPlan]] = None
         self._add_depth_layers()
         self.downsample = self._downsampling() if downsample == 2 else nn.Identity()
 
@@ -173,14 +181,15 @@ class ViewTransform(nn.Module):
         Returns:
             BEVPoolPlan: of B * N * D * fH * fW points.
         """
-        matrices = [camera2lidar, intrinsics, img_aug, lidar_aug]
-        key = torch.cat([matrix.detach().cpu().double().flatten() for matrix in matrices])
+        given = camera2lidar, intrinsics, img_aug, lidar_aug
+        matrices = [matrix.detach().cpu().double() for matrix in given]
+        key = [matrix.numpy().tobytes() for matrix in matrices]
         device = self.frustum.device
         if self._plan_of is not None:
             known, plan = self._plan_of
-            if torch.equal(known, key) and plan.cells.device == device:
+            if known == key and plan.cells.device == device:
                 return plan
-        plan = self._make_plan(*(matrix.detach().cpu() for matrix in matrices))
+        plan = self._make_plan(*matrices)
         self._plan_of = key, plan
         return plan
 

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from . import (
     bev_pool,
     deformable_aggregation,
+    draw_gaussians,
     dynamic_scatter,
     modulated_deform_conv,
     sparse_add,
@@ -27,6 +28,7 @@ from . import (
 __all__ = [
     'bev_pool',
     'deformable_aggregation',
+    'draw_gaussians',
     'dynamic_scatter',
     'modulated_deform_conv',
     'sparse_add',
@@ -71,6 +73,7 @@ FAMILIES: dict[str, dict[str, Callable]] = {
         'dynamic_scatter_plan': dynamic_scatter.plan,
         'dynamic_scatter': dynamic_scatter.forward,
     },
+    'draw_gaussians': {'draw_gaussians': draw_gaussians.draw},
     'bev_pool': {
         'bev_pool_plan': bev_pool.plan,
         'bev_pool': bev_pool.forward,

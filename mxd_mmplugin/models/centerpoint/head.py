@@ -1,0 +1,192 @@
+"""CenterPoint's head with no loop over boxes and no wait for the device (Yin et al. 2021, arXiv 2006.11275)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmdet3d.models.dense_heads import centerpoint_head
+from mmdet3d.models.layers import circle_nms
+from mmdet3d.models.task_modules.coders import CenterPointBBoxCoder
+from mmdet3d.models.utils import clip_sigmoid
+from mmengine.structures import InstanceData
+from torch import Tensor
+
+from ...constants import constant
+from .targets import Targets, make_targets
+
+
+class CenterHead(centerpoint_head.CenterHead):
+    """mmdet3d's `CenterHead`: the same arguments, weights, targets, losses and boxes, bit for bit on a CPU.
+
+    Targets are made for all boxes of a batch at once. The losses wait for nothing. A prediction waits once for a
+    batch: boxes of all tasks come to the host together, where overlapping ones are dropped. In mmdet3d the number of
+    operators and of waits grows with the boxes, the samples and the tasks.
+
+    Velocities are left out of the targets where common_heads has no 'vel'; mmdet3d then ends with an error.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.with_velocity = 'vel' in kwargs.get('common_heads', {'vel'})
+
+    @torch.no_grad()
+    def _make_targets(self, batch_gt_instances_3d: Sequence[InstanceData]) -> Targets:
+        return make_targets(
+            batch_gt_instances_3d,
+            self.num_classes,
+            self.train_cfg,
+            self.norm_bbox,
+            self.with_velocity,
+        )
+
+    def get_targets(self, batch_gt_instances_3d: Sequence[InstanceData]) -> tuple:
+        """What should be predicted.
+
+        Args:
+            batch_gt_instances_3d (Sequence[InstanceData]): bboxes_3d and labels_3d of each sample.
+
+        Returns:
+            tuple[list[Tensor], ...]: for each task the heatmaps [B, classes, H, W], boxes
+            [B, max_objs, 10], cells int64 [B, max_objs] and masks uint8 [B, max_objs].
+        """
+        targets = self._make_targets(batch_gt_instances_3d)
+        rest = (list(x.unbind(0)) for x in (targets.boxes, targets.cells, targets.masks))
+        return (targets.heatmaps, *rest)
+
+    def loss_by_feat(
+        self,
+        preds_dicts: tuple,
+        batch_gt_instances_3d: Sequence[InstanceData],
+        *args: Any,
+        **kwargs: Any,
+    ) -> dict:
+        """Losses of what `forward` returned.
+
+        Args:
+            preds_dicts (tuple[list[dict]]): the maps of each task; those of the heatmap become scores.
+            batch_gt_instances_3d (Sequence[InstanceData]): see `get_targets`.
+
+        Returns:
+            dict[str, Tensor]: taskN.loss_heatmap and taskN.loss_bbox.
+        """
+        targets = self._make_targets(batch_gt_instances_3d)
+        masks = targets.masks.float()
+        counts = masks.sum((1, 2)) + 1e-4
+        weights = masks[..., None] * (~targets.boxes.isnan()).float()
+        code_weights = self.train_cfg.get('code_weights', None)
+        if code_weights is not None:
+            weights = weights * constant(code_weights, weights.device)
+        losses = {}
+        for task, (maps,) in enumerate(preds_dicts):
+            heatmaps = targets.heatmaps[task]
+            maps['heatmap'] = clip_sigmoid(maps['heatmap'])
+            peaks = heatmaps.eq(1).float().sum().clamp(min=1)
+            losses[f'task{task}.loss_heatmap'] = self.loss_cls(
+                maps['heatmap'], heatmaps, avg_factor=peaks
+            )
+            maps['anno_box'] = codes = _codes(maps)
+            losses[f'task{task}.loss_bbox'] = self.loss_bbox(
+                _at(codes, targets.cells[task]),
+                targets.boxes[task],
+                weights[task],
+                avg_factor=counts[task],
+            )
+        return losses
+
+    def predict_by_feat(
+        self, preds_dicts: tuple, batch_input_metas: Sequence[dict], *args: Any, **kwargs: Any
+    ) -> list:
+        """Boxes of what `forward` returned.
+
+        Args:
+            preds_dicts (tuple[list[dict]]): the maps of each task.
+            batch_input_metas (list[dict]): `box_type_3d` of each sample.
+
+        Returns:
+            list[InstanceData]: bboxes_3d, scores_3d and labels_3d of each sample.
+        """
+        coder = self.bbox_coder
+        if type(coder) is not CenterPointBBoxCoder or coder.post_center_range is None:
+            return super().predict_by_feat(preds_dicts, batch_input_metas, *args, **kwargs)
+        device = preds_dicts[0][0]['heatmap'].device
+        candidates = torch.stack([self._candidates(maps) for (maps,) in preds_dicts])
+        of_tasks = [
+            self._suppress(i, x, batch_input_metas) for i, x in enumerate(candidates.detach().cpu())
+        ]
+        # Columns of a box: those of its code, the score, the label.
+        of_samples = [torch.cat(boxes) for boxes in zip(*of_tasks)]
+        found = torch.cat(of_samples).to(device)
+        boxes, scores, labels = found[:, :-2], found[:, -2].contiguous(), found[:, -1].int()
+        sizes = [len(x) for x in of_samples]
+        return [
+            InstanceData(
+                bboxes_3d=meta['box_type_3d'](box, coder.code_size),
+                scores_3d=score,
+                labels_3d=label,
+            )
+            for meta, box, score, label in zip(
+                batch_input_metas, boxes.split(sizes), scores.split(sizes), labels.split(sizes)
+            )
+        ]
+
+    def _candidates(self, maps: dict) -> Tensor:
+        """The best cells of a task, [B, K, columns]: box, score, label, and 1 where the coder keeps it."""
+        coder = self.bbox_coder
+        scores, cells, labels, y, x = coder._topk(maps['heatmap'].sigmoid(), K=coder.max_num)
+        codes = _at(_codes(maps), cells)
+        offset, height, dims, rot, velocity = codes.split([2, 1, 3, 2, codes.shape[2] - 8], dim=2)
+        dims = dims.exp() if self.norm_bbox else dims
+        places = [
+            (place[..., None] + offset[..., i : i + 1])
+            * coder.out_size_factor
+            * coder.voxel_size[i]
+            + coder.pc_range[i]
+            for i, place in enumerate((x, y))
+        ]
+        sine, cosine = rot.unbind(2)
+        yaw = torch.atan2(sine.contiguous(), cosine.contiguous())[..., None]
+        boxes = torch.cat([*places, height, dims, yaw, velocity], dim=2)
+        area = constant([float(x) for x in coder.post_center_range], boxes.device).view(2, 3)
+        keep = ((boxes[..., :3] >= area[0]) & (boxes[..., :3] <= area[1])).all(2)
+        if coder.score_threshold:
+            keep = keep & (scores > coder.score_threshold)
+        rest = (scores, labels.float(), keep.float())
+        return torch.cat([boxes, *(column[..., None] for column in rest)], dim=2)
+
+    def _suppress(self, task: int, candidates: Tensor, metas: Sequence[dict]) -> list:
+        """What is left of a task's candidates of each sample, on the host: [n, code, score and label]."""
+        first = sum(self.num_classes[:task])
+        found = []
+        for rows, meta in zip(candidates, metas):
+            rows = rows[rows[:, -1] > 0, :-1]
+            boxes, scores, labels = rows[:, :-2], rows[:, -2], rows[:, -1]
+            if self.test_cfg['nms_type'] == 'circle':
+                places = torch.cat([boxes[:, :2], scores[:, None]], dim=1)
+                kept = circle_nms(
+                    places.numpy(),
+                    self.test_cfg['min_radius'][task],
+                    post_max_size=self.test_cfg['post_max_size'],
+                )
+                rows = rows[torch.tensor(kept, dtype=torch.long)]
+            else:
+                (left,) = self.get_task_detections(
+                    self.num_classes[task], [scores], [boxes], [labels], [meta]
+                )
+                columns = [left['bboxes'], left['scores'][:, None], left['labels'][:, None]]
+                rows = torch.cat(columns, dim=1)
+            rows[:, 2] -= rows[:, 5] * 0.5  # to the bottom
+            rows[:, -1] += first
+            found.append(rows)
+        return found
+
+
+def _codes(maps: dict) -> Tensor:
+    """The maps of a box's parts as one, [B, 8 or 10, H, W]."""
+    names = ('reg', 'height', 'dim', 'rot', *(['vel'] if 'vel' in maps else []))
+    return torch.cat([maps[name] for name in names], dim=1)
+
+
+def _at(maps: Tensor, cells: Tensor) -> Tensor:
+    """What maps [B, C, H, W] have in cells, int64 [B, M]: [B, M, C]."""
+    index = cells[:, None].expand(-1, maps.shape[1], -1)
+    return maps.flatten(2).gather(2, index).transpose(1, 2).contiguous()

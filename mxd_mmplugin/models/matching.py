@@ -1,0 +1,31 @@
+"""Bipartite matching on the host: one copy there, however many matchings there are."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+FORBIDDEN = 1e8  # the cost of a pair whose cost is no finite number
+
+
+def match(costs: Sequence[Tensor]) -> list:
+    """The cheapest matching of each matrix.
+
+    Args:
+        costs (Sequence[Tensor]): [rows, columns] each, on one device; this waits for it once.
+
+    Returns:
+        list[tuple[array, array]]: rows, ascending, and columns of the pairs, int64, as many as the
+        shorter side has.
+    """
+    if not costs:
+        return []
+    flat = torch.cat([cost.detach().float().flatten() for cost in costs]).cpu().numpy()
+    flat = np.nan_to_num(flat, nan=FORBIDDEN, posinf=FORBIDDEN, neginf=FORBIDDEN)
+    ends = np.cumsum([cost.numel() for cost in costs])
+    matrices = np.split(flat, ends[:-1])
+    return [
+        linear_sum_assignment(matrix.reshape(cost.shape)) for matrix, cost in zip(matrices, costs)
+    ]
