@@ -7,6 +7,10 @@ from typing import Callable
 from .bevfusion_ops import serve_project
 from .compat import allow_mmengine_checkpoints
 from .modules.modulated_deform_conv import upgrade_old_checkpoints
+from .modules.sparse_modules import (
+    convert_norms_of_sparse_tensors,
+    let_all_parameters_take_part,
+)
 from .ops.library import load_mmcv_registry
 from .registry import cuda_serves, register
 
@@ -46,6 +50,16 @@ EFFECTS = (
         'torch.nn.Module',
         'a module that gets a DCN layer reads the offsets of old checkpoints',
         upgrade_old_checkpoints,
+    ),
+    Effect(
+        'torch.nn.Module',
+        'a converted SparseBatchNorm (SyncBN) goes on to take sparse tensors',
+        convert_norms_of_sparse_tensors,
+    ),
+    Effect(
+        "mmcv's and spconv's SparseSequential",
+        'without voxels all parameters have a gradient, which distributed training waits for',
+        lambda: not cuda_serves() and let_all_parameters_take_part(),
     ),
     Effect(
         'torch.serialization',

@@ -46,8 +46,9 @@ class Voxelization(modules.Voxelization):
         self.pcd_shape = [*self.grid_size[:2], 1]
 
     def forward(self, input: Tensor) -> Voxels:
-        """Voxelize points [P, C]; see `voxelization`."""
-        return _xyz(super().forward(input))
+        """Voxelize points [P, C]; see `voxelization`, and `mxd_mmplugin.Voxelization` where a layout is given."""
+        found = super().forward(input)
+        return found if self.layout else _xyz(found)
 
 
 def serve_project() -> bool:

@@ -1,7 +1,11 @@
 """What stock mmengine needs on the present PyTorch, done through public switches only."""
 
+import collections
+import datetime
+import pathlib
 import pickle
-from typing import Callable
+from collections.abc import Iterable
+from typing import Callable, Optional
 
 import numpy as np
 import torch
@@ -12,6 +16,14 @@ from mmengine.utils import digit_version
 
 # Type codes of the numbers that a log history or a metric can hold.
 _NUMBER_CODES = '?bhilqBHILQefd'
+# Types of plain values that can be in a data set's meta information, or are what a defaultdict begins with.
+_VALUES = (
+    *(np.str_, np.bytes_, *(type(np.dtype(code)) for code in 'USOMm')),
+    *(pathlib.PurePosixPath, pathlib.PosixPath, pathlib.PureWindowsPath),
+    *(range, slice, complex, bytearray, collections.Counter, frozenset, set),
+    *(list, dict, tuple, int, float, bool, str, bytes),
+    *(datetime.datetime, datetime.date, datetime.time, datetime.timedelta, datetime.timezone),
+)
 # The functions that mmengine's objects keep among their attributes.
 _METHODS = {
     HistoryBuffer: ('min', 'max', 'mean', 'current'),
@@ -32,12 +44,24 @@ def _method(owner: type, name: str) -> Callable:
     return getattr(owner, name)
 
 
+def _plain_dict(factory: Optional[Callable] = None) -> dict:
+    """Stand in for defaultdict, whose items PyTorch's reader refuses to set."""
+    return {}
+
+
+def _plain_list(items: Iterable = (), length: Optional[int] = None) -> list:
+    """Stand in for deque, to which it refuses to append."""
+    return list(items)
+
+
 def allow_mmengine_checkpoints() -> bool:
     """Let `torch.load(weights_only=True)` read what mmengine's Runner saves besides weights.
 
     PyTorch 2.6 made `weights_only` the default, which refuses the logs, the data set's meta
     information, the one-cycle schedule and the numpy numbers in a Runner's checkpoint, and
-    `--resume` with them. Exactly those types are allowed, under the names that numpy 1 and
+    `--resume` with them. Exactly those types are allowed, and those of plain values that a meta
+    information may hold: strings, dates and arrays of numpy, paths, ranges, and the containers of
+    Python (a defaultdict is read as a dict, a deque as a list), under the names that numpy 1 and
     numpy 2 write. Earlier versions load them as they are, so nothing is done there. Calling it
     again changes nothing.
 
@@ -51,5 +75,7 @@ def allow_mmengine_checkpoints() -> bool:
     for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
         names += [(reconstruct, f'{module}._reconstruct'), (scalar, f'{module}.scalar')]
     names += {type(np.dtype(code)) for code in _NUMBER_CODES}
+    names += _VALUES
+    names += (_plain_dict, 'collections.defaultdict'), (_plain_list, 'collections.deque')
     torch.serialization.add_safe_globals(names)
     return True

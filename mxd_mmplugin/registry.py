@@ -11,6 +11,7 @@ from mmengine.registry import HOOKS, MODELS, OPTIM_WRAPPERS, Registry
 from . import modules
 from .engine.bev_hook import BEVPictureHook, CameraPictureHook
 from .engine.optim_wrapper import AmpOptimWrapper, OptimWrapper
+from .engine.resume_hook import ExactResumeHook
 from .engine.runtime_info_hook import RuntimeInfoHook
 from .packages import is_installed
 
@@ -109,6 +110,8 @@ def table() -> list[Entry]:
             note='no other package has it in the registry',
         )
     )
+    note = 'a resumed training goes on as if it had not stopped'
+    entries.append(Entry(HOOKS, ExactResumeHook, ExactResumeHook.__name__, note=note))
     note = 'pictures of validation frames'
     entries += [
         Entry(HOOKS, cls, cls.__name__, note=note) for cls in (BEVPictureHook, CameraPictureHook)

@@ -1,10 +1,14 @@
 """Checkpoints of mmengine's Runner under PyTorch's weights_only loading."""
 
 import pickle
+from collections import Counter, OrderedDict, defaultdict, deque
+from datetime import datetime, timedelta, timezone
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
 import torch
+from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModel
 from mmengine.registry import DefaultScope
@@ -117,6 +121,45 @@ def test_both_numpy_names_load(module, tmp_path):
     assert b'c%s\n' % written in data
     path.write_bytes(data.replace(b'c%s\n' % written, b'c%s\n' % module.encode()))
     assert np.array_equal(torch.load(path, weights_only=True), np.arange(3.0))
+
+
+VALUES = dict(
+    strings=[np.str_('car'), np.array(['car', 'bus']), np.array([b'a', b'bc']), np.bytes_(b'x')],
+    objects=np.array([None, 'a', 3], dtype=object),
+    path=[Path('data/nuscenes'), PurePosixPath('a/b')],
+    ranges=[range(3, 9, 2), slice(1, None, 2)],
+    sets=[{1, 2}, frozenset('ab'), ConfigDict(a=[1, dict(b=2)])],
+    counted=Counter('abca'),
+    ordered=OrderedDict(b=1, a=2),
+    bytes=[b'abc', bytearray(b'abc'), 2**70, 1j],
+    times=[datetime(2026, 1, 2, tzinfo=timezone.utc), timedelta(3), np.datetime64('2026-01-02')],
+)
+
+
+@needs_weights_only
+@pytest.mark.parametrize('name', VALUES)
+def test_plain_values_in_the_meta_information_load(name, tmp_path):
+    value = VALUES[name]
+    loaded = reload(dict(value=value), tmp_path)['value']
+    assert type(loaded) is type(value)
+    for one, two in zip(loaded, value):
+        assert type(one) is type(two) and (np.array_equal(one, two) or one == two)
+
+
+@needs_weights_only
+def test_containers_that_pytorch_does_not_fill_load_as_plain_ones(tmp_path):
+    groups, lines = defaultdict(list, a=[1], b=[np.int64(2)]), deque([1, 'x'], maxlen=4)
+    loaded = reload(dict(groups=groups, lines=lines, nested=defaultdict(dict, a={})), tmp_path)
+    assert loaded == dict(groups=dict(groups), lines=[1, 'x'], nested=dict(a={}))
+
+
+def test_a_run_with_such_values_resumes(tmp_path, monkeypatch):
+    meta = dict(Points.metainfo, **VALUES, groups=defaultdict(list, a=[1]))
+    monkeypatch.setattr(Points, 'metainfo', meta)
+    make_runner(tmp_path, max_epochs=1).train()
+    runner = make_runner(tmp_path, max_epochs=2, resume=True)
+    runner.train()
+    assert runner.epoch == 2
 
 
 class Attack:

@@ -108,6 +108,7 @@ default_hooks = dict(
     checkpoint=dict(interval=max_iters, max_keep_ckpts=1, save_last=True),
 )
 custom_hooks = [
+    *_base_.custom_hooks,
     dict(type='BEVPictureHook', frames=6, score_thr=0.15),
     dict(type='CameraPictureHook', frames=6, score_thr=0.15),
 ]

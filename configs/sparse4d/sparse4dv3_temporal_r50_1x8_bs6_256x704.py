@@ -274,5 +274,6 @@ test_cfg = dict()
 default_hooks = dict(
     logger=dict(interval=51), checkpoint=dict(interval=20 * iters_per_epoch, by_epoch=False)
 )
+custom_hooks = [dict(type='ExactResumeHook')]
 log_processor = dict(by_epoch=False)
 auto_scale_lr = dict(enable=False, base_batch_size=48)

@@ -117,9 +117,14 @@ void gather_into(const Tensor& points, const Tensor& idx, Tensor& out) {
   out.copy_(points.gather(2, for_channels(idx, points.size(1))).view_as(out));
 }
 
+/// Adds the gradients of what was gathered to those of the points; halves are summed in float32.
 void scatter_into(const Tensor& grad_out, const Tensor& idx, Tensor& grad_points) {
-  const auto channels = grad_points.size(1);
-  grad_points.scatter_add_(2, for_channels(idx, channels), grad_out.flatten(2));
+  const auto rows = for_channels(idx, grad_points.size(1));
+  const auto grad = grad_out.flatten(2).to(at::kFloat);
+  if (grad_points.scalar_type() == at::kFloat)
+    grad_points.scatter_add_(2, rows, grad);
+  else
+    grad_points.copy_(grad_points.to(at::kFloat).scatter_add(2, rows, grad));
 }
 
 }  // namespace
@@ -264,9 +269,19 @@ void points_in_boxes_all(int, int, int, Tensor boxes, Tensor pts, Tensor box_idx
 }
 
 void three_nn(int, int, int, Tensor unknown, Tensor known, Tensor dist2, Tensor idx) {
-  const auto nearest = squared_distances(unknown, known).topk(3, -1, /*largest=*/false);
-  dist2.copy_(std::get<0>(nearest));
-  idx.copy_(std::get<1>(nearest));
+  // One after the other, and of equally near ones the first: topk would take any.
+  auto distance = squared_distances(unknown, known);
+  const auto columns = distance.size(-1);
+  const auto number = at::arange(columns, distance.options().dtype(at::kFloat));
+  for (int64_t rank = 0; rank < 3; rank++) {
+    const auto least = distance.amin(-1, /*keepdim=*/true);
+    const auto first = at::where(distance == least, number, static_cast<double>(columns))
+                           .amin(-1, /*keepdim=*/true)
+                           .clamp_max(static_cast<double>(columns - 1));  // a NaN is no least
+    dist2.select(-1, rank).copy_(least.squeeze(-1));
+    idx.select(-1, rank).copy_(first.squeeze(-1));
+    distance = at::where(number == first, std::numeric_limits<double>::infinity(), distance);
+  }
 }
 
 void three_interpolate_forward(int, int, int, int, Tensor points, Tensor idx, Tensor weight,
@@ -277,7 +292,8 @@ void three_interpolate_forward(int, int, int, int, Tensor points, Tensor idx, Te
 
 void three_interpolate_backward(int, int, int, int, Tensor grad_out, Tensor idx, Tensor weight,
                                 Tensor grad_points) {
-  scatter_into(grad_out.unsqueeze(-1) * weight.unsqueeze(1), idx, grad_points);
+  const auto grad = grad_out.to(at::kFloat).unsqueeze(-1) * weight.to(at::kFloat).unsqueeze(1);
+  scatter_into(grad, idx, grad_points);
 }
 
 void ball_query(int, int n, int, float min_radius, float max_radius, int nsample, Tensor new_xyz,

@@ -43,13 +43,15 @@ inline void check_float(const char* name, const at::Tensor& tensor) {
 }
 
 inline void check_int32(const char* name, const at::Tensor& tensor) {
-  TORCH_CHECK_TYPE(tensor.scalar_type() == at::kInt, name, " must be int32, was ",
-                   tensor.scalar_type());
+  const auto type = tensor.scalar_type();
+  TORCH_CHECK_TYPE(type == at::kInt, name, " must be int32, was ", type,
+                   at::isIntegralType(type, false) ? ": convert with .int()" : "");
 }
 
 inline void check_int64(const char* name, const at::Tensor& tensor) {
-  TORCH_CHECK_TYPE(tensor.scalar_type() == at::kLong, name, " must be int64, was ",
-                   tensor.scalar_type());
+  const auto type = tensor.scalar_type();
+  TORCH_CHECK_TYPE(type == at::kLong, name, " must be int64, was ", type,
+                   at::isIntegralType(type, false) ? ": convert with .long()" : "");
 }
 
 inline void check_int32_or_int64(const char* name, const at::Tensor& tensor) {

@@ -25,6 +25,9 @@ namespace mxd::sparse_conv {
 
 constexpr int64_t kTileRows = 512;
 constexpr int kMaxDims = 4;
+// Coordinates are int32: cells along a dimension, samples of a batch.
+constexpr int64_t kMaxSize = std::numeric_limits<int32_t>::max();
+constexpr int64_t kMaxPoints = 1 << 15;  // of a kernel
 
 // A row of `pairs`.
 struct Pair {
@@ -53,14 +56,15 @@ inline Geometry make_geometry(int64_t batch_size, at::IntArrayRef spatial_shape,
   g.batch_size = batch_size;
   TORCH_CHECK_VALUE(g.ndim >= 1 && g.ndim <= kMaxDims, "spatial_shape must have 1 to ", kMaxDims,
                     " numbers, was ", spatial_shape);
-  TORCH_CHECK_VALUE(batch_size >= 0, "batch_size must be at least 0, was ", batch_size);
+  TORCH_CHECK_VALUE(batch_size >= 0 && batch_size <= kMaxSize,
+                    "batch_size must be at least 0 and at most 2**31 - 1, was ", batch_size);
   TORCH_CHECK_VALUE(!subm || !transposed, "transposed must be false where subm is true");
   auto check = [&](const char* name, at::IntArrayRef values, int64_t least) {
     TORCH_CHECK_VALUE(static_cast<int>(values.size()) == g.ndim, name, " must have ", g.ndim,
                       " numbers, one for each of spatial_shape, was ", values);
     for (int64_t value : values)
-      TORCH_CHECK_VALUE(value >= least && value <= std::numeric_limits<int32_t>::max(), name,
-                        " must be at least ", least, " in every dimension, was ", values);
+      TORCH_CHECK_VALUE(value >= least && value <= kMaxSize, name, " must be at least ", least,
+                        " and at most 2**31 - 1 in every dimension, was ", values);
   };
   check("spatial_shape", spatial_shape, 1);
   check("kernel_size", kernel_size, 1);
@@ -68,6 +72,12 @@ inline Geometry make_geometry(int64_t batch_size, at::IntArrayRef spatial_shape,
   check("padding", padding, 0);
   check("dilation", dilation, 1);
   check("output_padding", output_padding, 0);
+  for (int64_t size : kernel_size) {
+    // With a kernel this small no sum of products below leaves int64.
+    TORCH_CHECK_VALUE(size <= kMaxPoints && g.kernel_volume * size <= kMaxPoints,
+                      "kernel_size must hold at most ", kMaxPoints, " points, was ", kernel_size);
+    g.kernel_volume *= size;
+  }
   for (int d = 0; d < g.ndim; d++) {
     g.in_shape[d] = spatial_shape[d];
     g.kernel[d] = kernel_size[d];
@@ -84,10 +94,11 @@ inline Geometry make_geometry(int64_t batch_size, at::IntArrayRef spatial_shape,
                       " and padding ", padding, " must leave an output of spatial_shape ",
                       spatial_shape, ", and does not in dimension ", d);
     g.out_shape[d] = subm ? g.in_shape[d] : transposed ? slack + 1 : slack / stride[d] + 1;
-    g.kernel_volume *= g.kernel[d];
+    TORCH_CHECK_VALUE(g.out_shape[d] <= kMaxSize, "the output of spatial_shape ", spatial_shape,
+                      " must have at most 2**31 - 1 cells in every dimension, as coordinates are "
+                      "int32, and has ",
+                      g.out_shape[d], " in dimension ", d);
   }
-  TORCH_CHECK_VALUE(g.kernel_volume <= 1 << 15, "kernel_size must hold at most ", 1 << 15,
-                    " points, was ", kernel_size);
   return g;
 }
 

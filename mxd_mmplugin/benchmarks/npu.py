@@ -10,12 +10,13 @@ from torch import Tensor
 
 from ..ops import Rulebook, build_rulebook
 from ..ops import deformable_aggregation as aggregate
+from ..ops import modulated_deform_conv2d as convolve_deformed
 from ..ops import sparse_conv as convolve
 from .deformable_aggregation import make_inputs
 from .inputs import GRID, voxels
 
-# Of an Ascend910B3.
-CUBE_CORES, CYCLES_A_MICROSECOND = 20, 1800
+# Of an Ascend910B3. Bytes a cycle are those that a core reads from the L2.
+CUBE_CORES, VECTOR_CORES, CYCLES_A_MICROSECOND, L2_BYTES_A_CYCLE = 20, 40, 1800, 110
 
 
 def deformable_aggregation() -> None:
@@ -60,9 +61,41 @@ def sparse_conv() -> None:
         convolve(features, weight, None, book).sum().backward()
 
 
+def modulated_deform_conv() -> None:
+    """DCN v2 64->64, kernel 3, on 4 images of 100 x 200, forward and backward; 16 images are four launches of it."""
+    images, channels, points, height, width = 4, 64, 9, 100, 200
+    taps = images * points * height * width
+    generator = torch.Generator().manual_seed(0)
+    for dtype, rate in (torch.float32, 1024), (torch.float16, 4096):
+        leaves = [
+            torch.randn(*shape, generator=generator).to('npu', dtype).requires_grad_()
+            for shape in (
+                (images, channels, height, width),
+                (images, 2 * points, height, width),
+                (images, points, height, width),
+                (channels, channels, 3, 3),
+                (channels,),
+            )
+        ]
+        patches = 4 * channels * taps * leaves[0].element_size()
+        traffic = patches / L2_BYTES_A_CYCLE / VECTOR_CORES / CYCLES_A_MICROSECOND
+        product = taps * channels * channels / rate / CUBE_CORES / CYCLES_A_MICROSECOND
+        print(
+            f'DCN v2 64->64, {dtype}: {taps} taps, bound {max(traffic, product):.0f} us forward, '
+            f'{max(2 * traffic, 2 * product):.0f} us backward'
+        )
+        out = convolve_deformed(*leaves, padding=1)
+        out.backward(torch.randn(out.shape, generator=generator).to('npu', dtype))
+
+
 OPS = {
     function.__name__: function
-    for function in (deformable_aggregation, sparse_conv_rulebook, sparse_conv)
+    for function in (
+        deformable_aggregation,
+        sparse_conv_rulebook,
+        sparse_conv,
+        modulated_deform_conv,
+    )
 }
 
 

@@ -1,7 +1,8 @@
 """Ground-truth sampling from the object database, for any numpy."""
 
 import os.path as osp
-from typing import Optional
+from collections.abc import Sequence
+from typing import Any, Optional
 
 import numpy as np
 from mmdet3d.datasets.transforms import DataBaseSampler as _DataBaseSampler
@@ -12,7 +13,44 @@ class DataBaseSampler(_DataBaseSampler):
     """mmdet3d's `DataBaseSampler` without `np.long`, which numpy 1.24 to 1.26 do not have.
 
     It makes the same random draws and gives the same samples as mmdet3d's.
+
+    Raises:
+        ValueError: a class of `sample_groups` or `filter_by_min_points` is not in the data base or not in `classes`.
     """
+
+    def __init__(
+        self,
+        info_path: str,
+        data_root: Optional[str],
+        rate: float,
+        prepare: dict,
+        sample_groups: dict,
+        classes: Optional[Sequence[str]] = None,
+        **kwargs: Any,
+    ) -> None:
+        self.info_path = info_path
+        for name in sample_groups:
+            if classes is not None and name not in classes:
+                raise ValueError(
+                    f'sample_groups has {name!r}, which is none of classes, {[*classes]}'
+                )
+        arguments = info_path, data_root, rate, prepare, sample_groups, classes
+        try:
+            super().__init__(*arguments, **kwargs)
+        except KeyError as error:
+            (name,) = error.args
+            if name in prepare.get('filter_by_min_points', {}):
+                raise self._absent('filter_by_min_points', name) from None
+            raise
+        for name in self.sample_classes:
+            if name not in self.sampler_dict:
+                raise self._absent('sample_groups', name)
+
+    def _absent(self, option: str, name: str) -> ValueError:
+        known = [*self.db_infos] if hasattr(self, 'db_infos') else 'others'
+        return ValueError(
+            f'{option} has {name!r}, and the data base {self.info_path} has no object of it, only {known}: leave it out'
+        )
 
     def sample_all(
         self,

@@ -1,20 +1,27 @@
 """Hooks that leave pictures of validated and tested frames in the work folder, from above and in the camera images."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Union, cast
+from typing import TYPE_CHECKING, Any, Union, cast
 
 import numpy as np
+import torch
 from mmengine.dataset import BaseDataset
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
+from mmengine.logging import print_log
+from mmengine.runner import IterBasedTrainLoop, Runner
 from mmengine.structures import BaseDataElement
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader
 
 from .bev import draw_bev
 from .cameras import camera_name, draw_cameras
+
+if TYPE_CHECKING:  # the hooks are registered where mmdet3d is not installed too
+    from mmdet3d.structures import BaseInstance3DBoxes
 
 # A collated batch; several of them with test-time augmentation.
 Batch = Union[dict, Sequence[dict]]
@@ -24,9 +31,10 @@ class BEVPictureHook(Hook):
     """Draw a few frames of each validation and test with their ground truth and predictions.
 
     The frames are spread evenly over the data set and are the same ones every time. The pictures
-    go to `<work_dir>/pictures/val_epoch_<N>/` and `<work_dir>/pictures/test/`. Boxes have to be in
-    the LiDAR frame; the ground truth is drawn where the data set gives it, the numbers of tracks
-    where the predictions have them.
+    go to `<work_dir>/pictures/val_epoch_<N>/`, with training by iterations `val_iter_<N>/`, and to
+    `<work_dir>/pictures/test/`. Boxes of a camera are taken into the LiDAR frame; the ground truth is
+    drawn where the data set gives it, the numbers of tracks where the predictions have them. What
+    cannot be drawn is told in one warning, and the run goes on.
 
     Args:
         frames (int): pictures for each run over the data set. Default: 4.
@@ -51,6 +59,7 @@ class BEVPictureHook(Hook):
         self.frames = frames
         self.score_thr = score_thr
         self.view_range = view_range
+        self._warned = False
 
     def after_val_iter(
         self,
@@ -60,7 +69,8 @@ class BEVPictureHook(Hook):
         outputs: Sequence[BaseDataElement],
     ) -> None:
         """Draw the chosen frames of a batch of the validation."""
-        name = f'val_epoch_{runner.epoch}'
+        by_iter = isinstance(getattr(runner, '_train_loop', None), IterBasedTrainLoop)
+        name = f'val_iter_{runner.iter}' if by_iter else f'val_epoch_{runner.epoch}'
         self._draw(runner, runner.val_dataloader, name, batch_idx, data_batch, outputs)
 
     def after_test_iter(
@@ -74,7 +84,20 @@ class BEVPictureHook(Hook):
         self._draw(runner, runner.test_dataloader, 'test', batch_idx, data_batch, outputs)
 
     @master_only
-    def _draw(
+    def _draw(self, *args: Any) -> None:
+        """A decoration: whatever it meets, the run goes on."""
+        try:
+            self._draw_chosen(*args)
+        except Exception as error:
+            if not self._warned:
+                self._warned = True
+                print_log(
+                    f'{type(self).__name__} draws no picture: {type(error).__name__}: {error}',
+                    logger='current',
+                    level=logging.WARNING,
+                )
+
+    def _draw_chosen(
         self,
         runner: Runner,
         dataloader: DataLoader,
@@ -91,8 +114,11 @@ class BEVPictureHook(Hook):
             frame = batch_idx * size + i
             if frame not in chosen:
                 continue
-            truth = sample.get('eval_ann_info')
-            predicted = sample.pred_instances_3d
+            predicted = sample.get('pred_instances_3d')
+            if predicted is None or 'bboxes_3d' not in predicted:
+                raise ValueError('the results have no 3-D boxes (pred_instances_3d.bboxes_3d)')
+            truth = sample.get('eval_ann_info') or {}
+            truth = truth if 'gt_bboxes_3d' in truth else {}
             tracks = predicted.instances_id.cpu() if 'instances_id' in predicted else ()
             # With test-time augmentation the batch has versions: the first one is drawn.
             version = data_batch if isinstance(data_batch, dict) else data_batch[0]
@@ -102,9 +128,9 @@ class BEVPictureHook(Hook):
                 {key: values[i] for key, values in version['inputs'].items()},
                 sample.metainfo,
                 dataset.metainfo['classes'],
-                gt_boxes=truth['gt_bboxes_3d'].tensor.cpu() if truth else (),
+                gt_boxes=lidar_boxes(truth['gt_bboxes_3d'], sample.metainfo) if truth else (),
                 gt_labels=truth['gt_labels_3d'] if truth else (),
-                boxes=predicted.bboxes_3d.tensor.cpu(),
+                boxes=lidar_boxes(predicted.bboxes_3d, sample.metainfo),
                 labels=predicted.labels_3d.cpu(),
                 scores=predicted.scores_3d.cpu(),
                 tracks=tracks,
@@ -149,11 +175,15 @@ class CameraPictureHook(BEVPictureHook):
         classes: Sequence[str],
         **drawn: Any,
     ) -> None:
+        if 'img' not in inputs:
+            raise ValueError('there are no images (img) in the inputs')
+        images = inputs['img']  # of a model of one camera [3, H, W], else [N, 3, H, W]
+        paths = metainfo['img_path']
         draw_cameras(
             folder / f'{name}_cameras.png',
-            inputs['img'].permute(0, 2, 3, 1).cpu().numpy(),
+            images.reshape(-1, *images.shape[-3:]).permute(0, 2, 3, 1).cpu().numpy(),
             image_matrices(metainfo),
-            names=[camera_name(path) for path in metainfo['img_path']],
+            names=[camera_name(path) for path in ([paths] if isinstance(paths, str) else paths)],
             **drawn,
         )
 
@@ -162,12 +192,15 @@ def image_matrices(metainfo: dict) -> np.ndarray:
     """From the LiDAR frame to the images as the model sees them, (N, 4, 4): x * depth, y * depth, depth.
 
     Args:
-        metainfo (dict): lidar2img, and img_aug_matrix where the images were changed.
+        metainfo (dict): lidar2img, or cam2img of one camera, and img_aug_matrix where the images were changed.
 
     Returns:
         array: float64.
     """
-    matrices = np.asarray(metainfo['lidar2img'], dtype=float)
+    if 'lidar2img' in metainfo:
+        matrices = np.asarray(metainfo['lidar2img'], dtype=float).reshape(-1, 4, 4)
+    else:
+        matrices = (_square(metainfo['cam2img']) @ _lidar_to_camera(metainfo))[None]
     if 'img_aug_matrix' not in metainfo:
         return matrices
     # It moves pixels: in x * depth, y * depth, depth a shift grows with the depth.
@@ -175,3 +208,45 @@ def image_matrices(metainfo: dict) -> np.ndarray:
     pixels = np.tile(np.eye(4), (len(moves), 1, 1))
     pixels[:, :2, :2], pixels[:, :2, 2] = moves[:, :2, :2], moves[:, :2, 3]
     return pixels @ matrices
+
+
+def lidar_boxes(boxes: 'BaseInstance3DBoxes', metainfo: dict) -> Tensor:
+    """Boxes in the LiDAR frame, on the CPU.
+
+    Args:
+        boxes (BaseInstance3DBoxes): of the LiDAR, of a camera, or of a depth sensor.
+        metainfo (dict): lidar2cam, or lidar2img and cam2img, for boxes of a camera; without them the LiDAR is taken
+            to be where the camera is.
+
+    Returns:
+        Tensor: (N, 7 or more).
+    """
+    from mmdet3d.structures import Box3DMode, CameraInstance3DBoxes, DepthInstance3DBoxes
+
+    boxes = boxes.to('cpu')
+    if isinstance(boxes, CameraInstance3DBoxes):
+        back = torch.from_numpy(np.linalg.inv(_lidar_to_camera(metainfo))).to(boxes.tensor)
+        boxes = boxes.convert_to(Box3DMode.LIDAR, back, correct_yaw=True)
+    elif isinstance(boxes, DepthInstance3DBoxes):
+        boxes = boxes.convert_to(Box3DMode.LIDAR)
+    return boxes.tensor
+
+
+def _square(matrix: ArrayLike) -> np.ndarray:
+    """A matrix of one camera, (3 or 4, 3 or 4), as (4, 4)."""
+    matrix = np.asarray(matrix, dtype=float)
+    matrix = matrix[0] if matrix.ndim == 3 and len(matrix) == 1 else matrix
+    if matrix.ndim != 2:
+        raise ValueError(f'boxes of a camera belong to one camera, not to {len(matrix)}')
+    full = np.eye(4)
+    full[: matrix.shape[0], : matrix.shape[1]] = matrix
+    return full
+
+
+def _lidar_to_camera(metainfo: dict) -> np.ndarray:
+    """From the LiDAR frame (x ahead, z up) to that of a model's one camera (z ahead, y down), (4, 4)."""
+    if 'lidar2cam' in metainfo:
+        return _square(metainfo['lidar2cam'])
+    if 'lidar2img' in metainfo:
+        return np.linalg.inv(_square(metainfo['cam2img'])) @ _square(metainfo['lidar2img'])
+    return _square([[0, -1, 0], [0, 0, -1], [1, 0, 0]])

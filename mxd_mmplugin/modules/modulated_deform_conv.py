@@ -62,7 +62,8 @@ class ModulatedDeformConv2dPack(ModulatedDeformConv2d, MmcvModulatedDeformConv2d
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override] # as mmcv's
         """Convolve x [N, in_channels, height, width]."""
-        offset, mask = self.conv_offset(x).tensor_split([2 * self.conv_offset.out_channels // 3], 1)
+        masks = self.conv_offset.out_channels // 3
+        offset, mask = self.conv_offset(x).split([2 * masks, masks], 1)
         return super().forward(x, offset, torch.sigmoid(mask))
 
 
@@ -74,7 +75,7 @@ class DeformConv2d(MmcvDeformConv2d):
             `torch.nn.Conv2d`.
         deform_groups (int): groups of input channels with offsets of their own.
         bias (bool): must be False.
-        im2col_step (int): not used.
+        im2col_step (int): not used; an ONNX file has it.
     """
 
     def forward(self, x: Tensor, offset: Tensor) -> Tensor:
@@ -97,6 +98,8 @@ class DeformConv2d(MmcvDeformConv2d):
             self.dilation,
             self.groups,
             self.deform_groups,
+            False,
+            self.im2col_step,
         )
 
 

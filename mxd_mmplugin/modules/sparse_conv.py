@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Callable
 from typing import Any, Optional
 
 import torch
@@ -11,12 +12,20 @@ from ..ops import Rulebook, sparse_conv
 from .sparse_layer import Sizes, SparseLayer, count, layer_class
 from .sparse_tensor import SomeSparseTensor, SparseTensor, like, same_voxels
 
+# By the names of spconv's enumeration; alpha is the slope below 0.
+ACTIVATIONS: dict[object, Callable[[Tensor, float], Tensor]] = {
+    'None_': lambda x, alpha: x,
+    'ReLU': lambda x, alpha: x.relu(),
+    'Sigmoid': lambda x, alpha: x.sigmoid(),
+    'LeakyReLU': nn.functional.leaky_relu,
+}
+
 
 class SparseConvolution(SparseLayer):
     """Base of the sparse convolution layers; a class for each kind and `ndim` follows.
 
     It takes a `SparseConvTensor` of mmcv, spconv or ours (N voxels: features [N, in_channels], indices
-    int32 [N, ndim + 1] of batch index and coordinates) and answers with one of the same class.
+    int32 [N, ndim + 1] of batch index and coordinates) and answers with ours, which passes for the others.
 
     Args:
         in_channels, out_channels (int): feature channels.
@@ -31,6 +40,10 @@ class SparseConvolution(SparseLayer):
         mode (str): 'mmcv' or 'spconv': whose initialisation of the weight to use. The state_dict is
             mmcv's in both, weight [*kernel_size, in_channels / groups, out_channels]; spconv 2's,
             [out_channels, *kernel_size, in_channels], is converted when it is loaded.
+        act_type (optional): an activation after the layer, by the name of spconv's enumeration: 'None_', 'ReLU',
+            'Sigmoid' or 'LeakyReLU', or its member.
+        act_alpha (float): slope of LeakyReLU below 0.
+        act_beta (float): not used.
         **options: `algo`, `fp32_accum`, `large_kernel_fast_algo`, `record_voxel_count` and `name` of
             spconv, which choose among its CUDA kernels or serve its profiler: without effect here.
     """
@@ -48,16 +61,24 @@ class SparseConvolution(SparseLayer):
         indice_key: Optional[str] = None,
         mode: str = 'mmcv',
         output_padding: Sizes = 0,
+        act_type: object = None,
+        act_alpha: float = 0.0,
+        act_beta: float = 0.0,
         **options: Any,
     ) -> None:
         super().__init__(
             kernel_size, stride, padding, dilation, output_padding, indice_key, options
         )
+        self.act_type = getattr(act_type, 'name', act_type) or 'None_'
+        self.act_alpha, self.act_beta = act_alpha, act_beta
+        if self.act_type not in ACTIVATIONS:
+            raise ValueError(f'act_type must be one of {", ".join(ACTIVATIONS)}, was {act_type!r}')
         self.in_channels = count('in_channels', in_channels)
         self.out_channels = count('out_channels', out_channels)
         self.groups = count('groups', groups)
         self.conv1x1 = math.prod(self.kernel_size) == 1
         self.mode = mode
+        in_channels, out_channels, groups = self.in_channels, self.out_channels, self.groups
         if in_channels % groups or out_channels % groups:
             raise ValueError(
                 f'groups must divide in_channels {in_channels} and out_channels {out_channels}, '
@@ -91,13 +112,17 @@ class SparseConvolution(SparseLayer):
             x (SparseConvTensor): of mmcv, spconv or ours.
 
         Returns:
-            SparseConvTensor: of x's class, with out_channels channels and x's indice_dict.
+            SparseConvTensor: ours, or of x's class if that is a user's own, with out_channels channels and x's
+                indice_dict.
         """
         self._check_input(x)
+        activate = ACTIVATIONS[self.act_type]
         if self.conv1x1:
-            return like(x, self._multiply(x.features), x.indices, x.spatial_shape)
+            features = activate(self._multiply(x.features), self.act_alpha)
+            return like(x, features, x.indices, x.spatial_shape)
         rulebook = self._rulebook(x)
         features = sparse_conv(x.features, self.weight, self.bias, rulebook, self.groups)
+        features = activate(features, self.act_alpha)
         return like(x, features, rulebook.out_indices, list(rulebook.out_shape))
 
     def _check_input(self, x: SparseTensor) -> None:
@@ -131,8 +156,9 @@ class SparseConvolution(SparseLayer):
         layer = copy.deepcopy(self)
         with torch.no_grad():
             layer.weight.mul_(scale)
-            layer.bias = nn.Parameter((bias - norm.running_mean) * scale + shift)
-        return layer
+            bias = (bias - norm.running_mean) * scale + shift
+            layer.bias = nn.Parameter(bias.to(layer.weight.dtype))
+        return layer.eval()
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Tensor], prefix: str, local_metadata: dict, *args: Any
@@ -166,6 +192,8 @@ class SparseInverseConvolution(SparseConvolution):
             given they must be those of the earlier layer.
         **options: see `SparseConvolution`.
     """
+
+    inverse = True
 
     def __init__(
         self,
@@ -215,7 +243,8 @@ class SparseInverseConvolution(SparseConvolution):
                     f'give both layers the same {name}'
                 )
         out = rulebook.out_indices
-        if not same_voxels(x.indices, out):
+        same = rulebook.is_to(x.indices)
+        if not (same_voxels(x.indices, out) if same is None else same):
             raise ValueError(
                 f'{key} leads to {len(out)} voxels and not to these {len(x.indices)}: '
                 'invert it where they are the same'

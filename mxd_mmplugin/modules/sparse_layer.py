@@ -6,8 +6,9 @@ from typing import Any, Optional, TypeVar, Union
 from torch import Tensor
 
 from ..ops import Rulebook, build_rulebook
+from ..ops.sizes import whole, wholes
 from .sparse_modules import SparseModule
-from .sparse_tensor import SparseTensor, same_voxels
+from .sparse_tensor import SparseTensor
 
 # Arguments of spconv's layers that choose among its CUDA kernels or name a layer for its profiler.
 _SPCONV_OPTIONS = ('algo', 'fp32_accum', 'large_kernel_fast_algo', 'record_voxel_count', 'name')
@@ -20,19 +21,27 @@ Layer = TypeVar('Layer', bound='SparseLayer')
 
 def numbers(name: str, value: Sizes, ndim: int, least: int) -> tuple[int, ...]:
     """`value` as `ndim` integers, each at least `least`."""
-    values: tuple = tuple(value) if isinstance(value, (list, tuple)) else (value,) * ndim
-    if len(values) != ndim or any(not isinstance(v, int) or v < least for v in values):
+    try:
+        values: tuple = tuple(value)  # type: ignore[arg-type] # or there is only one
+    except TypeError:
+        values = (value,) * ndim
+    try:
+        numbers = wholes(name, values, least)
+    except ValueError:
+        numbers = ()
+    if len(numbers) != ndim:
         raise ValueError(
             f'{name} must be an integer of at least {least} or {ndim} of them, was {value!r}'
         )
-    return values
+    return numbers
 
 
 def count(name: str, value: int) -> int:
     """`value`, an integer of at least 1."""
-    if not isinstance(value, int) or value < 1:
-        raise ValueError(f'{name} must be an integer of at least 1, was {value!r}')
-    return value
+    try:
+        return whole(name, value, 1)
+    except ValueError:
+        raise ValueError(f'{name} must be an integer of at least 1, was {value!r}') from None
 
 
 class SparseLayer(SparseModule):
@@ -46,6 +55,7 @@ class SparseLayer(SparseModule):
     """
 
     ndim: int
+    inverse = False
     subm = False  # submanifold: voxels stay, stride and padding are not used
     transposed = False
 
@@ -74,8 +84,8 @@ class SparseLayer(SparseModule):
 
     def _rulebook(self, x: SparseTensor) -> Rulebook:
         geometry: dict[str, Any] = dict(
-            batch_size=int(x.batch_size),
-            spatial_shape=tuple(int(size) for size in x.spatial_shape),
+            batch_size=whole('batch_size', x.batch_size),
+            spatial_shape=wholes('spatial_shape', x.spatial_shape),
             kernel_size=self.kernel_size,
             stride=self.stride,
             padding=self.padding,
@@ -84,12 +94,11 @@ class SparseLayer(SparseModule):
             subm=self.subm,
             transposed=self.transposed,
         )
-        rulebook = x.find_indice_pair(self.indice_key)
-        if rulebook is not None:
-            self._check_shared(rulebook, geometry, x.indices)
-            return rulebook
+        shared = x.find_indice_pair(self.indice_key)
+        if shared is not None and self._can_share(shared, geometry, x.indices):
+            return shared
         rulebook = build_rulebook(x.indices, **geometry)
-        if self.indice_key is not None:
+        if self.indice_key is not None and shared is None:
             x.indice_dict[self.indice_key] = rulebook
         return rulebook
 
@@ -102,7 +111,8 @@ class SparseLayer(SparseModule):
             )
         return key
 
-    def _check_shared(self, rulebook: Rulebook, geometry: dict, indices: Tensor) -> None:
+    def _can_share(self, rulebook: Rulebook, geometry: dict, indices: Tensor) -> bool:
+        """Whether the rulebook serves this layer too; refused is what it certainly does not serve."""
         key = self._check_ours(rulebook)
         unused = ('stride', 'padding', 'output_padding') if self.subm else ()
         for name in (name for name in geometry if name not in unused):
@@ -111,11 +121,13 @@ class SparseLayer(SparseModule):
                     f'{key} was made with {name} {rulebook.geometry[name]} and is reused with '
                     f'{geometry[name]}: give the layers different keys'
                 )
-        if not same_voxels(indices, rulebook.indices):
+        same = rulebook.is_from(indices)
+        if same is False:
             raise ValueError(
                 f'{key} was made for other voxels ({len(rulebook.indices)}, now {len(indices)}): '
                 'give the layers different keys'
             )
+        return same is True
 
 
 def layer_class(kind: str, ndim: int, base: type[Layer], **attributes: bool) -> type[Layer]:

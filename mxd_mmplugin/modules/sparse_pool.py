@@ -1,17 +1,20 @@
-"""Sparse max pooling layers."""
+"""Sparse pooling layers."""
 
 from typing import Any, Optional
 
-from ..ops import sparse_max_pool
+from torch import Tensor
+
+from ..ops import sparse_avg_pool, sparse_global_pool, sparse_max_pool
 from .sparse_layer import Sizes, SparseLayer, layer_class
-from .sparse_tensor import SomeSparseTensor, like
+from .sparse_modules import SparseModule
+from .sparse_tensor import SomeSparseTensor, SparseTensor, like
 
 
 class SparseMaxPool(SparseLayer):
     """Base of the max pooling layers; a class for each `ndim` follows.
 
-    It takes a `SparseConvTensor` of mmcv, spconv or ours and answers with one of the same class, whose voxels are those
-    of a convolution with the same window. See `mxd_mmplugin.ops.sparse_max_pool` for what the maximum is.
+    It takes a `SparseConvTensor` of mmcv, spconv or ours and answers with ours, whose voxels are those of a convolution
+    with the same window. See `mxd_mmplugin.ops.sparse_max_pool` for what the maximum is.
 
     Args:
         kernel_size, padding, dilation (int or Sequence[int]): one number, or one for each dimension in the order of
@@ -21,6 +24,8 @@ class SparseMaxPool(SparseLayer):
         subm (bool): the voxels stay, the window is centred, stride and padding are not used.
         **options: `algo`, `record_voxel_count` and `name` of spconv, which have no effect here.
     """
+
+    _pool = staticmethod(sparse_max_pool)
 
     def __init__(
         self,
@@ -43,10 +48,10 @@ class SparseMaxPool(SparseLayer):
             x (SparseConvTensor): of mmcv, spconv or ours.
 
         Returns:
-            SparseConvTensor: of x's class, with x's channels and indice_dict.
+            SparseConvTensor: ours, or of x's class if that is a user's own, with x's channels and indice_dict.
         """
         rulebook = self._rulebook(x)
-        features = sparse_max_pool(x.features, rulebook)
+        features = self._pool(x.features, rulebook)
         return like(x, features, rulebook.out_indices, list(rulebook.out_shape))
 
     def extra_repr(self) -> str:
@@ -55,6 +60,50 @@ class SparseMaxPool(SparseLayer):
         return ', '.join(f'{name}={getattr(self, name)!r}' for name in names)
 
 
+class SparseAvgPool(SparseMaxPool):
+    """Base of spconv's average pooling layers; a class for each `ndim` follows.
+
+    As `SparseMaxPool`, with the mean of the voxels that are there and not of all cells of the window.
+
+    Args:
+        kernel_size, padding, dilation, indice_key, subm, **options: see `SparseMaxPool`.
+        stride (int or Sequence[int], optional): the same; kernel_size where it is not given.
+    """
+
+    _pool = staticmethod(sparse_avg_pool)
+
+    def __init__(
+        self, kernel_size: Sizes, stride: Optional[Sizes] = None, *args: Any, **kwargs: Any
+    ) -> None:
+        super().__init__(kernel_size, stride, *args, **kwargs)
+
+
+class SparseGlobalMaxPool(SparseModule):
+    """The maximum of each channel over all voxels of a sample.
+
+    Args:
+        name (str, optional): spconv's, for its profiler; not used.
+    """
+
+    _reduce_type = 'max'
+
+    def __init__(self, name: Optional[str] = None) -> None:
+        super().__init__()
+
+    def forward(self, x: SparseTensor) -> Tensor:
+        """A sparse tensor to [batch_size, channels], 0 for a sample without voxels."""
+        return sparse_global_pool(x.features, x.indices, int(x.batch_size), self._reduce_type)
+
+
+class SparseGlobalAvgPool(SparseGlobalMaxPool):
+    """The mean of each channel over all voxels of a sample; see `SparseGlobalMaxPool`."""
+
+    _reduce_type = 'mean'
+
+
 SparseMaxPool1d, SparseMaxPool2d, SparseMaxPool3d, SparseMaxPool4d = (
     layer_class('SparseMaxPool', ndim, SparseMaxPool) for ndim in (1, 2, 3, 4)
+)
+SparseAvgPool1d, SparseAvgPool2d, SparseAvgPool3d = (
+    layer_class('SparseAvgPool', ndim, SparseAvgPool) for ndim in (1, 2, 3)
 )

@@ -1,7 +1,6 @@
 """Sparse tensors: our own, and what works alike on mmcv's, spconv's and ours."""
 
 import math
-import operator
 from collections.abc import Sequence
 from typing import Any, Optional, Protocol, SupportsIndex, TypeVar, Union
 
@@ -10,6 +9,8 @@ from mmcv.ops import SparseConvTensor as MmcvSparseConvTensor
 from torch import Tensor
 
 from ..ops import sparse_from_dense, sparse_sum, sparse_to_dense, sparse_union
+from ..ops.autocast import promoted
+from ..ops.sizes import whole, wholes
 from ..packages import is_installed
 
 
@@ -49,6 +50,7 @@ if is_installed('spconv'):
 else:
     TENSORS = (MmcvSparseConvTensor,)
 
+_INTEGERS = torch.int64, torch.int16, torch.int8, torch.uint8
 # What sparse tensors carry besides features, indices, spatial_shape and batch_size.
 _CARRIED = (
     'indice_dict',
@@ -66,8 +68,13 @@ _CARRIED = (
 def like(
     x: SomeSparseTensor, features: Tensor, indices: Tensor, spatial_shape: Sequence[int]
 ) -> SomeSparseTensor:
-    """A sparse tensor of x's class with x's batch size and all that x carries."""
-    out = type(x)(features, indices, spatial_shape, x.batch_size)
+    """A sparse tensor with x's batch size and all that x carries.
+
+    It is a `SparseConvTensor` of ours, which passes for mmcv's and spconv's and has the fast `dense`; for an x of any
+    other class, one of that class.
+    """
+    cls: type = SparseConvTensor if type(x) in TENSORS else type(x)
+    out = cls(features, indices, spatial_shape, x.batch_size)
     for name in _CARRIED:
         if hasattr(x, name):
             setattr(out, name, getattr(x, name))
@@ -75,12 +82,12 @@ def like(
 
 
 def replace_feature(x: SomeSparseTensor, features: Tensor) -> SomeSparseTensor:
-    """A sparse tensor of x's class with x's voxels and other features; x stays as it is."""
+    """A sparse tensor as `like` makes it, with x's voxels and other features; x stays as it is."""
     return like(x, features, x.indices, x.spatial_shape)
 
 
 def same_voxels(a: Tensor, b: Tensor) -> bool:
-    """Whether two index tensors name the same voxels in the same order."""
+    """Whether two index tensors name the same voxels in the same order. Two tensors of one shape are read for it."""
     return a is b or (a.shape == b.shape and a.device == b.device and torch.equal(a, b))
 
 
@@ -104,6 +111,8 @@ class SparseConvTensor(*TENSORS):  # type: ignore[misc] # bases that are known a
         ValueError: shapes that do not match, sizes below 1, two devices; TypeError: indices that are not int32, or no
             tensors.
     """
+
+    _rows_checked = True  # whether the features must have a row for each of the indices
 
     def __init__(
         self,
@@ -134,7 +143,7 @@ class SparseConvTensor(*TENSORS):  # type: ignore[misc] # bases that are known a
 
     @features.setter
     def features(self, value: Tensor) -> None:
-        _check_features(value, self.indices)
+        _check_features(value, self.indices, self._rows_checked)
         self._features = value
 
     @property
@@ -169,11 +178,20 @@ class SparseConvTensor(*TENSORS):  # type: ignore[misc] # bases that are known a
 
     def replace_feature(self, feature: Tensor) -> 'SparseConvTensor':
         """The same voxels with other features, in a new tensor."""
-        return replace_feature(self, feature)
+        if self._rows_checked:
+            return replace_feature(self, feature)
+        out = self.shadow_copy()
+        out.features = feature
+        return out
 
     def shadow_copy(self) -> 'SparseConvTensor':
-        """A new tensor with all members of this one."""
-        return replace_feature(self, self.features)
+        """A new tensor with all members of this one.
+
+        It may become one of other voxels: spconv's layers replace its features first and set `indices` after that.
+        """
+        out = replace_feature(self, self.features)
+        out._rows_checked = False
+        return out
 
     def select_by_index(self, valid_indices: Tensor) -> 'SparseConvTensor':
         """Some of the voxels, by row number or mask, with no rulebooks yet."""
@@ -214,8 +232,8 @@ class SparseConvTensor(*TENSORS):  # type: ignore[misc] # bases that are known a
 
 def _size(name: str, value: SupportsIndex) -> int:
     try:
-        size = operator.index(value)
-    except TypeError:
+        size = whole(name, value)
+    except ValueError:
         raise ValueError(f'{name} must hold integers of at least 1, had {value!r}') from None
     if size < 1:
         raise ValueError(f'{name} must be at least 1, was {size}')
@@ -225,7 +243,8 @@ def _size(name: str, value: SupportsIndex) -> int:
 def _check_indices(indices: Tensor, ndim: int) -> None:
     if not isinstance(indices, Tensor) or indices.dtype != torch.int32:
         kind = indices.dtype if isinstance(indices, Tensor) else type(indices).__name__
-        raise TypeError(f'indices must be an int32 tensor, was {kind}')
+        hint = '' if kind not in _INTEGERS else ': convert them with indices.int()'
+        raise TypeError(f'indices must be an int32 tensor, was {kind}{hint}')
     if indices.dim() != 2 or indices.shape[1] != ndim + 1:
         raise ValueError(
             f'indices must have shape [voxels, {ndim + 1}] (batch and {ndim} coordinates, one for '
@@ -233,10 +252,10 @@ def _check_indices(indices: Tensor, ndim: int) -> None:
         )
 
 
-def _check_features(features: Tensor, indices: Tensor) -> None:
+def _check_features(features: Tensor, indices: Tensor, rows: bool) -> None:
     if not isinstance(features, Tensor):
         raise TypeError(f'features must be a tensor, was {type(features).__name__}')
-    if features.dim() != 2 or features.shape[0] != indices.shape[0]:
+    if features.dim() != 2 or (rows and features.shape[0] != indices.shape[0]):
         raise ValueError(
             f'features must have shape [{indices.shape[0]}, channels], a row for each of the '
             f'indices, was {list(features.shape)}'
@@ -256,11 +275,11 @@ def sparse_add(*tensors: SomeSparseTensor) -> SomeSparseTensor:
     coordinates and the `indice_dict` is empty.
 
     Args:
-        *tensors (SparseConvTensor): of mmcv, spconv or ours, with one spatial_shape, batch_size, number of channels,
-            dtype and device.
+        *tensors (SparseConvTensor): of mmcv, spconv or ours, with one spatial_shape, batch_size, number of channels
+            and device. Dtypes are promoted, as `+` does it.
 
     Returns:
-        SparseConvTensor: of the first one's class. Differentiable in all features; each sum is taken in the order of
+        SparseConvTensor: ours, or of the first one's class where that is another one's own. Differentiable in all features; each sum is taken in the order of
         the tensors.
 
     Raises:
@@ -292,7 +311,7 @@ def sparse_add(*tensors: SomeSparseTensor) -> SomeSparseTensor:
             indices, rows, indice_dict = x.indices, place[rows.long()], x.indice_dict
             break
         begin += count
-    features = sparse_sum([x.features for x in tensors], rows, voxels)
+    features = sparse_sum(promoted(*(x.features for x in tensors)), rows, voxels)
     out = like(first, features, indices, first.spatial_shape)
     out.indice_dict = indice_dict
     return out
@@ -300,9 +319,8 @@ def sparse_add(*tensors: SomeSparseTensor) -> SomeSparseTensor:
 
 def _grids(x: SparseTensor) -> dict[str, object]:
     return dict(
-        spatial_shape=[int(size) for size in x.spatial_shape],
-        batch_size=int(x.batch_size),
+        spatial_shape=list(wholes('spatial_shape', x.spatial_shape)),
+        batch_size=whole('batch_size', x.batch_size),
         channels=x.features.shape[1],
-        dtype=x.features.dtype,
         device=x.features.device,
     )

@@ -1,13 +1,15 @@
 """Voxelization layers with the signatures of mmcv's `Voxelization` and spconv's `PointToVoxel`."""
 
 from collections.abc import Sequence
-from typing import Union
+from typing import Any, Optional, Union
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
 from ..ops import voxelization
+from ..ops.sizes import whole
 
 
 class Voxelization(nn.Module):
@@ -20,6 +22,7 @@ class Voxelization(nn.Module):
         max_voxels (int or tuple[int, int]): voxels, in training and in testing; -1 for dynamic
             voxelization.
         deterministic (bool): not used, the result always is.
+        layout (str, optional): 'XYZ' or 'ZYX', the order of the coordinates; with it the results are mx_driving's.
 
     Attributes:
         grid_size (Tensor): int64 [3], cells in x, y, z.
@@ -33,8 +36,12 @@ class Voxelization(nn.Module):
         max_num_points: int,
         max_voxels: Union[tuple, int] = 20000,
         deterministic: bool = True,
+        layout: Optional[str] = None,
     ) -> None:
         super().__init__()
+        if layout not in (None, 'XYZ', 'ZYX'):
+            raise ValueError(f"layout must be 'XYZ' or 'ZYX', was {layout!r}")
+        self.layout = layout
         self.voxel_size = voxel_size
         self.point_cloud_range = point_cloud_range
         self.max_num_points = max_num_points
@@ -44,9 +51,17 @@ class Voxelization(nn.Module):
         self.grid_size = torch.round((limits[3:] - limits[:3]) / size).long()
         self.pcd_shape = [1, *self.grid_size[:2].flip(0)]
 
-    def forward(self, input: Tensor) -> Union[Tensor, tuple[Tensor, Tensor, Tensor]]:
-        """Voxelize points [P, C]; see `voxelization`."""
-        return voxelization(
+    def forward(self, input: Tensor) -> Any:
+        """Voxelize points.
+
+        Args:
+            input (Tensor): [P, C].
+
+        Returns:
+            Tensor or tuple: what `voxelization` returns. With `layout` the coordinates have its order, and before
+            the three results of hard voxelization comes the number of voxels (int).
+        """
+        found = voxelization(
             input,
             self.voxel_size,
             self.point_cloud_range,
@@ -54,6 +69,13 @@ class Voxelization(nn.Module):
             self.max_voxels[0 if self.training else 1],
             self.deterministic,
         )
+        if self.layout is None:
+            return found
+        if isinstance(found, Tensor):
+            return found.flip(1) if self.layout == 'XYZ' else found
+        voxels, coors, num_points = found
+        coors = coors.flip(1) if self.layout == 'XYZ' else coors
+        return coors.shape[0], voxels, coors, num_points
 
     def extra_repr(self) -> str:
         """See nn.Module."""
@@ -63,6 +85,7 @@ class Voxelization(nn.Module):
             'max_num_points',
             'max_voxels',
             'deterministic',
+            'layout',
         )
         return ', '.join(f'{name}={getattr(self, name)}' for name in names)
 
@@ -93,8 +116,10 @@ class PointToVoxel:
         self.ndim = len(vsize_xyz)
         self.device = torch.device(device)
         self.num_point_features = num_point_features
-        self.max_num_voxels = max_num_voxels
-        self.max_num_points_per_voxel = max_num_points_per_voxel
+        self.max_num_voxels = whole('max_num_voxels', max_num_voxels, 0)
+        self.max_num_points_per_voxel = whole(
+            'max_num_points_per_voxel', max_num_points_per_voxel, 1
+        )
         self._vsize_xyz = [float(size) for size in vsize_xyz]
         self._coors_range_xyz = [float(limit) for limit in coors_range_xyz]
         limits = torch.tensor(self._coors_range_xyz).view(-1, self.ndim).flip(1)
@@ -103,12 +128,15 @@ class PointToVoxel:
         self.grid_size = torch.round((limits[-1] - limits[0]) / size).int().tolist()
 
     def __call__(
-        self, pc: Tensor, clear_voxels: bool = True, empty_mean: bool = False
+        self,
+        pc: Union[Tensor, np.ndarray],
+        clear_voxels: bool = True,
+        empty_mean: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Collect points by voxel.
 
         Args:
-            pc (Tensor): [P, num_point_features].
+            pc (Tensor or np.ndarray): [P, num_point_features]; an array goes to `device`.
             clear_voxels (bool): not used: empty slots never hold points of an earlier call.
             empty_mean (bool): fill the empty slots of a voxel with the mean of its points.
 
@@ -120,7 +148,10 @@ class PointToVoxel:
 
     @torch.no_grad()
     def generate_voxel_with_id(
-        self, pc: Tensor, clear_voxels: bool = True, empty_mean: bool = False
+        self,
+        pc: Union[Tensor, np.ndarray],
+        clear_voxels: bool = True,
+        empty_mean: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Collect points by voxel and tell each point its voxel.
 
@@ -131,6 +162,8 @@ class PointToVoxel:
             tuple[Tensor, Tensor, Tensor, Tensor]: what `__call__` returns, and the voxel of each
             point, int64 [P], -1 where it has none.
         """
+        if isinstance(pc, np.ndarray):
+            pc = torch.from_numpy(np.ascontiguousarray(pc)).to(self.device)
         if pc.device.type != self.device.type:
             raise ValueError(f'pc must be on {self.device.type}, was on {pc.device.type}')
         if pc.dim() != 2 or pc.shape[1] != self.num_point_features:

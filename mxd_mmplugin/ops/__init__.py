@@ -15,7 +15,7 @@ from .deformable_aggregation import (  # noqa: E402
     npu_deformable_aggregation,
 )
 from .draw_gaussians import draw_gaussians  # noqa: E402
-from .dynamic_scatter import dynamic_scatter  # noqa: E402
+from .dynamic_scatter import dynamic_scatter, npu_dynamic_scatter  # noqa: E402
 from .modulated_deform_conv import (  # noqa: E402
     DeformConv2dFunction,
     ModulatedDeformConv2dFunction,
@@ -25,7 +25,11 @@ from .modulated_deform_conv import (  # noqa: E402
 from .sparse_add import sparse_sum, sparse_union  # noqa: E402
 from .sparse_conv import Rulebook, build_rulebook, sparse_conv  # noqa: E402
 from .sparse_dense import sparse_from_dense, sparse_to_dense  # noqa: E402
-from .sparse_pool import sparse_max_pool  # noqa: E402
+from .sparse_pool import (  # noqa: E402
+    sparse_avg_pool,
+    sparse_global_pool,
+    sparse_max_pool,
+)
 from .voxelize import (  # noqa: E402
     Voxels,
     dynamic_voxelize,
@@ -57,8 +61,11 @@ __all__ = [
     'modulated_deform_conv2d',
     'npu_bev_pool',
     'npu_deformable_aggregation',
+    'npu_dynamic_scatter',
+    'sparse_avg_pool',
     'sparse_conv',
     'sparse_from_dense',
+    'sparse_global_pool',
     'sparse_max_pool',
     'sparse_sum',
     'sparse_to_dense',

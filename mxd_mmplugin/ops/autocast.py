@@ -1,5 +1,6 @@
-"""Autocast for operators that PyTorch does not know."""
+"""The dtypes of operators that PyTorch does not know: autocast, and promotion."""
 
+import functools
 from typing import Any, Optional
 
 import torch
@@ -33,3 +34,14 @@ def autocast(*tensors: Optional[Tensor]) -> tuple[Any, ...]:
         x if x is None or x.dtype == torch.float64 or not x.is_floating_point() else x.to(dtype)
         for x in tensors
     )
+
+
+def promoted(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Floating tensors in the dtype that `+` gives them together; anything else goes back as it came."""
+    if not all(isinstance(x, torch.Tensor) and x.is_floating_point() for x in tensors):
+        return tensors  # the operator's checks have the words for it
+    dtypes = {x.dtype for x in tensors}
+    if len(dtypes) < 2:
+        return tensors
+    dtype = functools.reduce(torch.promote_types, dtypes)
+    return tuple(x.to(dtype) for x in tensors)

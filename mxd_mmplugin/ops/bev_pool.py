@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from .sizes import whole
 from .tracing import apply
 
 
@@ -45,7 +46,7 @@ def bev_pool_plan(coords: Tensor, B: int, D: int, H: int, W: int) -> BEVPoolPlan
     Raises:
         ValueError: a shape or a size out of its range; TypeError: another dtype.
     """
-    shape = int(B), int(D), int(H), int(W)
+    shape = whole('B', B), whole('D', D), whole('H', H), whole('W', W)
     return BEVPoolPlan(shape, *torch.ops.mxd.bev_pool_plan(coords, *shape))
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from .autocast import autocast
+from .autocast import autocast, promoted
 from .tracing import apply
 
 
@@ -76,8 +76,8 @@ def deformable_aggregation(
             maps are, or float64 with float64 maps. Positions are computed in float32 at least, also
             under autocast. Points that are not strictly between 0 and 1, NaN and infinite ones too,
             count nothing and get the gradient zero.
-        weight (Tensor): [bs, anchor, pts, cam, scale, group] in the dtype of `feature_maps`; group
-            divides c, and channel k belongs to group k // (c / group).
+        weight (Tensor): [bs, anchor, pts, cam, scale, group]; where its dtype and that of `feature_maps` differ,
+            both are promoted. group divides c, and channel k belongs to group k // (c / group).
 
     Returns:
         Tensor: [bs, anchor, c]. Differentiable once in feature_maps, sample_locations and weight;
@@ -88,7 +88,7 @@ def deformable_aggregation(
             the channels, a map that leaves `feature_maps`.
         TypeError: dtypes that are not allowed.
     """
-    feature_maps, weight = autocast(feature_maps, weight)
+    feature_maps, weight = promoted(*autocast(feature_maps, weight))
     if sample_locations.dtype in (torch.float16, torch.bfloat16):
         sample_locations = sample_locations.float()
     return apply(

@@ -71,6 +71,9 @@ def dynamic_scatter(
     return apply(DynamicScatterFunction, feats, *plan, reduce_type), voxel_coors
 
 
+npu_dynamic_scatter = dynamic_scatter  # mx_driving's name of it
+
+
 if hasattr(torch.library, 'register_fake'):  # PyTorch 2.4: tracing with sizes that depend on data
 
     @torch.library.register_fake('mxd::dynamic_scatter_plan')

@@ -27,6 +27,32 @@ class ModulatedDeformConv2dFunction(Function):
     """Autograd of `modulated_deform_conv2d`, whose arguments `apply` takes in the same order."""
 
     @staticmethod
+    def symbolic(
+        g: Any,
+        input: Any,
+        offset: Any,
+        mask: Any,
+        weight: Any,
+        bias: Any = None,
+        stride: Size = 1,
+        padding: Size = 0,
+        dilation: Size = 1,
+        groups: int = 1,
+        deform_groups: int = 1,
+    ) -> Any:
+        """What PyTorch's exporter by tracing writes into an ONNX file: mmcv's operator."""
+        inputs = [input, offset, mask, weight]
+        return g.op(
+            'mmcv::MMCVModulatedDeformConv2d',
+            *inputs if bias is None else [*inputs, bias],
+            stride_i=_pair(stride),
+            padding_i=_pair(padding),
+            dilation_i=_pair(dilation),
+            groups_i=groups,
+            deform_groups_i=deform_groups,
+        )
+
+    @staticmethod
     def forward(
         ctx: Any,
         input: Tensor,
@@ -110,6 +136,70 @@ def modulated_deform_conv2d(
     )
 
 
+class _DeformConv2dFunction(Function):
+    """Autograd of `deform_conv2d`, its arguments in the same order."""
+
+    @staticmethod
+    def symbolic(
+        g: Any,
+        input: Any,
+        offset: Any,
+        weight: Any,
+        stride: Size,
+        padding: Size,
+        dilation: Size,
+        groups: int,
+        deform_groups: int,
+        bias: bool,
+        im2col_step: int,
+    ) -> Any:
+        """What PyTorch's exporter by tracing writes into an ONNX file: mmcv's operator."""
+        return g.op(
+            'mmcv::MMCVDeformConv2d',
+            input,
+            offset,
+            weight,
+            stride_i=_pair(stride),
+            padding_i=_pair(padding),
+            dilation_i=_pair(dilation),
+            groups_i=groups,
+            deform_groups_i=deform_groups,
+            bias_i=bias,
+            im2col_step_i=im2col_step,
+        )
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        input: Tensor,
+        offset: Tensor,
+        weight: Tensor,
+        stride: Size,
+        padding: Size,
+        dilation: Size,
+        groups: int,
+        deform_groups: int,
+        bias: bool,
+        im2col_step: int,
+    ) -> Tensor:
+        """Convolve."""
+        geometry = stride, padding, dilation, groups, deform_groups
+        return ModulatedDeformConv2dFunction.forward(
+            ctx, input, offset, None, weight, None, *geometry
+        )
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Optional[Tensor], ...]:
+        """Gradients of the three tensors."""
+        needed = ctx.needs_input_grad[:3]
+        grad_input, grad_offset, _, grad_weight, _ = torch.ops.mxd.modulated_deform_conv2d_backward(
+            grad, *ctx.saved_tensors, *ctx.geometry, any(needed[:2]), needed[2]
+        )
+        grads = grad_input, grad_offset, grad_weight
+        return (*(g if need else None for g, need in zip(grads, needed)), *[None] * 7)
+
+
 def deform_conv2d(
     input: Tensor,
     offset: Tensor,
@@ -127,7 +217,7 @@ def deform_conv2d(
     Args:
         input, offset, weight, stride, padding, dilation, groups, deform_groups: see there.
         bias (bool): must be False, as in mmcv.
-        im2col_step (int): not used; the batch may have any size.
+        im2col_step (int): not used, the batch may have any size; an ONNX file has it.
 
     Returns:
         Tensor: [N, out_channels, out_height, out_width].
@@ -138,17 +228,17 @@ def deform_conv2d(
     if bias is not False:
         raise ValueError(f'bias must be False (modulated_deform_conv2d has one), was {bias!r}')
     return apply(
-        ModulatedDeformConv2dFunction,
+        _DeformConv2dFunction,
         input,
         offset,
-        None,
         weight,
-        None,
         stride,
         padding,
         dilation,
         groups,
         deform_groups,
+        bias,
+        im2col_step,
     )
 
 

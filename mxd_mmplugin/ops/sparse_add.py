@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from .sizes import whole, wholes
 from .tracing import apply
 
 
@@ -54,8 +55,8 @@ def sparse_union(
         ValueError: a voxel outside of the grid or the batch, or twice in a tensor; TypeError: indices that are not
             int32.
     """
-    shape = [int(size) for size in spatial_shape]
-    return torch.ops.mxd.sparse_union(list(indices), int(batch_size), shape)
+    shape = wholes('spatial_shape', spatial_shape)
+    return torch.ops.mxd.sparse_union(list(indices), whole('batch_size', batch_size), shape)
 
 
 def sparse_sum(features: Sequence[Tensor], rows: Tensor, num_out: int) -> Tensor:

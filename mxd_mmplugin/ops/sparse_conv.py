@@ -17,7 +17,8 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from .autocast import autocast
-from .tracing import apply
+from .sizes import whole, wholes
+from .tracing import apply, is_compiling
 
 
 def output_shape(
@@ -37,6 +38,11 @@ def output_shape(
     if transposed:
         return [(n - 1) * s - 2 * p + d * (k - 1) + more + 1 for n, k, s, p, d, more in sizes]
     return [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d, _ in sizes]
+
+
+def _version(tensor: Tensor) -> int:
+    """How often a tensor was changed in place. Inference tensors do not count it, and a trace sees no change."""
+    return 0 if is_compiling() or tensor.is_inference() else tensor._version
 
 
 @dataclass(eq=False)
@@ -63,6 +69,29 @@ class Rulebook:
     geometry: dict
     # Kept by hand: functools.cached_property takes a lock, which torch.compile does not trace.
     _transpose: Optional[tuple[Tensor, Tensor]] = field(default=None, repr=False)
+    _versions: tuple[int, int] = field(init=False, repr=False)  # of indices and out_indices
+
+    def __post_init__(self) -> None:
+        self._versions = _version(self.indices), _version(self.out_indices)
+
+    def is_from(self, indices: Tensor) -> Optional[bool]:
+        """Whether the input's voxels are `indices`; None if only their values could tell, which are not read on NPUs.
+
+        One tensor is the same voxels unless it was changed in place since.
+        """
+        return self._names(self.indices, self._versions[0], indices)
+
+    def is_to(self, indices: Tensor) -> Optional[bool]:
+        """Whether the output's voxels are `indices`, see `is_from`."""
+        return self._names(self.out_indices, self._versions[1], indices)
+
+    @staticmethod
+    def _names(mine: Tensor, version: int, other: Tensor) -> Optional[bool]:
+        if _version(mine) != version or mine.shape != other.shape or mine.device != other.device:
+            return False
+        if mine is other:
+            return True
+        return torch.equal(mine, other) if mine.device.type == 'cpu' else None
 
     @property
     def transpose(self) -> tuple[Tensor, Tensor]:
@@ -95,10 +124,6 @@ class Rulebook:
         """Whether exchanging inputs and outputs is the same as reversing the kernel."""
         odd = all(k % 2 for k in self.geometry['kernel_size'])
         return self.geometry['subm'] and odd and 'inverse_of' not in self.geometry
-
-
-def _integers(values: Sequence[int]) -> tuple[int, ...]:
-    return tuple(int(v) for v in values)
 
 
 def build_rulebook(
@@ -140,21 +165,20 @@ def build_rulebook(
         TypeError: indices that are not int32.
     """
     lists = (
-        _integers(spatial_shape),
-        _integers(kernel_size),
-        _integers(stride),
-        _integers(padding),
-        _integers(dilation),
-        _integers(output_padding or [0] * len(spatial_shape)),
+        wholes('spatial_shape', spatial_shape),
+        wholes('kernel_size', kernel_size),
+        wholes('stride', stride),
+        wholes('padding', padding),
+        wholes('dilation', dilation),
+        wholes('output_padding', output_padding or [0] * len(spatial_shape)),
     )
     flags = bool(subm), bool(transposed)
+    batch_size = whole('batch_size', batch_size)
     out_indices, pairs, bounds = torch.ops.mxd.sparse_conv_rulebook(
-        indices, int(batch_size), *lists, *flags
+        indices, batch_size, *lists, *flags
     )
     names = 'spatial_shape', 'kernel_size', 'stride', 'padding', 'dilation', 'output_padding'
-    geometry = dict(
-        zip(names, lists), batch_size=int(batch_size), subm=flags[0], transposed=flags[1]
-    )
+    geometry = dict(zip(names, lists), batch_size=batch_size, subm=flags[0], transposed=flags[1])
     out_shape = tuple(output_shape(*lists, *flags))
     return Rulebook(indices, indices if subm else out_indices, out_shape, pairs, bounds, geometry)
 

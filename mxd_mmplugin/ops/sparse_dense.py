@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from .sizes import whole, wholes
 from .tracing import apply
 
 
@@ -78,9 +79,8 @@ def sparse_to_dense(
         ValueError: a voxel outside of the grid or the batch, or shapes that do not match; TypeError: indices that are
             not int32.
     """
-    return apply(
-        SparseToDenseFunction, features, indices, batch_size, list(spatial_shape), channels_first
-    )
+    size, shape = whole('batch_size', batch_size), list(wholes('spatial_shape', spatial_shape))
+    return apply(SparseToDenseFunction, features, indices, size, shape, channels_first)
 
 
 def sparse_from_dense(dense: Tensor, indices: Tensor, channels_first: bool = True) -> Tensor:

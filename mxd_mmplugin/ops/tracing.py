@@ -22,8 +22,8 @@ def apply(function: type[Function], *args: Any) -> Any:
     """`function.apply(*args)`; where no gradients are recorded, its forward alone.
 
     PyTorch before 2.8 cannot export an autograd function whose sizes are dynamic: there a model is
-    exported under `torch.no_grad()`.
+    exported under `torch.no_grad()`. The exporter of ONNX files by tracing asks the function for its `symbolic`.
     """
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or (torch.jit.is_tracing() and hasattr(function, 'symbolic')):
         return function.apply(*args)
     return function.forward(_NoContext(), *args)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from .sizes import whole
 from .tracing import apply, is_compiling
 
 
@@ -102,7 +103,11 @@ def hard_voxelize(
         TypeError: another dtype.
     """
     coors, num_points, slots, point_voxel_id = torch.ops.mxd.voxelize_hard(
-        points, _floats(voxel_size), _floats(coors_range), int(max_points), int(max_voxels)
+        points,
+        _floats(voxel_size),
+        _floats(coors_range),
+        whole('max_points', max_points),
+        whole('max_voxels', max_voxels),
     )
     return Voxels(apply(GatherFunction, points, slots), coors, num_points, point_voxel_id)
 

@@ -2,7 +2,7 @@
 
     mxd softnpu run SCRIPT ARGS...       a script, e.g. tools/train.py or tools/dist_train.sh, or -m MODULE
     mxd softnpu python ARGS...           the Python interpreter
-    mxd softnpu profile SCRIPT ARGS...   as run, and then the modelled cost of each kernel
+    mxd softnpu profile SCRIPT ARGS...   as run, and then what the kernels and PyTorch's operators cost, modelled
 
 `make softnpu` builds it. MXD_SOFTNPU_DEVICES sets the number of devices, 1 to 8.
 """
@@ -52,6 +52,7 @@ def environment() -> dict[str, str]:
         'PYTHONPATH': prepend('PYTHONPATH', ROOT / 'site', CHECKOUT),
         'TORCH_DEVICE_BACKEND_AUTOLOAD': '1',
         'MXD_SOFTNPU': '1',
+        'MXD_SOFTNPU_DATA': str(Path(__file__).parent),
         'MXD_NPU_LIBRARY': str(ROOT / 'lib' / 'libmxd_npu.so'),
         'MXD_MMCV_REGISTRY': str(ROOT / 'lib' / 'libmxd_mmcv_registry.so'),
     }
@@ -60,6 +61,7 @@ def environment() -> dict[str, str]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the subcommand."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument('--picture', type=Path, help='of a profile: where to draw it (.png, .svg)')
     parser.add_argument('action', choices=('run', 'python', 'profile'))
     parser.add_argument('command', nargs=argparse.REMAINDER, help='the script and its arguments')
 
@@ -78,6 +80,8 @@ def run(args: argparse.Namespace) -> int:
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / 'profile.jsonl'
-        status = subprocess.run(command, env={**env, 'MXD_SOFTNPU_PROFILE': str(path)}).returncode
-        profile.report(path)
+        # With no queue a kernel is launched by the thread that asks for it, which knows the place.
+        env.update(MXD_SOFTNPU_PROFILE=str(path), TASK_QUEUE_ENABLE='0')
+        status = subprocess.run(command, env=env).returncode
+        profile.report(path, args.picture)
     return status

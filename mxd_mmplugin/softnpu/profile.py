@@ -1,21 +1,32 @@
-"""What the kernels of a run cost on an Atlas A2, by the software NPU's model of it."""
+"""What a run costs on an Atlas A2, by the software NPU's model of it: its kernels, and the whole of it."""
 
 import json
+import shutil
+import subprocess
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Union
+from typing import Optional, Union
 
 from rich.console import Console
 from rich.table import Table
+
+from . import usage
 
 PIPES = ('S', 'V', 'M', 'MTE1', 'MTE2', 'MTE3', 'FIX')
 WIDTH = 160  # of the table, also where the output is no terminal
 
 
 def load(path: Union[str, Path]) -> list[dict]:
-    """The launches of a profile, summed up by kernel, the longest first.
+    """The lines of the file that MXD_SOFTNPU_PROFILE named: launches of kernels and calls of operators."""
+    path = Path(path)
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def kernels(calls: Iterable[dict]) -> list[dict]:
+    """The launches of kernels, summed up by kernel, the longest first.
 
     Args:
-        path (str | Path): the file that MXD_SOFTNPU_PROFILE named; a line of JSON for each launch.
+        calls (Iterable[dict]): from `load`.
 
     Returns:
         list[dict]: for each kernel its name, launches, blocks (the most), modelled_us, bound_us (the larger of
@@ -24,9 +35,9 @@ def load(path: Union[str, Path]) -> list[dict]:
     """
     rows: dict[str, dict] = {}
     bounds: dict[str, dict[str, float]] = {}  # by kernel, the time under each bound
-    path = Path(path)
-    for line in path.read_text().splitlines() if path.exists() else ():
-        launch = json.loads(line)
+    for launch in calls:
+        if 'kernel' not in launch:
+            continue
         name = launch['kernel']
         row = rows.setdefault(
             name,
@@ -72,16 +83,7 @@ def _bytes(count: int) -> str:
     return f'{count / 2**20:.1f} MiB' if count >= 2**20 else f'{count / 2**10:.1f} KiB'
 
 
-def report(path: Union[str, Path]) -> list[dict]:
-    """Print the profile of a run as a table.
-
-    Args:
-        path (str | Path): as for `load`.
-
-    Returns:
-        list[dict]: what `load` returns.
-    """
-    rows = load(path)
+def _table(rows: list[dict]) -> Table:
     total = sum(row['modelled_us'] for row in rows)
     table = Table(
         title=f'Kernels on an Atlas A2, modelled: {total / 1e3:.3f} ms in all', title_justify='left'
@@ -105,8 +107,49 @@ def report(path: Union[str, Path]) -> list[dict]:
             str(row['scalar_local'] + row['scalar_global']),
             *(f'{row["busy"][pipe]:.0%}' if row['busy'][pipe] else '' for pipe in PIPES),
         )
+    return table
+
+
+def native_lines(places: Iterable[str]) -> dict[str, str]:
+    """Lines of C++ by place in a library.
+
+    Args:
+        places (Iterable[str]): 'library+offset'.
+
+    Returns:
+        dict[str, str]: 'file:line' for each place that addr2line knows the line of.
+    """
+    lines = {}
+    for place in set(filter(None, places)) if shutil.which('addr2line') else ():
+        library, _, offset = place.rpartition('+')
+        command = ['addr2line', '-e', library, offset]
+        found = subprocess.run(command, capture_output=True, text=True).stdout.split()
+        if found and not found[0].startswith('?'):
+            lines[place] = '/'.join(found[0].split('/')[-3:])
+        else:
+            lines[place] = f'{Path(library).name}+{offset}'
+    return lines
+
+
+def report(path: Union[str, Path], picture: Optional[Path] = None) -> list[dict]:
+    """Print the profile of a run as tables.
+
+    Args:
+        path (str | Path): as for `load`.
+        picture (Path, optional): a picture of the time by phase and part of the model is drawn there.
+
+    Returns:
+        list[dict]: what `kernels` returns.
+    """
+    calls = load(path)
+    rows = kernels(calls)
     console = Console()
     if not console.is_terminal:
         console = Console(width=WIDTH)
-    console.print(table if rows else 'No kernel was launched.')
+    console.print(_table(rows) if rows else 'No kernel was launched.')
+    if len(calls) > sum(row['launches'] for row in rows):
+        used = usage.calls_of(calls)
+        usage.report(console, used, native_lines(row['native'] for row in used))
+        if picture:
+            usage.draw(used, picture)
     return rows

@@ -1,6 +1,7 @@
 """The tools, and the commands of the same names, hand over to mmdet3d's own."""
 
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mxd_cli import configs, main, mmdet3d_tools
+from mxd_cli import configs, create_data, main, mmdet3d_tools
 
 ROOT = Path(__file__).parents[2]
 TOOLS = ROOT / 'tools'
@@ -149,3 +150,39 @@ def test_dist_scripts_call_torchrun(script, positional, tmp_path):
 @pytest.mark.parametrize('script', ['dist_train.sh', 'dist_test.sh'])
 def test_dist_scripts_need_their_arguments(script):
     assert run(TOOLS / script, 'config.py').returncode != 0
+
+
+def test_infos_go_to_out_dir(generated, tmp_path):
+    """What is made goes elsewhere, and the data's folder stays as it is."""
+    root = tmp_path / 'data'
+    root.mkdir()
+    for path in generated.iterdir():
+        if not path.name.startswith('nuscenes_'):
+            (root / path.name).symlink_to(path)
+    (root / 'nuscenes_infos_train.pkl').write_text('an older one')
+    before = {path.name: path.lstat().st_mtime_ns for path in root.iterdir()}
+    out = tmp_path / 'made' / 'here'
+    result = run(
+        *(sys.executable, TOOLS / 'create_data.py', 'nuscenes', '--version', 'v1.0-mini'),
+        *('--root-path', root, '--out-dir', out, '--extra-tag', 'nuscenes'),
+        PYTHONPATH=str(ROOT),
+        cwd=tmp_path,
+    )
+    assert result.returncode == 0, result.stderr
+    made = {path.name for path in out.iterdir()}
+    assert made == {path.name for path in generated.iterdir() if path.name.startswith('nuscenes_')}
+    assert {path.name: path.lstat().st_mtime_ns for path in root.iterdir()} == before
+    for name in ('nuscenes_infos_train.pkl', 'nuscenes_infos_val.pkl'):
+        mine, theirs = (pickle.loads((folder / name).read_bytes()) for folder in (out, generated))
+        assert [x['token'] for x in mine['data_list']] == [x['token'] for x in theirs['data_list']]
+        assert mine['data_list'][0]['lidar_points'] == theirs['data_list'][0]['lidar_points']
+
+
+@pytest.mark.parametrize('dataset', ['kitti', 'lyft'])
+def test_an_out_dir_that_cannot_be_served_is_refused_at_once(dataset, tmp_path):
+    arguments = [dataset, '--root-path', str(tmp_path), '--out-dir', str(tmp_path / 'out')]
+    with pytest.raises(SystemExit, match=f'--out-dir must be --root-path for {dataset}, .*, was'):
+        create_data.main(arguments)
+    assert not (tmp_path / 'out').exists()
+    with pytest.raises(SystemExit, match=r'--root-path .*nowhere is not a folder'):
+        create_data.main([dataset, '--root-path', str(tmp_path / 'nowhere')])

@@ -6,11 +6,18 @@ import matplotlib.image
 import numpy as np
 import pytest
 import torch
-from mmdet3d.structures import Det3DDataSample, LiDARInstance3DBoxes
+from mmdet3d.structures import (
+    Box3DMode,
+    CameraInstance3DBoxes,
+    Det3DDataSample,
+    LiDARInstance3DBoxes,
+)
 from mmengine.registry import HOOKS
+from mmengine.runner import IterBasedTrainLoop
 from mmengine.structures import InstanceData
 
 from mxd_mmplugin.engine.bev import PALETTE, TRUTH, draw_bev
+from mxd_mmplugin.engine.bev_hook import lidar_boxes
 
 CLASSES = ('car', 'pedestrian')
 # 8 m long, 4 m wide, one at 10 m in x, one at 10 m in y.
@@ -142,6 +149,82 @@ def test_hook_draws_the_same_frames_of_val_and_test(tmp_path, with_truth):
     for run in ('val_epoch_3', 'test'):
         names = sorted(path.name for path in (tmp_path / 'pictures' / run).iterdir())
         assert names == ['frame_0000.png', 'frame_0001.png', 'frame_0003.png']
+
+
+class IterLoop(IterBasedTrainLoop):
+    """A loop without a runner."""
+
+    def __init__(self):
+        pass
+
+
+def test_training_by_iterations_has_a_folder_for_each_validation(tmp_path):
+    hook = HOOKS.build(dict(type='BEVPictureHook', frames=1))
+    for iteration in (10, 20):
+        runner = SimpleNamespace(
+            work_dir=str(tmp_path),
+            epoch=0,
+            iter=iteration,
+            val_dataloader=Loader(),
+            _train_loop=IterLoop(),
+        )
+        hook.after_val_iter(runner, 0, Loader()[0], [sample(), sample()])
+    names = sorted(path.name for path in (tmp_path / 'pictures').iterdir())
+    assert names == ['val_iter_10', 'val_iter_20']
+
+
+def test_boxes_of_a_camera_are_taken_into_the_lidar_frame():
+    expected = LiDARInstance3DBoxes(torch.tensor(BOXES[:1], dtype=torch.float32) + 0.3)
+    lidar2cam = np.eye(4)
+    lidar2cam[:3] = [[0.6, -0.8, 0, 0.5], [0, 0, -1, 1.2], [0.8, 0.6, 0, -2]]
+    inner = np.diag([400.0, 400, 1])
+    inner[:2, 2] = 300, 200
+    whole = np.eye(4)
+    whole[:3, :3] = inner
+    seen = expected.convert_to(Box3DMode.CAM, lidar2cam, correct_yaw=True)
+    for meta in (
+        dict(lidar2cam=lidar2cam),
+        dict(lidar2cam=[lidar2cam]),
+        dict(lidar2img=whole @ lidar2cam, cam2img=inner),
+    ):
+        found = lidar_boxes(seen, meta)
+        turns = (found[:, 6] - expected.tensor[:, 6]) / (2 * np.pi)
+        assert torch.allclose(turns, turns.round(), atol=1e-5)
+        torch.testing.assert_close(found[:, :6], expected.tensor[:, :6], rtol=1e-4, atol=1e-4)
+    assert torch.equal(lidar_boxes(expected, {}), expected.tensor)
+    # The camera's own frame where nothing is known of the LiDAR: ahead is ahead.
+    ahead = CameraInstance3DBoxes(torch.tensor([[0.0, 1, 9, 2, 2, 2, 0]]))
+    assert torch.allclose(lidar_boxes(ahead, {})[0, :3], torch.tensor([9.0, 0, -1]), atol=1e-6)
+    with pytest.raises(ValueError, match='one camera, not to 6'):
+        lidar_boxes(ahead, dict(lidar2cam=np.stack([lidar2cam] * 6)))
+
+
+@pytest.mark.parametrize(
+    'result',
+    [
+        Det3DDataSample(),  # segmentation
+        Det3DDataSample(pred_instances_3d=InstanceData(labels_3d=torch.zeros(1))),
+        Det3DDataSample(pred_instances_3d=InstanceData(bboxes_3d=[1, 2])),
+    ],
+)
+@pytest.mark.parametrize('kind', ['BEVPictureHook', 'CameraPictureHook'])
+def test_what_cannot_be_drawn_is_told_once(tmp_path, monkeypatch, result, kind):
+    told = []
+    monkeypatch.setattr('mxd_mmplugin.engine.bev_hook.print_log', lambda *a, **k: told.append(a[0]))
+    hook = HOOKS.build(dict(type=kind, frames=5))
+    runner = SimpleNamespace(work_dir=str(tmp_path), epoch=0, val_dataloader=Loader())
+    for index, batch in enumerate(Loader()):
+        hook.after_val_iter(runner, index, batch, [result] * (2 if index < 2 else 1))
+    assert len(told) == 1 and told[0].startswith(f'{kind} draws no picture: ')
+
+
+def test_cameras_without_images_are_told(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr('mxd_mmplugin.engine.bev_hook.print_log', lambda *a, **k: told.append(a[0]))
+    hook = HOOKS.build(dict(type='CameraPictureHook', frames=5))
+    runner = SimpleNamespace(work_dir=str(tmp_path), epoch=0, val_dataloader=Loader())
+    hook.after_val_iter(runner, 0, Loader()[0], [sample(), sample()])
+    assert len(told) == 1 and 'no images (img)' in told[0]
 
 
 @pytest.mark.parametrize(

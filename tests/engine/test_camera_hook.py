@@ -5,7 +5,12 @@ from types import SimpleNamespace
 import matplotlib.image
 import numpy as np
 import torch
-from mmdet3d.structures import Det3DDataSample, LiDARInstance3DBoxes
+from mmdet3d.structures import (
+    Box3DMode,
+    CameraInstance3DBoxes,
+    Det3DDataSample,
+    LiDARInstance3DBoxes,
+)
 from mmengine.registry import HOOKS
 from mmengine.structures import InstanceData
 
@@ -118,3 +123,30 @@ def test_hook_draws_the_six_images(tmp_path):
     )
     assert abs(picture.shape[1] / picture.shape[0] - 3 * 160 / (2 * 100)) < 0.02
     assert (np.abs(picture[..., :3] - rgb(PALETTE[1])).max(-1) < 0.1).any()
+
+
+def test_a_model_of_one_camera(tmp_path):
+    """[3, H, W] images, and boxes of the camera: where the same box of the LiDAR is."""
+    meta = dict(cam2img=PIXELS[:3, :3].tolist(), img_path='CAM_FRONT/0.jpg')
+    boxes = LiDARInstance3DBoxes(torch.from_numpy(BOX)).convert_to(Box3DMode.CAM, correct_yaw=True)
+    assert isinstance(boxes, CameraInstance3DBoxes)
+    result = Det3DDataSample(metainfo=meta)
+    result.pred_instances_3d = InstanceData(
+        bboxes_3d=boxes, labels_3d=torch.tensor([1]), scores_3d=torch.tensor([0.8])
+    )
+    batch = dict(inputs=dict(img=[torch.full((3, 100, 160), 200)]))
+
+    class Loader(list):
+        batch_size = 1
+
+    loader = Loader([batch])
+    loader.dataset = type('Frames', (list,), dict(metainfo=dict(classes=['car', 'bus'])))([0])
+    hook = HOOKS.build(dict(type='CameraPictureHook', frames=1))
+    runner = SimpleNamespace(work_dir=str(tmp_path), epoch=2, val_dataloader=loader)
+    hook.after_val_iter(runner, 0, batch, [result])
+    picture = matplotlib.image.imread(
+        tmp_path / 'pictures' / 'val_epoch_2' / 'frame_0000_cameras.png'
+    )
+    half = 80 / 7
+    assert has_color(picture, PALETTE[1], 80 - half, 50)
+    assert has_color(picture, PALETTE[1], 80, 50 + half)

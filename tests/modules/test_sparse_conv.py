@@ -21,7 +21,8 @@ from mxd_mmplugin import (
     SubMConv2d,
     SubMConv3d,
 )
-from mxd_mmplugin.ops import build_rulebook
+from mxd_mmplugin import SparseConvTensor as OurSparseConvTensor
+from mxd_mmplugin.ops import Rulebook, build_rulebook
 from tests.conftest import ROOT
 from tests.ops import sparse_reference as reference
 from tests.ops.sparse_problems import coordinates
@@ -44,7 +45,10 @@ def test_layer_in_mmcv_sequential_equals_dense(ndim, subm):
     net = SparseSequential(layer, nn.ReLU())
     dense = reference.scatter(x.features, x.indices, 2, x.spatial_shape)
     out = net(SparseConvTensor(x.features, x.indices, x.spatial_shape, 2))
-    assert type(out) is SparseConvTensor
+    assert type(out) is OurSparseConvTensor and isinstance(out, SparseConvTensor)
+    assert torch.equal(
+        out.dense(), reference.scatter(out.features, out.indices, 2, out.spatial_shape)
+    )
     geometry = dict(stride=[2] * ndim, padding=[1] * ndim, dilation=[1] * ndim)
     kinds = dict(subm=subm, transposed=False, output_padding=[0] * ndim)
     expected = reference.convolve(
@@ -143,6 +147,32 @@ def test_indice_key_of_other_voxels_or_of_another_package():
     x.indice_dict['a'] = (x.indices, x.indices, None, None, None)
     with pytest.raises(ValueError, match=r'another package made \(tuple\)'):
         layer(x)
+
+
+def test_voxels_that_changed_in_place_share_no_rulebook():
+    x = sparse_tensor()
+    down, up = SparseConv3d(4, 4, 3, 2, 1, indice_key='a'), SparseInverseConv3d(4, 4, 3, 'a')
+    out = down(x)
+    book = x.indice_dict['a']
+    # Of other devices the values are not read: a layer that cannot know builds its own.
+    assert book.is_from(x.indices) and book.is_from(x.indices.clone()) and book.is_to(out.indices)
+    elsewhere = book.indices.to('meta'), book.out_indices.to('meta'), *(None,) * 3
+    assert Rulebook(*elsewhere, {}).is_from(x.indices.to('meta')) is None
+    out.indices.add_(0)
+    with pytest.raises(ValueError, match='leads to'):
+        up(out)
+    x.indices.add_(0)
+    with pytest.raises(ValueError, match='made for other voxels'):
+        down(x)
+
+
+def test_a_tensor_of_the_user_s_own_class_stays_one():
+    class Own(SparseConvTensor):
+        pass
+
+    x = sparse_tensor()
+    out = SubMConv3d(4, 4, 3)(Own(x.features, x.indices, x.spatial_shape, 2))
+    assert type(out) is Own
 
 
 @pytest.mark.parametrize('ndim', [2, 3])
@@ -261,7 +291,7 @@ for name, kwargs in (('SubMConv3d', {}), ('SparseConv3d', dict(stride=2, padding
     ours.load_state_dict(theirs.state_dict())
     with torch.no_grad():
         out, expected = net(tensor()), theirs(tensor())
-    assert type(out) is spconv.SparseConvTensor
+    assert isinstance(out, spconv.SparseConvTensor)
     torch.testing.assert_close(out.dense(), expected.dense().relu(), rtol=1e-4, atol=1e-5)
 
 encoder = SparseEncoder(4, [9, 16, 16], encoder_channels=((16,), (16,)), encoder_paddings=((1,), (1,)),

@@ -1,6 +1,8 @@
 """Containers and small layers for sparse tensors, beside those of mmcv and of spconv."""
 
+import copy
 import os
+import pickle
 import subprocess
 import sys
 from collections import OrderedDict
@@ -10,6 +12,7 @@ import pytest
 import torch
 from mmdet3d.models.layers.sparse_block import SparseBasicBlock
 from mmdet3d.models.middle_encoders import SparseEncoder
+from mmengine.model import convert_sync_batchnorm, revert_sync_batchnorm
 from torch import nn
 
 from mxd_mmplugin import (
@@ -20,9 +23,11 @@ from mxd_mmplugin import (
     SparseConvTensor,
     SparseIdentity,
     SparseInverseConv3d,
+    SparseMaxPool3d,
     SparseModule,
     SparseReLU,
     SparseSequential,
+    SparseSyncBatchNorm,
     SubMConv3d,
     ToDense,
 )
@@ -45,7 +50,7 @@ def test_layers_run_in_turn_and_the_input_stays(cls):
     out = SparseSequential(nn.Tanh(), conv, SparseSequential(nn.ReLU(), linear))(x)
     same = cls(features.tanh(), x.indices, x.spatial_shape, 2)
     torch.testing.assert_close(out.features, linear(conv(same).features.relu()))
-    assert type(out) is cls and x.features is features
+    assert type(out) is SparseConvTensor and isinstance(out, cls) and x.features is features
 
 
 def test_it_is_filled_as_torch_s_and_goes_on_with_dense_modules():
@@ -72,7 +77,8 @@ def test_it_is_filled_as_torch_s_and_goes_on_with_dense_modules():
 def test_ours_and_mmcv_s_go_into_each_other(outer, inner, cls):
     net = outer(inner(SubMConv3d(4, 4, 3), nn.ReLU()), SparseConv3d(4, 3, 3, 2), RemoveGrid())
     out = net(tensor(cls))
-    assert type(out) is cls and out.features.shape[1] == 3 and out.grid is None
+    assert type(out) is SparseConvTensor and isinstance(out, cls)
+    assert out.features.shape[1] == 3 and out.grid is None
     assert isinstance(net[0], SparseModule) == (inner is SparseSequential)
     assert isinstance(net[0], mmcv.ops.SparseModule)
 
@@ -148,6 +154,111 @@ def test_fused_folds_batch_norms():
     assert down.bias is None and fused[0].weight is not down.weight
 
 
+@pytest.mark.parametrize('track', [True, False])
+def test_fused_shares_nothing(track):
+    norm = nn.BatchNorm1d(6, track_running_stats=track)
+    net = SparseSequential(SubMConv3d(4, 6, 3), norm, nn.ReLU(), SubMConv3d(6, 4, 3), nn.Dropout())
+    x = tensor()
+    net(tensor_like(x))
+    expected = net.eval()(tensor_like(x)).features
+    fused = net.train().fused()
+    assert not any(module.training for module in fused.modules()) and net.training
+    assert [type(layer) for layer in fused].count(nn.BatchNorm1d) == (not track)
+    torch.testing.assert_close(fused(tensor_like(x)).features, expected, rtol=1e-4, atol=1e-5)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    fused.half()
+    for parameter in fused.parameters():
+        parameter.data.zero_()
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    mine, theirs = ({id(m) for m in n.modules()} for n in (net, fused))
+    assert not mine & theirs
+
+
+def test_fused_in_half_precision_stays_half():
+    net = SparseSequential(SubMConv3d(4, 6, 3, bias=False), nn.BatchNorm1d(6)).bfloat16()
+    assert {p.dtype for p in net.fused().parameters()} == {torch.bfloat16}
+
+
+class Net(nn.Module):
+    """Norms for sparse tensors at several depths."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = SparseBatchNorm(4)
+        self.net = SparseSequential(SubMConv3d(4, 4, 3), SparseBatchNorm(4), nn.BatchNorm1d(4))
+
+    def forward(self, x):
+        return self.net(self.norm(x))
+
+
+CONVERSIONS = {
+    'PyTorch': nn.SyncBatchNorm.convert_sync_batchnorm,
+    'mmengine': convert_sync_batchnorm,
+    'spconv': SparseSyncBatchNorm.convert_sync_batchnorm,
+}
+
+
+@pytest.mark.parametrize('by', CONVERSIONS)
+def test_converted_norms_take_sparse_tensors(by):
+    net = Net()
+    x = tensor()
+    net(tensor_like(x))
+    state = {name: value.clone() for name, value in net.state_dict().items()}
+    expected = net.eval()(tensor_like(x)).features
+    net = CONVERSIONS[by](net)
+    assert type(net.norm) is type(net.net[1]) is SparseSyncBatchNorm
+    assert type(net.net[2]) is nn.SyncBatchNorm and isinstance(net.norm, nn.SyncBatchNorm)
+    assert net.state_dict().keys() == state.keys()
+    for copied in (
+        net,
+        copy.deepcopy(net),
+        pickle.loads(pickle.dumps(net)),
+        revert_sync_batchnorm(net),
+    ):
+        assert torch.equal(copied.eval()(tensor_like(x)).features, expected)
+        assert torch.equal(copied.norm(tensor_like(x).features), copied.norm(x).features)
+    assert not isinstance(net.norm, nn.SyncBatchNorm)  # it is changed in place
+    pickle.loads(pickle.dumps(net))
+
+
+def test_a_norm_alone_is_converted_by_its_own_class():
+    norm = SparseSyncBatchNorm.convert_sync_batchnorm(SparseBatchNorm(4))
+    assert type(norm) is SparseSyncBatchNorm and norm.eval()(tensor()).features.shape == (30, 4)
+
+
+@pytest.mark.parametrize('sequential', [SparseSequential, mmcv.ops.SparseSequential])
+def test_parameters_take_part_without_voxels(sequential):
+    """DistributedDataParallel waits for the gradient of each parameter on each process."""
+    net = sequential(
+        SubMConv3d(4, 6, 3),
+        nn.BatchNorm1d(6),
+        nn.ReLU(),
+        sequential(SparseConv3d(6, 6, 3, 2, 1, bias=False), nn.LayerNorm(6)),
+        SparseMaxPool3d(3, 2, 1),
+        sequential(nn.BatchNorm1d(6)),
+        ToDense(),
+    )
+    for cls in CLASSES:
+        net.zero_grad()
+        net(tensor(cls, count=0)).sum().backward()
+        assert all(p.grad is not None and not p.grad.any() for p in net.parameters())
+    assert all(
+        torch.equal(m.running_mean, torch.zeros(6))
+        for m in net.modules()
+        if isinstance(m, nn.BatchNorm1d)
+    )
+    again = pickle.loads(pickle.dumps(copy.deepcopy(net)))
+    again(tensor(count=0)).sum().backward()
+    assert all(p.grad is not None for p in again.parameters())
+    with torch.no_grad():
+        net(tensor(count=0))
+
+
+def test_a_linear_layer_sets_the_channels_without_voxels():
+    net = SparseSequential(SubMConv3d(4, 6, 3), nn.Linear(6, 9), SubMConv3d(9, 5, 3))
+    assert net(tensor(count=0)).features.shape == (0, 5)
+
+
 def tensor_like(x):
     return SparseConvTensor(x.features, x.indices, x.spatial_shape, x.batch_size)
 
@@ -166,9 +277,10 @@ for sequential in (spconv.SparseSequential, mxd.SparseSequential):
         assert isinstance(x, spconv.SparseConvTensor)
         inner = mxd.SparseSequential(mxd.SubMConv3d(4, 4, 3), torch.nn.ReLU())
         out = sequential(inner, torch.nn.ReLU(), mxd.SparseMaxPool3d(2, 2))(x)
-        assert type(out) is cls and out.spatial_shape == [4, 4, 4], out
+        assert type(out) is mxd.SparseConvTensor and isinstance(out, cls), out
+        assert out.spatial_shape == [4, 4, 4]
         same = cls(args[0], indices.flip(0), [8, 8, 8], 1)
-        assert type(mxd.sparse_add(x, same)) is cls
+        assert type(mxd.sparse_add(x, same)) is mxd.SparseConvTensor
         torch.testing.assert_close(mxd.sparse_add(x, same).features, args[0] + args[0].flip(0))
 
 theirs = spconv.SubMConv3d(4, 6, 3, bias=False).eval()
@@ -183,6 +295,19 @@ with torch.no_grad():
     torch.testing.assert_close(a.dense(), b.dense())
     mirrored = (indices - torch.tensor([0, 7, 7, 7], dtype=torch.int32)).abs()[:9]
     other = spconv.SparseConvTensor(args[0][:9], mirrored, [8, 8, 8], 1)
+    # Its strided layers replace the features of our tensor before its indices.
+    for layer in (
+        spconv.SparseConv3d(4, 4, 3, 2, 1, indice_key='a'),
+        spconv.SparseMaxPool3d(3, 2),
+        spconv.SparseConvTranspose3d(4, 4, 3, 2),
+        spconv.SparseSequential(
+            spconv.SparseConv3d(4, 4, 3, 2, indice_key='a'), spconv.SparseInverseConv3d(4, 4, 3, 'a')
+        ),
+    ):
+        a, b = (layer.eval()(cls(*positive)) for cls in (spconv.SparseConvTensor, mxd.SparseConvTensor))
+        assert type(b) is mxd.SparseConvTensor and list(b.spatial_shape) == list(a.spatial_shape)
+        torch.testing.assert_close(b.dense(), a.dense())
+        assert mxd.SubMConv3d(4, 4, 3)(b).features.shape == b.features.shape
     a = functional.sparse_add(spconv.SparseConvTensor(*args), other)
     b = mxd.sparse_add(spconv.SparseConvTensor(*args), other)
     torch.testing.assert_close(a.dense(), b.dense())

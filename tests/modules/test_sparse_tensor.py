@@ -191,6 +191,16 @@ def test_bad_arguments(change, error, message):
         SparseConvTensor(**{**good, **change})
 
 
+def test_a_shadow_copy_may_become_another_tensor():
+    """In the order of spconv's layers: features, indices, indice_dict, spatial_shape."""
+    x = sparse_tensor()
+    out = x.shadow_copy().replace_feature(torch.randn(3, 7))
+    out.indices, out.spatial_shape = x.indices[:3], [9, 9, 9]
+    assert out.features.shape == (3, 7) and out.dense().shape[1] == 7 and len(x.features) == 30
+    with pytest.raises(ValueError, match='indices must have a row for each'):
+        SubMConv3d(7, 4, 3)(x.shadow_copy().replace_feature(torch.randn(3, 7)))
+
+
 def test_bad_features_later():
     x = sparse_tensor()
     with pytest.raises(ValueError, match=r'features must have shape \[30, channels\]'):

@@ -153,7 +153,8 @@ def test_arguments_that_mean_nothing_here():
 
 def test_names():
     for name in spconv.__all__:
-        own = name in ('ConvAlgo', 'functional', 'utils') or name.startswith('SparseMaxPool')
+        own = name in ('Activation', 'ConvAlgo', 'functional', 'utils')
+        own |= name.startswith(('SparseMaxPool', 'SparseInverseConv'))
         if not own:
             assert getattr(spconv, name) is getattr(mxd_mmplugin, name)
     assert {'SparseConv3d', 'SubMConv3d', 'SparseInverseConv3d', 'SparseConvolution'} <= set(
@@ -206,3 +207,129 @@ def test_page_of_mx_driving_for_the_inverse():
     other = mxd_mmplugin.SparseInverseConv3d(32, 24, 3, indice_key='t', stride=1)
     with pytest.raises(ValueError, match=r'made with stride \(2, 2, 2\) and is inverted with \(1,'):
         other(down(mxd_mmplugin.SparseConvTensor(voxel_features, coors, shape, batch_size)))
+
+
+@pytest.mark.parametrize('ndim', [1, 2, 3])
+@pytest.mark.parametrize(
+    'options', [dict(), dict(stride=1, padding=1), dict(dilation=2), dict(subm=True)]
+)
+def test_average_pools_count_what_is_there(ndim, options):
+    shape, conv = [9] * ndim, (F.conv1d, F.conv2d, F.conv3d)[ndim - 1]
+    features, coors = voxels(6**ndim // 2 + 2, 4, shape, 1) if ndim > 1 else voxels(5, 4, shape, 1)
+    features = features.double().requires_grad_()
+    x = spconv.SparseConvTensor(features, coors.int(), shape, 1)
+    pool = getattr(spconv, f'SparseAvgPool{ndim}d')(3, **options)
+    out = pool(x)
+    assert pool.stride == (options.get('stride', 3),) * ndim
+    window = dict(stride=options.get('stride', 3), padding=options.get('padding', 0))
+    window = dict(stride=1, padding=1) if options.get('subm') else window
+    window['dilation'] = options.get('dilation', 1)
+    ones = torch.ones(4, 1, *[3] * ndim, dtype=torch.float64)
+    there = spconv.SparseConvTensor(torch.ones_like(features), coors.int(), shape, 1).dense()
+    total, count = (conv(dense, ones, groups=4, **window) for dense in (x.dense(), there))
+    mean = total / count.clamp(min=1)
+    if options.get('subm'):
+        mean = mean * there
+    torch.testing.assert_close(out.dense(), mean)
+    assert torch.autograd.gradcheck(lambda f: pool(x.replace_feature(f)).features, features)
+    half = pool(x.replace_feature(features.detach().half())).features
+    assert half.dtype == torch.float16
+    torch.testing.assert_close(half.double(), out.features, atol=2e-3, rtol=2e-3)
+
+
+@pytest.mark.parametrize('kind', ['Max', 'Avg'])
+def test_global_pools(kind):
+    features, coors = voxels(30, 4, [5, 5, 5], 3)
+    coors[:, 0] = torch.arange(30) % 2  # nothing in sample 2
+    features = features.double().requires_grad_()
+    x = spconv.SparseConvTensor(features, coors.int(), [5, 5, 5], 3)
+    pool = getattr(spconv, f'SparseGlobal{kind}Pool')()
+    out = pool(x)
+    for sample in (0, 1):
+        mine = features[coors[:, 0] == sample]
+        torch.testing.assert_close(out[sample], mine.amax(0) if kind == 'Max' else mine.mean(0))
+    assert out.shape == (3, 4) and not out[2].any()
+    assert torch.autograd.gradcheck(lambda f: pool(x.replace_feature(f)), features)
+    empty = spconv.SparseConvTensor(features[:0], coors[:0].int(), [5, 5, 5], 2)
+    assert not pool(empty).any() and pool(empty).shape == (2, 4)
+
+
+def test_tables():
+    features, coors = voxels(20, 4, [5, 5, 5], 1)
+    x = spconv.SparseConvTensor(features, coors.int(), [5, 5, 5], 1)
+    net = spconv.SparseSequential(
+        spconv.ConcatTable()
+        .add(spconv.SubMConv3d(4, 4, 3, indice_key='a'))
+        .add(spconv.SparseIdentity()),
+        spconv.AddTable(),
+    )
+    (conv, _), y = net[0].children(), net(x)
+    torch.testing.assert_close(y.features, conv(x).features + features)
+    both = spconv.JoinTable()(spconv.ConcatTable(conv, conv)(x))
+    assert both.features.shape == (20, 8) and both.indice_dict is x.indice_dict
+    down = spconv.SparseConv3d(4, 4, 3, 2)(x)
+    for table in (spconv.JoinTable(), spconv.AddTable()):
+        with pytest.raises(ValueError, match=f'{type(table).__name__} needs the same voxels'):
+            table([x, down])
+        with pytest.raises(ValueError, match='at least one tensor'):
+            table([])
+    other = spconv.SparseConvTensor(features[:3], coors.int()[:3], [5, 5, 5], 1)
+    assert torch.equal(spconv.AddTableMisaligned()([x, other]).features[:3], features[:3] * 2)
+    spconv.assign_name_for_sparse_modules(net)
+    assert conv._sparse_unique_name == '0.0' and net[1]._sparse_unique_name == '1'
+
+
+def test_activations_of_convolutions():
+    features, coors = voxels(20, 4, [5, 5, 5], 1)
+    for name, function in (
+        ('None_', lambda v: v),
+        ('ReLU', F.relu),
+        ('Sigmoid', torch.sigmoid),
+        ('LeakyReLU', lambda v: F.leaky_relu(v, 0.2)),
+    ):
+        for size in (3, 1):
+            x = spconv.SparseConvTensor(features, coors.int(), [5, 5, 5], 1)
+            conv = spconv.SubMConv3d(4, 6, size, act_type=spconv.Activation[name], act_alpha=0.2)
+            plain = spconv.SubMConv3d(4, 6, size)
+            plain.load_state_dict(conv.state_dict())
+            assert torch.equal(conv(x).features, function(plain(x).features))
+            assert spconv.SubMConv3d(4, 6, size, act_type=name).act_type == name
+    with pytest.raises(ValueError, match=r"act_type must be one of None_, ReLU, .*, was 'Tanh'"):
+        spconv.SubMConv3d(4, 6, 3, act_type='Tanh')
+
+
+def test_arguments_of_inverse_convolutions_in_both_orders():
+    cls = spconv.SparseInverseConv3d
+    mine = cls(4, 6, 3, 'a', False)  # spconv's
+    assert mine.indice_key == 'a' and mine.bias is None and mine.stride == (1, 1, 1)
+    theirs = cls(4, 6, 3, 2, 1, 1, 1, False, True, 'b', 'spconv')  # mx_driving's
+    assert (theirs.stride, theirs.padding, theirs.indice_key) == ((2, 2, 2), (1, 1, 1), 'b')
+    assert theirs.bias is None and theirs.mode == 'spconv'
+    assert cls(4, 6, 3, [2, 2, 2], indice_key='b').stride == (2, 2, 2)
+    assert cls(4, 6, kernel_size=3, indice_key='b', inverse=True).indice_key == 'b'
+    assert isinstance(mine, mxd_mmplugin.SparseInverseConv3d)
+    features, coors = voxels(40, 4, [7, 7, 7], 1)
+    x = spconv.SparseConvTensor(features, coors.int(), [7, 7, 7], 1)
+    down = spconv.SparseConv3d(4, 4, 3, 2, 1, indice_key='b')(x)
+    assert torch.equal(theirs(down).indices, x.indices)
+    with pytest.raises(TypeError, match="two values for 'indice_key'"):
+        cls(4, 6, 3, 'a', indice_key='b')
+    with pytest.raises(TypeError, match='arguments at most'):
+        cls(4, 6, 3, 'a', *[None] * 9)
+
+
+@pytest.mark.parametrize('layout', ['XYZ', 'ZYX'])
+def test_voxelization_of_mx_driving(layout):
+    points = torch.rand(60, 5) * torch.tensor([2.0, 4, 8, 1, 1])
+    args = [0.5, 0.5, 0.5], [0, 0, 0, 2, 4, 8], 3, 40
+    plain = mxd_mmplugin.Voxelization(*args)(points)
+    count, found, coors, sizes = mxd_mmplugin.Voxelization(*args, layout=layout)(points)
+    assert count == len(found) and type(count) is int
+    assert torch.equal(found, plain[0]) and torch.equal(sizes, plain[2])
+    assert torch.equal(coors, plain[1].flip(1) if layout == 'XYZ' else plain[1])
+    dynamic = mxd_mmplugin.Voxelization(*args[:2], -1, layout=layout)(points)
+    each = mxd_mmplugin.dynamic_voxelize(points, *args[:2])
+    assert torch.equal(dynamic, each.flip(1) if layout == 'XYZ' else each)
+    with pytest.raises(ValueError, match="layout must be 'XYZ' or 'ZYX', was 'xyz'"):
+        mxd_mmplugin.Voxelization(*args, layout='xyz')
+    assert mxd_mmplugin.npu_dynamic_scatter is mxd_mmplugin.dynamic_scatter

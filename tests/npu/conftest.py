@@ -1,8 +1,8 @@
 """Runs the tests of this folder on the software NPU, each reported by itself.
 
 Where this process has an NPU, real or software, they run as any test. Elsewhere pytest asks another
-pytest, on the software NPU, which tests there are, has it run those that were selected, and takes
-over the report of each as it comes. The trainings run in a process of their own, beside the others.
+pytest, on the software NPU, which tests there are, has it run those that were selected beside the
+tests of this process, and takes over the report of each. The trainings have a process of their own.
 """
 
 import importlib.util
@@ -53,6 +53,25 @@ def pytest_pycollect_makemodule(module_path, parent):
         return SoftwareNpuModule.from_parent(parent, path=module_path)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """The tests of the other processes come last: by then most of them have run."""
+    items.sort(key=lambda item: isinstance(item, SoftwareNpuTest))
+
+
+def pytest_collection_finish(session):
+    """Start the other processes, whose tests are known now."""
+    if not session.config.option.collectonly:
+        for process in getattr(session, 'software_npus', {}).values():
+            process.start(session.items)
+
+
+def pytest_sessionfinish(session):
+    """After an interrupt nothing is left running."""
+    for process in getattr(session, 'software_npus', {}).values():
+        process.stop()
+
+
 class SoftwareNpu:
     """A pytest process on the software NPU, for the tests of one group."""
 
@@ -94,23 +113,28 @@ class SoftwareNpu:
                 tests[Path(file).name].append(name)
         return tests
 
+    def start(self, items) -> None:
+        """Start the process on those of the tests that are of its group."""
+        tests = [i.inner for i in items if isinstance(i, SoftwareNpuTest) and i.group == self.group]
+        if not tests:
+            return
+        self.path.touch()
+        self.process = subprocess.Popen(
+            [*self.command, *tests],
+            env={**softnpu.environment(), **SETTINGS, REPORT: str(self.path)},
+            cwd=self.config.rootpath,
+            stdout=self.log.open('w'),
+            stderr=subprocess.STDOUT,
+        )
+
+    def stop(self) -> None:
+        """End the process where it still runs."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait()
+
     def report(self, item) -> dict:
-        """The report of a test; starts the process at the first call."""
-        if self.process is None:
-            items = [
-                i
-                for i in item.session.items
-                if isinstance(i, SoftwareNpuTest) and i.group == self.group
-            ]
-            env = {**softnpu.environment(), **SETTINGS, REPORT: str(self.path)}
-            self.path.touch()
-            self.process = subprocess.Popen(
-                [*self.command, *(i.inner for i in items)],
-                env=env,
-                cwd=self.config.rootpath,
-                stdout=self.log.open('w'),
-                stderr=subprocess.STDOUT,
-            )
+        """The report of a test, waited for."""
         while item.inner not in self.reports:
             ended = self.process.poll() is not None
             with self.path.open() as file:

@@ -6,12 +6,10 @@ import torch
 from mxd_mmplugin import (
     SparseConvTensor,
     bev_pool,
-    deform_conv2d,
     dynamic_scatter,
     dynamic_voxelize,
     gather_features_by_pc_voxel_id,
     hard_voxelize,
-    modulated_deform_conv2d,
     ops,
     sparse_add,
 )
@@ -39,24 +37,6 @@ def pooled(kind, count):
 
 
 CASES = {
-    'modulated_deform_conv2d': lambda: (
-        lambda x, offset, mask, weight, bias: modulated_deform_conv2d(
-            x, offset, mask, weight, bias, 1, 1, 1, 2, 2
-        ),
-        [
-            torch.rand(2, 4, 7, 6),
-            torch.randn(2, 36, 7, 6),
-            torch.rand(2, 18, 7, 6),
-            torch.randn(6, 2, 3, 3),
-            torch.randn(6),
-        ],
-        [],
-    ),
-    'deform_conv2d': lambda: (
-        lambda x, offset, weight: deform_conv2d(x, offset, weight, 2, 1),
-        [torch.rand(2, 4, 7, 6), torch.randn(2, 18, 4, 3), torch.randn(6, 4, 3, 3)],
-        [],
-    ),
     'hard_voxelize': lambda: (
         lambda points: hard_voxelize(points, SIZE, AREA, 3, 40).voxels,
         [torch.randn(300, 5) * 3],
@@ -130,6 +110,6 @@ def test_integers():
 
 
 def test_every_operator_is_served():
-    ascend = ('deformable_aggregation', 'sparse_conv')
+    ascend = ('deformable_aggregation', 'modulated_deform_conv', 'sparse_conv')
     for op, devices in ops.backends().items():
         assert devices['npu'] == ('Ascend kernel' if op.startswith(ascend) else 'plain PyTorch'), op

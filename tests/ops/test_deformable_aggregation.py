@@ -406,7 +406,6 @@ def changed(name, change):
 
 BAD = [
     ('feature_maps', lambda t: t.long(), TypeError, 'feature_maps must be float32, float64'),
-    ('feature_maps', lambda t: t.double(), TypeError, 'weight must have the dtype of feature_maps'),
     ('feature_maps', lambda t: t[0], ValueError, r'feature_maps must have shape \[bs, num_feat, c'),
     (
         'feature_maps',
@@ -443,7 +442,6 @@ BAD = [
     ('sample_locations', lambda t: t[:, :, :, :1], ValueError, r'\[1, anchor, pts, 2, 2\]'),
     ('sample_locations', lambda t: t[..., :1], ValueError, r'was \[1, 3, 2, 2, 1\]'),
     ('sample_locations', lambda t: t[:, :2], ValueError, r'weight must have shape \[1, 2, 2, 2, 2'),
-    ('weight', lambda t: t.half(), TypeError, 'weight must have the dtype of feature_maps, Float'),
     ('weight', lambda t: t[0], ValueError, r'weight must have shape \[1, 3, 2, 2, 2, group\]'),
     ('weight', lambda t: t[:, :, :1], ValueError, r'weight .* was \[1, 3, 1, 2, 2, 2\]'),
     ('weight', lambda t: t[..., :1, :], ValueError, r'weight .* was \[1, 3, 2, 2, 1, 2\]'),
@@ -463,6 +461,39 @@ def test_bad_input(form, name, change, error, message):
         form(**changed(name, change)) if form is deformable_aggregation else form(
             *changed(name, change).values()
         )
+
+
+@pytest.mark.parametrize(
+    'form', [torch.ops.mxd.deformable_aggregation, fallback.deformable_aggregation.forward]
+)
+def test_the_operator_itself_takes_one_dtype(form):
+    for change in (
+        changed('feature_maps', torch.Tensor.double),
+        changed('weight', torch.Tensor.half),
+    ):
+        with pytest.raises(TypeError, match='weight must have the dtype of feature_maps'):
+            form(*change.values())
+
+
+@pytest.mark.parametrize(
+    ('maps', 'weight'),
+    [
+        (torch.float16, torch.float32),
+        (torch.float32, torch.bfloat16),
+        (torch.float16, torch.bfloat16),
+        (torch.float64, torch.float32),
+    ],
+)
+def test_mixed_dtypes_are_promoted(maps, weight):
+    inputs = make([[[7, 9], [4, 5]]], dtype=torch.float32)
+    inputs[0], inputs[4] = inputs[0].to(maps), inputs[4].to(weight)
+    inputs = leaves(inputs)
+    out = deformable_aggregation(*inputs)
+    both = torch.promote_types(maps, weight)
+    same = [inputs[0].to(both), *inputs[1:4], inputs[4].to(both)]
+    assert out.dtype == both and torch.equal(out, deformable_aggregation(*same))
+    out.sum().backward()
+    assert inputs[0].grad.dtype == maps and inputs[4].grad.dtype == weight
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,33 @@ def test_bit_identical_whatever_the_number_of_threads():
         assert all(torch.equal(a, b) for a, b in zip(runs[0], other))
 
 
+HALVES = torch.float16, torch.bfloat16
+
+
+@pytest.mark.parametrize('one', [torch.float32, torch.float64, *HALVES])
+@pytest.mark.parametrize('two', [torch.float32, torch.float64, *HALVES])
+def test_dtypes_are_promoted_as_by_plus(one, two):
+    a, b = tensor([1, 2], dtype=one), tensor([2, 3], dtype=two)
+    a.features.requires_grad_(), b.features.requires_grad_()
+    out = sparse_add(a, b)
+    both = a.features[:1] + b.features[:1]
+    assert out.features.dtype == both.dtype == torch.promote_types(one, two)
+    torch.testing.assert_close(out.dense(), a.dense() + b.dense())
+    out.features.sum().backward()
+    assert a.features.grad.dtype == one and b.features.grad.dtype == two
+    same = SparseConvTensor(b.features, a.indices, a.spatial_shape, 2)
+    assert sparse_add(a, same).features.dtype == both.dtype
+
+
+def test_branches_under_autocast_go_together():
+    x = tensor([1, 2, 40])
+    with torch.autocast('cpu', torch.bfloat16):
+        half = SubMConv3d(3, 3, 3)(x)
+        other = tensor([2, 3])
+        assert half.features.dtype == torch.bfloat16
+        assert sparse_add(half, other).features.dtype == torch.float32
+
+
 def test_bad_tensors():
     x = tensor([1, 2])
     with pytest.raises(ValueError, match='sparse_add needs at least one tensor'):
@@ -153,7 +180,6 @@ def test_bad_tensors():
         (tensor([1], shape=(4, 5, 7)), r'one spatial_shape, was \[4, 5, 6\] in tensor 0'),
         (SparseConvTensor(x.features, x.indices, x.spatial_shape, 3), 'one batch_size, was 2 in'),
         (tensor([1], channels=4), 'one channels, was 3 in tensor 0 and 4 in tensor 1'),
-        (tensor([1], dtype=torch.float64), 'one dtype, was torch.float32 in tensor 0'),
     ):
         with pytest.raises(ValueError, match=message):
             sparse_add(x, other)

@@ -69,8 +69,8 @@ __aicore__ inline void WeighPixels(const LocalTensor<float>& weight, const Patch
   PipeBarrier<PIPE_V>();
 }
 
-// How the weights change with a point that is given in parts of the map: -size and size for the two
-// pixels around it. `flat` is scratch for as much.
+// How the weights change with the point: by -1 and 1 for the two pixels around it. `flat` is
+// scratch for as much.
 template <int32_t kTile>
 __aicore__ inline void SlopePixels(const LocalTensor<float>& slope, const LocalTensor<float>& flat,
                                    const Patches<kTile>& patches, int32_t both) {
@@ -93,9 +93,6 @@ __aicore__ inline void SlopePixels(const LocalTensor<float>& slope, const LocalT
   Maxs(flat, flat, 0.0f, four);  // 1 for both, 0 for others
   PipeBarrier<PIPE_V>();
   Mul(slope, slope, flat, four);
-  PipeBarrier<PIPE_V>();
-  Mul(slope, slope, patches.size, both);
-  Mul(slope[2 * kTile], slope[2 * kTile], patches.size, both);
   PipeBarrier<PIPE_V>();
   Mul(slope[2 * kTile], slope[2 * kTile], patches.second, both);
   PipeBarrier<PIPE_V>();

@@ -12,7 +12,8 @@ namespace mxd::kernels {
 using namespace AscendC;
 
 // A sum: WaitForSums, then for every part of the contraction WaitForOperands, LoadLeft, LoadRight
-// and Multiply, at last FinishSums, a Fixpipe of what it returns, and FreeSums.
+// and Multiply, at last FinishSums, a Fixpipe of what it returns, and FreeSums. Several sums may be
+// made at once, each from its element `at` on.
 template <typename T>
 class MatrixUnit {
  public:
@@ -53,16 +54,22 @@ class MatrixUnit {
                  LoadData2DParams(start + i * column, high, 1, 0, deep - 1, false, 0));
     }
   }
-  // Loads `count` fractals that follow each other.
-  __aicore__ inline void LoadRight(const LocalTensor<T>& from, int32_t start, int32_t count) {
-    LoadData(right_[operand_ * kOperand], from, LoadData2DParams(start, count, 1, 0, 0, false, 0));
+  // Loads `count` fractals that follow each other, behind `at` fractals.
+  __aicore__ inline void LoadRight(const LocalTensor<T>& from, int32_t start, int32_t count,
+                                   int32_t at = 0) {
+    LoadData(right()[at * kFractalElements<T>], from,
+             LoadData2DParams(start, count, 1, 0, 0, false, 0));
   }
+  // The operands, for loads of another kind.
+  __aicore__ inline LocalTensor<T> left() const { return left_[operand_ * kOperand]; }
+  __aicore__ inline LocalTensor<T> right() const { return right_[operand_ * kOperand]; }
 
   __aicore__ inline void OperandsLoaded() { operands_full_.SetWait(operand_); }
   // sums = left @ right where `first`, else sums += left @ right.
-  __aicore__ inline void Multiply(int32_t rows, int32_t columns, int32_t contraction, bool first) {
+  __aicore__ inline void Multiply(int32_t rows, int32_t columns, int32_t contraction, bool first,
+                                  int32_t at = 0) {
     if (!first) PipeBarrier<PIPE_M>();
-    Mmad(sums_[sum_ * kSum], left_[operand_ * kOperand], right_[operand_ * kOperand],
+    Mmad(sums_[sum_ * kSum + at], left_[operand_ * kOperand], right_[operand_ * kOperand],
          MmadParams(rows, columns, contraction, 0, false, first));
     operands_free_.Set(operand_);
     operand_ = 1 - operand_;

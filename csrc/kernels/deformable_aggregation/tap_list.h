@@ -94,6 +94,10 @@ class TapList {
     if constexpr (kSlopes) {
       const auto slope = Temporary(23), flat = Temporary(0);
       SlopePixels(slope, flat, patches, both);
+      // Locations are given in parts of the map.
+      Mul(slope, slope, size, both);
+      Mul(slope[2 * kTile], slope[2 * kTile], size, both);
+      PipeBarrier<PIPE_V>();
       MultiplyCorners<kTile>(product[kCorners * kTile], slope, share, count);
       MultiplyCorners<kTile>(product[2 * kCorners * kTile], share, slope, count);
     }

@@ -87,6 +87,11 @@ const char* aclGetRecentErrMsg() {
   return text.empty() ? nullptr : text.c_str();
 }
 
+// Where a kernel was launched from, as the ATen ops know it: a part of its line in the profile.
+static const char* (*place_source)() = nullptr;
+void softnpu_set_place(const char* (*source)()) { place_source = source; }
+const char* softnpu_place() { return place_source ? place_source() : ""; }
+
 // What a stub of make_stubs.py calls.
 int softnpu_stub(const char* name) {
   return fail(ACL_ERROR_API_NOT_SUPPORT, std::string(name) + " is not part of the software NPU");

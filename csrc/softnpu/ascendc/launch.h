@@ -30,4 +30,5 @@ struct softnpu_allocation {
 };
 int softnpu_find(const void* address, struct softnpu_allocation* out);
 void softnpu_set_error(const char* message);
+const char* softnpu_place();
 }

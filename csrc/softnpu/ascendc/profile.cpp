@@ -113,7 +113,9 @@ void Profile::Write(const char* kernel, KernelType type, int blocks) const {
       add("%s\"%llu\": %llu", n++ ? ", " : "", static_cast<Big>(32) << i,
           static_cast<Big>(bursts_[i]));
   }
-  text += "}}\n";
+  text += "}";
+  text += softnpu_place();
+  text += "}\n";
   if (std::FILE* file = std::fopen(path, "a")) {
     std::fwrite(text.data(), 1, text.size(), file);
     std::fclose(file);

@@ -8,6 +8,7 @@
 
 #include <set>
 
+#include "account.h"
 #include "alias.h"
 
 namespace softnpu {
@@ -60,6 +61,7 @@ struct Call {
 void run_on_cpu(const c10::OperatorHandle& op, c10::DispatchKeySet, Stack* stack) {
   const auto& schema = op.schema();
   const size_t count = schema.arguments().size(), first = stack->size() - count;
+  const std::vector<c10::IValue> arguments(stack->begin() + first, stack->end());
   Call call;
   std::vector<size_t> generators;
   for (size_t i = 0; i < count; i++) {
@@ -107,31 +109,50 @@ void run_on_cpu(const c10::OperatorHandle& op, c10::DispatchKeySet, Stack* stack
       value = call.raise(value.toTensor());
     }
   }
+  account(op, arguments, Values(*stack).slice(stack->size() - schema.returns().size()));
 }
 
-// torch_npu's own copy, kept for what needs it: host to device, device to host, device to device.
-std::optional<c10::SafeKernelFunction> transfer_kernel;
+// torch_npu's own kernels, kept for what crosses between host and device.
+std::optional<c10::SafeKernelFunction> transfer_kernel, read_kernel;
+
+std::optional<c10::SafeKernelFunction> npu_kernel(const char* name) {
+  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").getComputedKernelForDispatchKey(
+      Key::PrivateUse1);
+}
+
+void call(const c10::SafeKernelFunction& kernel, Stack* stack) {
+  kernel.callBoxed(kernel.opHandle(), c10::DispatchKeySet(Key::PrivateUse1), stack);
+}
 
 void transfer(const at::Tensor& to, const at::Tensor& from, bool non_blocking) {
   Stack stack{to, from, non_blocking};
-  transfer_kernel->callBoxed(transfer_kernel->opHandle(), c10::DispatchKeySet(Key::PrivateUse1),
-                             &stack);
+  call(*transfer_kernel, &stack);
+  account_transfer(to, from, /*blocking=*/!non_blocking);
 }
 
 at::Tensor& copy_(at::Tensor& self, const at::Tensor& source, bool non_blocking) {
   if (self.numel() == 0 && source.numel() == 0) return self;
   if (self.device() == source.device()) {
     as_cpu(self).copy_(as_cpu(source));
+    account(transfer_kernel->opHandle(), {self, source, non_blocking}, {c10::IValue(self)});
   } else if (self.dtype() == source.dtype() && self.sizes() == source.sizes() &&
              self.is_contiguous() && source.is_contiguous()) {
     transfer(self, source, non_blocking);
   } else {  // only dense tensors of one dtype cross over; the rest is done on either side
-    auto dense = source.to(self.dtype()).contiguous();
-    auto arrived = at::empty_like(dense, dense.options().device(self.device()));
+    auto dense = source.to(self.dtype()).expand_as(self).contiguous();
+    auto arrived = self.is_contiguous() ? self
+                                        : at::empty_like(dense, dense.options().device(self.device()));
     transfer(arrived, dense, /*non_blocking=*/false);
-    self.copy_(arrived);
+    if (!arrived.is_same(self)) self.copy_(arrived);
   }
   return self;
+}
+
+at::Scalar local_scalar_dense(const at::Tensor& self) {
+  Stack stack{self};
+  call(*read_kernel, &stack);
+  account_transfer(at::empty({}, self.options().device(at::kCPU)), self, /*blocking=*/true);
+  return stack[0].toScalar();
 }
 
 // The second result, the sizes of the batches, stays on the host.
@@ -144,12 +165,24 @@ std::tuple<at::Tensor, at::Tensor> pack_padded_sequence(const at::Tensor& input,
 
 // PyTorch's own gradient in place of torch_npu's, whose formulas end in operators of CANN: the
 // kernel that serves CPU tensors records its formula and goes on to the device of its arguments.
+// What PyTorch makes of several operators there can be one of torch_npu's: matmul, one_hot.
 void differentiate_as_on_cpu(const c10::OperatorHandle& op, c10::DispatchKeySet keys,
                              Stack* stack) {
-  op.getComputedKernelForDispatchKey(Key::AutogradCPU).callBoxed(op, keys, stack);
+  const auto& schema = op.schema();
+  const bool composite = op.hasKernelForDispatchKey(Key::CompositeImplicitAutograd);
+  const std::vector<c10::IValue> arguments(stack->end() - schema.arguments().size(), stack->end());
+  {
+    std::optional<PartsOfOneCall> parts;
+    if (composite) parts.emplace();
+    op.getComputedKernelForDispatchKey(Key::AutogradCPU).callBoxed(op, keys, stack);
+  }
+  const auto results = Values(*stack).slice(stack->size() - schema.returns().size());
+  const bool given = results.size() == 1 && results[0].isTensor() && arguments[0].isTensor() &&
+                     results[0].toTensor().is_same(arguments[0].toTensor());
+  if (composite && !given) account(op, arguments, results);
 }
 
-// What torch_npu does itself: memory, views of it, and reading one number.
+// What torch_npu does itself: memory and views of it.
 const std::set<std::string> kTorchNpu = {
     "empty.memory_format",
     "empty_strided",
@@ -157,7 +190,6 @@ const std::set<std::string> kTorchNpu = {
     "new_empty_strided",
     "_copy_from",
     "_copy_from_and_resize",
-    "_local_scalar_dense",
     "set_.source_Storage",
     "set_.source_Storage_storage_offset",
     "set_.source_Tensor",
@@ -187,28 +219,31 @@ std::vector<std::pair<std::string, c10::OperatorHandle>> aten_ops() {
 }
 
 // Registered with a function of their own, below or in formulas.cpp.
-const std::set<std::string> kWritten = {"copy_", "_to_copy", "clone", "_pack_padded_sequence",
-                                        "native_dropout"};
+const std::set<std::string> kWritten = {
+    "copy_", "_local_scalar_dense", "_to_copy", "clone", "_pack_padded_sequence", "native_dropout"};
 
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
-  auto& dispatcher = c10::Dispatcher::singleton();
-  transfer_kernel = dispatcher.findSchemaOrThrow("aten::copy_", "")
-                        .getComputedKernelForDispatchKey(Key::PrivateUse1);
+  transfer_kernel = npu_kernel("aten::copy_");
+  read_kernel = npu_kernel("aten::_local_scalar_dense");
   // torch_npu has these ops too: that they are replaced is the purpose, not worth a warning.
   c10::WarningUtils::WarningHandlerGuard quiet(&silence);
   library.impl("copy_", copy_);
+  library.impl("_local_scalar_dense", local_scalar_dense);
   library.impl("_to_copy", at::native::_to_copy);
   library.impl("clone", at::native::clone);
   library.impl("_pack_padded_sequence", pack_padded_sequence);
   for (const auto& [name, op] : aten_ops()) {
     if (kTorchNpu.count(name) || kWritten.count(name)) continue;
-    // With no CPU kernel, an op that torch_npu leaves alone is made of others that are here.
-    bool runs = op.hasKernelForDispatchKey(Key::CPU);
-    if (op.hasKernelForDispatchKey(Key::PrivateUse1))
-      for (auto key : {Key::CompositeExplicitAutograd, Key::CompositeExplicitAutogradNonFunctional,
-                       Key::CompositeImplicitAutograd})
-        runs |= op.hasKernelForDispatchKey(key);
-    if (runs) library.impl(name.c_str(), torch::CppFunction::makeFromBoxedFunction<&run_on_cpu>());
+    const bool on_cpu = op.hasKernelForDispatchKey(Key::CPU);
+    bool composite = false;
+    for (auto key : {Key::CompositeExplicitAutograd, Key::CompositeExplicitAutogradNonFunctional,
+                     Key::CompositeImplicitAutograd})
+      composite |= op.hasKernelForDispatchKey(key);
+    // An op that torch_npu leaves alone is made of others, or else runs on the host.
+    const bool on_npu = op.hasKernelForDispatchKey(Key::PrivateUse1);
+    if (on_npu ? !on_cpu && !composite : composite || !on_cpu) continue;
+    if (!on_npu) lacks_kernel(op);
+    library.impl(name.c_str(), torch::CppFunction::makeFromBoxedFunction<&run_on_cpu>());
   }
 }
 

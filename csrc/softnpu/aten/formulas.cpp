@@ -3,6 +3,7 @@
 #include <c10/util/Exception.h>
 #include <torch/library.h>
 
+#include "account.h"
 #include "alias.h"
 
 namespace softnpu {
@@ -14,9 +15,17 @@ std::tuple<Tensor, Tensor> native_dropout(const Tensor& input, double p,
                                           std::optional<bool> train) {
   if (!train.value_or(true) || p == 0)
     return {input.clone(), at::ones_like(input, input.options().dtype(at::kBool))};
+  static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("aten::native_dropout", "");
   const double scale = p < 1 ? 1 / (1 - p) : 0;
-  auto mask = at::empty_like(input).bernoulli_(1 - p);
-  return {input * mask * scale, mask.to(at::kBool)};
+  Tensor output, mask;
+  {
+    const PartsOfOneCall parts;
+    mask = at::empty_like(input).bernoulli_(1 - p);
+    output = input * mask * scale;
+    mask = mask.to(at::kBool);
+  }
+  account(op, {input, p, train}, {output, mask});
+  return {output, mask};
 }
 
 Tensor with_bias(const Tensor& gates, const std::optional<Tensor>& bias) {

@@ -59,6 +59,11 @@ class TransFusionBBoxCoder(BaseBBoxCoder):
             yaw.cos(),
         ]
         if self.code_size == 10:
+            if dst_boxes.shape[1] < 9:
+                raise ValueError(
+                    f'code_size 10 needs boxes with velocity, these have {dst_boxes.shape[1]} numbers: '
+                    'set with_velocity of the data set, or leave vel out of common_heads and set code_size to 8'
+                )
             parts.append(dst_boxes[:, 7:9])
         return torch.cat(parts, dim=1)
 

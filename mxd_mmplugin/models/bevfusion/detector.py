@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...bevfusion_ops import Voxelization
 from ...ops import hard_voxelize_batch
+from ...ops.sizes import wholes
 
 
 class BEVFusion(Base3DDetector):
@@ -30,7 +31,8 @@ class BEVFusion(Base3DDetector):
         **kwargs: not used; the configs of other detectors have train_cfg and test_cfg here.
 
     Raises:
-        ValueError: some of img_backbone, img_neck and view_transform, but not all.
+        ValueError: some of img_backbone, img_neck and view_transform, but not all; a part that is needed is absent;
+            grids that differ.
     """
 
     def __init__(
@@ -52,6 +54,22 @@ class BEVFusion(Base3DDetector):
         absent = [name for name, cfg in camera.items() if cfg is None]
         if absent and len(absent) < len(camera):
             raise ValueError(f'{", ".join(camera)} must be given together, absent: {absent}')
+        needed = dict(
+            pts_middle_encoder=pts_middle_encoder,
+            pts_backbone=pts_backbone,
+            pts_neck=pts_neck,
+            bbox_head=bbox_head,
+        )
+        for name, cfg in needed.items():
+            if cfg is None:
+                raise ValueError(
+                    f'{name} must be given, was None: BEVFusion is of LiDAR, or of LiDAR and cameras, '
+                    'not of cameras alone'
+                )
+        if 'voxelize_cfg' not in data_preprocessor:
+            raise ValueError(
+                f'data_preprocessor must have voxelize_cfg, has {[*data_preprocessor]}'
+            )
         data_preprocessor = copy.deepcopy(data_preprocessor)
         voxelize_cfg = data_preprocessor.pop('voxelize_cfg')
         super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
@@ -68,6 +86,27 @@ class BEVFusion(Base3DDetector):
         )
         for name, cfg in parts.items():
             setattr(self, name, None if cfg is None else MODELS.build(cfg))
+        self._check_grids(bbox_head or {})
+
+    def _check_grids(self, bbox_head: dict) -> None:
+        """Refuse grids of the parts that differ in x and y; in z the encoder may have cells to spare."""
+        layer = self.pts_voxel_layer
+        cells = layer.grid_size.tolist()
+        where = f'{layer.point_cloud_range} (point_cloud_range) in steps of {layer.voxel_size} (voxel_size)'
+        grids = {
+            'sparse_shape of pts_middle_encoder': getattr(
+                self.pts_middle_encoder, 'sparse_shape', cells
+            )
+        }
+        for name in ('train_cfg', 'test_cfg'):
+            part = bbox_head.get(name) or {}
+            grids[f'grid_size of {name} of bbox_head'] = part.get('grid_size', cells)
+        for name, grid in grids.items():
+            grid = wholes(name, grid, 1)
+            if list(grid[:2]) != cells[:2] or grid[2:] < tuple(cells[2:]):
+                raise ValueError(
+                    f'{name} must be the {cells} cells of voxelize_cfg, {where}, was {[*grid]}'
+                )
 
     def init_weights(self) -> None:
         """Initialise the image backbone, from its checkpoint where it names one; the rest is as it was built."""
@@ -119,7 +158,16 @@ class BEVFusion(Base3DDetector):
             points (list[Tensor]): [P_i, C] a sample.
             *matrices: see `LSSTransform.forward`.
             img_metas (list[dict], optional): of the samples.
+
+        Raises:
+            ValueError: the images, as the preprocessor has padded them, are not of the view transform's image_size.
         """
+        expected = getattr(self.view_transform, 'image_size', x.shape[-2:])
+        if x.shape[-2:] != expected:
+            raise ValueError(
+                f'image_size of the view_transform must be the size of the images after padding, '
+                f'{tuple(x.shape[-2:])}, was {expected}'
+            )
         features = self.img_neck(self.img_backbone(x.flatten(0, 1)))
         if not isinstance(features, Tensor):
             features = features[0]

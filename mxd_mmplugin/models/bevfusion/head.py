@@ -1,6 +1,7 @@
 """TransFusion's head: queries from the peaks of a heatmap, decoded with the map from above (Bai et al. 2022)."""
 
 import copy
+import logging
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Optional, Union
 
@@ -13,21 +14,36 @@ from mmdet3d.models.dense_heads.centerpoint_head import SeparateHead
 from mmdet3d.models.layers import nms_bev
 from mmdet3d.registry import MODELS, TASK_UTILS
 from mmdet3d.structures import xywhr2xyxyr
+from mmengine.logging import print_log
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from ...constants import constant
 from ...ops import draw_gaussians
+from ...ops.sizes import whole, wholes
 from ..heatmap import gaussian_radii
 from .assigner import HeuristicAssigner3D, HungarianAssigner3D, matched, result
 
-# Classes whose objects are so small that each cell may be a peak of its own.
-SMALL_CLASSES: dict[str, tuple[int, ...]] = {'nuScenes': (8, 9), 'Waymo': (1, 2)}
-# Classes that suppress each other, and how near (metres of circle NMS, overlap of rotated NMS); -1: not.
-NMS_GROUPS = {
-    'nuScenes': (((0, 1, 2, 3, 4, 5, 6, 7), -1), ((8,), 0.175), ((9,), 0.175)),
-    'Waymo': (((0,), 0.7), ((1,), 0.7), ((2,), 0.7)),
+# The classes of data sets in the order of their published configs, for a head that is given no names.
+CLASS_NAMES: dict[str, tuple[str, ...]] = {
+    'nuScenes': (
+        *('car', 'truck', 'construction_vehicle', 'bus', 'trailer', 'barrier', 'motorcycle'),
+        *('bicycle', 'pedestrian', 'traffic_cone'),
+    ),
+    'Waymo': ('Car', 'Pedestrian', 'Cyclist'),
 }
+# Classes whose objects are so small that each cell may be a peak of its own.
+SMALL_CLASSES: dict[str, tuple[str, ...]] = {
+    'nuScenes': ('pedestrian', 'traffic_cone'),
+    'Waymo': ('Pedestrian', 'Cyclist'),
+}
+# Classes whose boxes suppress each other, and how near (metres of circle NMS, overlap of rotated NMS).
+NMS_RADIUS: dict[str, dict[str, float]] = {
+    'nuScenes': dict(pedestrian=0.175, traffic_cone=0.175),
+    'Waymo': dict(Car=0.7, Pedestrian=0.7, Cyclist=0.7),
+}
+# The branches that predict a box, in the order of its code.
+CODES = 'center', 'height', 'dim', 'rot', 'vel'
 # Of a heatmap's logits before training: one cell in ten has an object (Law and Deng 2018).
 PRIOR = -2.19
 
@@ -54,6 +70,36 @@ class Targets(NamedTuple):
     heatmap: Tensor
 
 
+def _class_tables(
+    num_classes: int, class_names: Optional[Sequence[str]], test_cfg: dict
+) -> tuple[list[int], dict[int, float]]:
+    """The labels of small classes, and how near boxes of a label suppress each other; see `TransFusionHead`."""
+    dataset = test_cfg.get('dataset')
+    small = test_cfg.get('small_classes', SMALL_CLASSES.get(dataset, ()))
+    radius = test_cfg.get('nms_radius', NMS_RADIUS.get(dataset, {}))
+    names = list(CLASS_NAMES.get(dataset, ()) if class_names is None else class_names)
+    if len(names) != num_classes and class_names is not None:
+        raise ValueError(
+            f'class_names must name the {num_classes} classes (num_classes), was {names}'
+        )
+    if len(names) != num_classes and (small or radius):
+        print_log(
+            f'class_names of the head is not given, and num_classes is {num_classes}, not the {len(names)} of '
+            f'{dataset}: no class is treated as a small one',
+            logger='current',
+            level=logging.WARNING,
+        )
+        names = []
+    if test_cfg.get('nms_type') is not None and not (names and radius):
+        raise ValueError(
+            f'nms_type {test_cfg["nms_type"]!r} needs class_names of the head, was {class_names}, and for dataset '
+            f'{dataset!r} nms_radius of test_cfg (class -> metres or overlap), was {radius}'
+        )
+    labels = {name: label for label, name in enumerate(names)}
+    found = {labels[name]: value for name, value in radius.items() if name in labels}
+    return [labels[name] for name in small if name in labels], found
+
+
 class TransFusionHead(nn.Module):
     """Predicts boxes from a map from above whose rows are x and whose columns are y.
 
@@ -74,8 +120,16 @@ class TransFusionHead(nn.Module):
         train_cfg (dict, optional): dataset, point_cloud_range, grid_size, voxel_size, out_size_factor,
             gaussian_overlap, min_radius, pos_weight, code_weights, assigner.
         test_cfg (dict): dataset ('nuScenes', 'Waymo' or another), grid_size, out_size_factor, nms_type
-            (None, 'circle' or 'rotate'), for the last pre_maxsize and post_maxsize too.
+            (None, 'circle' or 'rotate'), for the last pre_maxsize and post_maxsize too. Known for the two data sets,
+            and told here for another: small_classes, names of classes whose objects are so small that each cell may be
+            a peak; nms_radius, name of a class -> metres of circle NMS or overlap of rotated NMS, the others are not
+            suppressed.
         bbox_coder (dict): `TransFusionBBoxCoder`.
+        class_names (Sequence[str], optional): the classes in the order of their labels; without it those of the
+            data set's published config, where there are as many.
+
+    Raises:
+        ValueError: options that are out of their range or do not go together.
     """
 
     def __init__(
@@ -101,6 +155,7 @@ class TransFusionHead(nn.Module):
         train_cfg: Optional[dict] = None,
         test_cfg: Optional[dict] = None,
         bbox_coder: Optional[dict] = None,
+        class_names: Optional[Sequence[str]] = None,
     ) -> None:
         super().__init__()
         if not loss_cls.get('use_sigmoid', False):
@@ -114,6 +169,7 @@ class TransFusionHead(nn.Module):
         self.nms_kernel_size = nms_kernel_size
         self.bn_momentum = bn_momentum
         self.train_cfg, self.test_cfg = train_cfg or {}, test_cfg or {}
+        self.small_labels, self.nms_radius = _class_tables(num_classes, class_names, self.test_cfg)
 
         self.loss_cls = MODELS.build(loss_cls)
         self.loss_bbox = MODELS.build(loss_bbox)
@@ -146,9 +202,42 @@ class TransFusionHead(nn.Module):
             for _ in range(num_decoder_layers)
         )
         self.init_weights()
+        self._check_codes(common_heads)
         cfg = self.test_cfg
-        size_x, size_y = (size // cfg['out_size_factor'] for size in cfg['grid_size'][:2])
+        size_x, size_y = self._map_size(cfg)
         self.bev_pos = self._cell_centers(size_x, size_y)
+
+    @staticmethod
+    def _map_size(cfg: dict) -> list[int]:
+        """Rows and columns of the map."""
+        factor = whole('out_size_factor', cfg['out_size_factor'], 1)
+        return [size // factor for size in wholes('grid_size', cfg['grid_size'][:2], 1)]
+
+    def _check_codes(self, common_heads: dict) -> None:
+        """Refuse branches, code_size and code_weights, and places of the map, that do not go together."""
+        channels = {name: common_heads[name][0] for name in CODES if name in common_heads}
+        size, total = self.bbox_coder.code_size, sum(channels.values())
+        if size != total:
+            raise ValueError(
+                f'code_size of bbox_coder must be {total}, the channels of common_heads {channels}, was {size} '
+                '(10 with the velocity vel, 8 without)'
+            )
+        weights = self.train_cfg.get('code_weights')
+        if weights is not None and len(weights) != size:
+            raise ValueError(f'code_weights must have {size} numbers (code_size), was {weights}')
+        for name, mine in (('point_cloud_range', 'pc_range'), ('voxel_size', 'voxel_size')):
+            value, expected = self.train_cfg.get(name), getattr(self.bbox_coder, mine)
+            if value is not None and list(value[:2]) != list(expected[:2]):
+                raise ValueError(
+                    f'{name} of train_cfg must begin as {mine} of bbox_coder, {expected}, was {value}'
+                )
+        for cfg in (self.train_cfg, self.test_cfg):
+            factor = cfg.get('out_size_factor', self.bbox_coder.out_size_factor)
+            if factor != self.bbox_coder.out_size_factor:
+                raise ValueError(
+                    f'out_size_factor of train_cfg and test_cfg must be that of bbox_coder, '
+                    f'{self.bbox_coder.out_size_factor}, was {factor}'
+                )
 
     @staticmethod
     def _cell_centers(size_x: int, size_y: int) -> Tensor:
@@ -173,7 +262,7 @@ class TransFusionHead(nn.Module):
         """Scores [B, C, X, Y] with all but the peaks set to zero; the border has none."""
         border = self.nms_kernel_size // 2
         greatest = F.pad(F.max_pool2d(heatmap, self.nms_kernel_size, stride=1), [border] * 4)
-        for label in SMALL_CLASSES.get(self.test_cfg['dataset'], ()):
+        for label in self.small_labels:
             greatest[:, label] = heatmap[:, label]
         return heatmap * (heatmap == greatest)
 
@@ -200,6 +289,11 @@ class TransFusionHead(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             dense_heatmap = self.heatmap_head(features.float())
         key = features.flatten(2)
+        if key.shape[2] != self.bev_pos.shape[1]:
+            raise ValueError(
+                f'grid_size // out_size_factor of test_cfg must be the map, {list(features.shape[2:])}, was '
+                f'{self._map_size(self.test_cfg)}'
+            )
         scores = self._peaks(dense_heatmap.detach().sigmoid()).flatten(2)
         proposals = scores.flatten(1).topk(self.num_proposals, dim=1).indices
         cells, labels = proposals % scores.shape[2], proposals // scores.shape[2]
@@ -279,12 +373,12 @@ class TransFusionHead(nn.Module):
 
     def _suppress(self, boxes: Tensor, scores: Tensor, labels: Tensor, box_type: type) -> Tensor:
         """The boxes that non-maximum suppression leaves, bool [P]."""
-        keep = torch.zeros_like(scores, dtype=torch.bool)
-        for classes, radius in NMS_GROUPS[self.test_cfg['dataset']]:
-            group = torch.isin(labels, labels.new_tensor(classes)).nonzero().squeeze(1)
-            if radius > 0 and len(group):
-                group = group[self._nms(boxes[group], scores[group], radius, box_type)]
-            keep[group] = True
+        keep = torch.ones_like(scores, dtype=torch.bool)
+        for label, radius in self.nms_radius.items():
+            group = (labels == label).nonzero().squeeze(1)
+            if len(group):
+                keep[group] = False
+                keep[group[self._nms(boxes[group], scores[group], radius, box_type)]] = True
         return keep
 
     def _nms(self, boxes: Tensor, scores: Tensor, radius: float, box_type: type) -> Tensor:
@@ -393,7 +487,7 @@ class TransFusionHead(nn.Module):
         solid = (sizes > 0).all(dim=1) & (labels >= 0) & (labels < self.num_classes)
         radii = gaussian_radii(sizes, cfg['gaussian_overlap']).int().clamp(min=cfg['min_radius'])
         centers = ((boxes[:, :2] - low) / cell).int()
-        rows, columns = (size // cfg['out_size_factor'] for size in cfg['grid_size'][:2])
+        rows, columns = self._map_size(cfg)
         channels = (samples * self.num_classes + labels).where(solid, -1).int()
         maps = len(counts) * self.num_classes
         drawn = draw_gaussians(channels, centers, radii, (maps, rows, columns))
@@ -423,8 +517,7 @@ class TransFusionHead(nn.Module):
         losses = dict(
             loss_heatmap=self.loss_heatmap(probability, targets.heatmap, avg_factor=peaks)
         )
-        names = ('center', 'height', 'dim', 'rot', 'vel')
-        codes = torch.cat([predicted[name] for name in names if name in predicted], dim=1)
+        codes = torch.cat([predicted[name] for name in CODES if name in predicted], dim=1)
         codes = codes.transpose(1, 2).float()
         scores = predicted['heatmap'].transpose(1, 2).float()
         weights = targets.box_weights

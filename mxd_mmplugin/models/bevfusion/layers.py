@@ -12,6 +12,8 @@ from mmdet3d.models.middle_encoders.sparse_encoder import SparseConvTensor, Spar
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from ...ops.sizes import wholes
+
 
 class BEVFusionSparseEncoder(SparseEncoder):
     """mmdet3d's `SparseEncoder` for grids in the order x, y, z: height is the last axis, not the first.
@@ -44,7 +46,7 @@ class BEVFusionSparseEncoder(SparseEncoder):
     ) -> None:
         super().__init__(
             in_channels,
-            sparse_shape,
+            list(wholes('sparse_shape', sparse_shape, 1)),
             order=order,
             norm_cfg=norm_cfg,
             base_channels=base_channels,

@@ -39,7 +39,9 @@ class ImageAug3D(BaseTransform):
 
     def sample_augmentation(self, results: dict) -> tuple:
         """Scale, scaled width and height, crop (left, top, right, bottom), flip, and angle of an image."""
-        height, width = results['ori_shape']
+        # As earlier transforms left the images.
+        shape = results['img'][0].shape if 'img' in results else results['ori_shape']
+        height, width = shape[:2]
         rows, columns = self.final_dim
         draw: Callable[..., float] = (
             np.random.uniform if self.is_train else lambda *limits: np.mean(limits)
@@ -53,11 +55,12 @@ class ImageAug3D(BaseTransform):
         return resize, size, (left, top, left + columns, top + rows), flip, rotate
 
     def transform(self, results: dict) -> dict:
-        """Change `img` and add `img_aug_matrix`, a list of [4, 4], one for each image."""
+        """Change `img` and img_shape, and add `img_aug_matrix`, a list of [4, 4], one for each image."""
         changed = [
             transform_image(img, *self.sample_augmentation(results)) for img in results['img']
         ]
         results['img'], results['img_aug_matrix'] = map(list, zip(*changed))
+        results['img_shape'] = results['img'][0].shape[:2]
         return results
 
 

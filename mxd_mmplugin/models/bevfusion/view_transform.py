@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ...ops import BEVPoolPlan, bev_pool, bev_pool_plan
+from ...ops.sizes import wholes
 
 
 class Rays(NamedTuple):
@@ -124,7 +125,14 @@ class ViewTransform(nn.Module):
         if downsample not in (1, 2):
             raise ValueError(f'downsample must be 1 or 2, was {downsample}')
         self.in_channels, self.C = in_channels, out_channels
-        self.image_size, self.feature_size = tuple(image_size), tuple(feature_size)
+        self.image_size = wholes('image_size', image_size, 1)
+        self.feature_size = wholes('feature_size', feature_size, 1)
+        for name, bound in (('xbound', xbound), ('ybound', ybound), ('zbound', zbound)):
+            cells = (bound[1] - bound[0]) / bound[2]
+            if round(cells) < 1 or abs(cells - round(cells)) > 1e-3:
+                raise ValueError(
+                    f'{name} must hold a whole number of steps, was {bound}, {cells:g}'
+                )
         low, high, step = torch.tensor([xbound, ybound, zbound], dtype=torch.float64).T
         # Checkpoints have these four, the frustum as points (x, y, depth) of the augmented image.
         self.dx = nn.Parameter(step.float(), requires_grad=False)

@@ -1,6 +1,8 @@
 """Deformable aggregation with key points: what the boxes see in the images of this frame and of frames before it."""
 
+import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Optional
 
 import torch
@@ -13,6 +15,24 @@ from .box3d import Frame
 from .layers import linear_relu_ln
 
 
+@lru_cache(maxsize=16)
+def _index_tables(
+    shapes: tuple[tuple[int, int], ...], cameras: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Sizes and first pixels of maps, see `flatten_maps`. The same tensors for the same maps: operators read them once."""
+    starts, start = [], 0
+    for _ in range(cameras):
+        for height, width in shapes:
+            starts.append(start)
+            start += height * width
+    # They outlive an inference_mode, and what is made in it no training may use.
+    with torch.inference_mode(False):
+        return (
+            torch.tensor([shapes] * cameras, dtype=torch.int32, device=device),
+            torch.tensor(starts, dtype=torch.int32, device=device).view(cameras, -1),
+        )
+
+
 def flatten_maps(feature_maps: Sequence[Tensor]) -> list:
     """Feature maps as the operator reads them.
 
@@ -23,19 +43,64 @@ def flatten_maps(feature_maps: Sequence[Tensor]) -> list:
         list[Tensor]: [B, pixels, C], camera by camera, and in each scale by scale; heights and widths
         [N, scales, 2]; first pixels [N, scales].
     """
-    cameras, device = feature_maps[0].shape[1], feature_maps[0].device
     rows = torch.cat([maps.flatten(3) for maps in feature_maps], -1)
-    shapes = [maps.shape[-2:] for maps in feature_maps]
-    starts, start = [], 0
-    for _ in range(cameras):
-        for height, width in shapes:
-            starts.append(start)
-            start += height * width
-    return [
-        rows.transpose(2, 3).flatten(1, 2),
-        torch.tensor([shapes] * cameras, dtype=torch.int32, device=device),
-        torch.tensor(starts, dtype=torch.int32, device=device).view(cameras, -1),
-    ]
+    shapes = tuple((int(maps.shape[-2]), int(maps.shape[-1])) for maps in feature_maps)
+    tables = _index_tables(shapes, feature_maps[0].shape[1], feature_maps[0].device)
+    return [rows.transpose(2, 3).flatten(1, 2), *tables]
+
+
+def map_strides(feature_maps: Sequence[Tensor], image_size: Sequence[int]) -> list:
+    """Pixels of the image to a pixel of each map.
+
+    Args:
+        feature_maps (Sequence[Tensor]): [..., h, w] for each scale.
+        image_size (Sequence[int]): height and width of the images that the maps were made from.
+
+    Returns:
+        list[int]: for each scale. Convolutions round up, so that a map may reach beyond its image.
+
+    Raises:
+        ValueError: a map that no stride explains.
+    """
+    strides = []
+    for maps in feature_maps:
+        sizes = list(zip(image_size, maps.shape[-2:]))
+        share = max(image / size for image, size in sizes)
+        # Nearly all backbones have powers of two; another stride is seen where it divides the images.
+        for stride in (2 ** math.ceil(math.log2(share)), round(share)):
+            if all(size == -(-image // stride) for image, size in sizes):
+                strides.append(stride)
+                break
+        else:
+            raise ValueError(
+                f'a feature map of {tuple(maps.shape[-2:])} pixels does not fit images of {tuple(image_size)}: '
+                'set pad_size_divisor of the data_preprocessor to the greatest stride of the maps'
+            )
+    return strides
+
+
+def cover_alike(feature_maps: Sequence[Tensor], image_size: Sequence[int]) -> tuple:
+    """Let maps of all scales cover the same part of the plane, so that one location serves them all.
+
+    Where a stride does not divide the images its map reaches beyond them, each scale's to another place; zeros take
+    all maps to where every scale has a whole number of pixels.
+
+    Args:
+        feature_maps (Sequence[Tensor]): [..., h, w] for each scale.
+        image_size (Sequence[int]): height and width of the images.
+
+    Returns:
+        tuple[list[Tensor], list[int]]: the maps, and the height and width that they cover, in pixels of the images.
+    """
+    strides = map_strides(feature_maps, image_size)
+    step = math.lcm(*strides)
+    covered = [-(-size // step) * step for size in image_size]
+    height, width = covered
+    maps = []
+    for x, stride in zip(feature_maps, strides):
+        below, right = height // stride - x.shape[-2], width // stride - x.shape[-1]
+        maps.append(F.pad(x, (0, right, 0, below)) if below or right else x)
+    return maps, covered
 
 
 def project_points(points: Tensor, frame: Frame) -> Tensor:
@@ -46,7 +111,7 @@ def project_points(points: Tensor, frame: Frame) -> Tensor:
         frame (Frame): the cameras.
 
     Returns:
-        Tensor: [B, A, P, N, 2], (x, y) in units of width and height.
+        Tensor: [B, A, P, N, 2], (x, y) in units of `image_wh`.
     """
     matrix = frame.projection_mat[:, None, None, :, :3]  # [B, 1, 1, N, 3, 4]
     seen = (matrix[..., :3] @ points[..., None, :, None]).squeeze(-1) + matrix[..., 3]

@@ -1,12 +1,12 @@
 """Chooses the boxes that Sparse4D begins with: the middles of clusters of all annotated places (k-means)."""
 
 import argparse
-import pickle
 from pathlib import Path
 
 import numpy as np
 
 from .box3d import CENTER, SIZE, YAW
+from .infos import read_infos
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,9 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write the file."""
-    frames = pickle.loads(args.infos.read_bytes())['data_list']
-    boxes = [x['bbox_3d'] for frame in frames for x in frame.get('instances', [])]
-    anchors = make_anchors(np.array(boxes).reshape(-1, 7), args.num, args.range, args.seed)
+    frames = read_infos('sparse4d-anchors', args.infos)['data_list']
+    boxes = [x['bbox_3d'][:7] for frame in frames for x in frame.get('instances', [])]
+    try:
+        anchors = make_anchors(np.array(boxes).reshape(-1, 7), args.num, args.range, args.seed)
+    except ValueError as error:
+        raise SystemExit(f'mxd sparse4d-anchors: --num and --range: {error}') from None
     args.out.parent.mkdir(parents=True, exist_ok=True)
     np.save(args.out, anchors)
     print(f'{args.out}: {len(anchors)} anchors')

@@ -43,7 +43,7 @@ class Frame:
 
     Attributes:
         projection_mat (Tensor): [B, N, 4, 4], LiDAR to x * depth, y * depth, depth of an image, pixels.
-        image_wh (Tensor): [B, N, 2], width and height of the images.
+        image_wh (Tensor): [B, N, 2], width and height that the feature maps cover, in pixels of the images.
         timestamp (Tensor): [B], seconds, float64, CPU.
         lidar2global (Tensor): [B, 4, 4], float64, CPU.
         sequence (Sequence, optional): a name for each sample; what has another name is another sequence.

@@ -1,6 +1,8 @@
 """nuScenes as sequences: the data set, and samplers that give each sample of a batch a sequence of its own."""
 
+import contextlib
 import itertools
+import random
 from collections.abc import Iterator, Sequence
 from typing import Any, Optional, Union
 
@@ -9,9 +11,12 @@ import torch
 from mmdet3d.datasets import NuScenesDataset
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.dist import get_dist_info
+from mmengine.logging import MessageHub
 from torch.utils.data import Sampler
 
 from .transforms import draw_augmentation
+
+NOTHING = dict(idx=None)  # in place of a frame, where a resumed training passes over it
 
 
 class NuScenes3DDetTrackDataset(NuScenesDataset):
@@ -45,6 +50,8 @@ class NuScenes3DDetTrackDataset(NuScenesDataset):
         filter_empty_gt: bool = False,
         **kwargs: Any,
     ) -> None:
+        if not kwargs.get('with_velocity', True):
+            raise ValueError('with_velocity must be True: Sparse4D learns velocities, was False')
         self.data_aug_conf = data_aug_conf
         self.sequences_split_num = sequences_split_num
         self.keep_consistent_seq_aug = keep_consistent_seq_aug
@@ -56,7 +63,13 @@ class NuScenes3DDetTrackDataset(NuScenesDataset):
 
     def load_data_list(self) -> list:
         """Frames scene by scene, in the order of time."""
-        frames = super().load_data_list()
+        try:
+            frames = super().load_data_list()
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f'ann_file {self.ann_file} must be an info file of mmdet3d 1.x, made by `mxd create-data`: '
+                f'{type(error).__name__}: {error}'
+            ) from error
         scenes: list[str] = []
         first: dict[str, float] = {}
         for i, frame in enumerate(frames):
@@ -105,19 +118,24 @@ class NuScenes3DDetTrackDataset(NuScenesDataset):
         """A frame.
 
         Args:
-            idx (int or dict): its number; or idx, aug_config, and sequence, a name for what it belongs to.
+            idx (int or dict): its number; or idx, aug_config, sequence, a name for what it belongs to, and seed, of
+                what the pipeline draws.
 
         Returns:
-            dict: what the pipeline returns; with `seq_frame` the images and matrices of the frames before come
-            after it, and `queue` tells which of them there are.
+            dict: what the pipeline returns, nothing for `NOTHING`; with `seq_frame` the images and matrices of the
+            frames before come after it, and `queue` tells which of them there are.
         """
         if not isinstance(idx, dict):
             idx = dict(idx=idx, aug_config=self.get_augmentation())
-        frame = self._load(**idx)
-        if self.seq_frame < 1 or self.test_mode:
-            return frame
-        before = [self._load(i, idx['aug_config']) for i in self._before(idx['idx'])]
-        return self._join(frame, before)
+        if idx == NOTHING:
+            return {}
+        number, augmentation = idx['idx'], idx.get('aug_config')
+        with seeded(idx.get('seed')):
+            frame = self._load(number, augmentation, idx.get('sequence'))
+            if self.seq_frame < 1 or self.test_mode:
+                return frame
+            before = [self._load(i, augmentation) for i in self._before(number)]
+            return self._join(frame, before)
 
     def _load(
         self, idx: int, aug_config: Optional[dict] = None, sequence: Optional[str] = None
@@ -162,15 +180,52 @@ class NuScenes3DDetTrackDataset(NuScenesDataset):
         return frame
 
 
+def sequence_numbers(dataset: object) -> np.ndarray:
+    """The number of each frame's sequence.
+
+    Raises:
+        ValueError: a data set that does not know them, such as one around a `NuScenes3DDetTrackDataset`.
+    """
+    flag = getattr(dataset, 'flag', None)
+    if flag is None:
+        inner = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
+        around = f' around {type(inner[0]).__name__}' if inner[0] is not None else ''
+        raise ValueError(
+            f'dataset must be a NuScenes3DDetTrackDataset itself, whose sequences the batch_sampler goes through, was '
+            f'{type(dataset).__name__}{around}: join info files, or train for more epochs, in its place'
+        )
+    return np.asarray(flag)
+
+
+@contextlib.contextmanager
+def seeded(seed: Optional[int]) -> Iterator[None]:
+    """Let NumPy and Python draw from a seed (None: as they would), and go on afterwards where they were."""
+    if seed is None:
+        yield
+        return
+    states = np.random.get_state(), random.getstate()
+    np.random.seed(seed)
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        np.random.set_state(states[0])
+        random.setstate(states[1])
+
+
 class GroupInBatchSampler(Sampler):
-    """Batches without end for training: each sample of a batch goes through a sequence, frame by frame.
+    """Batches for training: each sample of a batch goes through a sequence, frame by frame.
 
     Sequences come in random order; in each round through them no two samples, over all processes, get the same one.
+    There is one stream of batches without end, which depends on the seeds alone. Training by iterations takes it as it
+    is, and where it was resumed, the batches that it passes over are not loaded. Training by epochs gets `len` batches
+    of it, each epoch the next ones. (Which of them it is, mmengine's `RuntimeInfoHook` writes into the `MessageHub`.)
 
     Args:
         sampler (Sampler): mmengine's, for its data set.
         batch_size (int): samples of a batch.
-        seed (int): of the order, the same in all processes.
+        seed (int): of the order, the same in all processes. What is drawn for the images depends on the seed of
+            `sampler` too, that of the training.
         skip_prob (float): how often a frame is left out.
         sequence_flip_prob (float): how often a sequence comes backwards.
     """
@@ -185,12 +240,13 @@ class GroupInBatchSampler(Sampler):
     ) -> None:
         self.sampler = sampler
         self.dataset = sampler.dataset
+        self.flag = sequence_numbers(self.dataset)
         self.batch_size = batch_size
         self.seed = seed
         self.skip_prob = skip_prob
         self.sequence_flip_prob = sequence_flip_prob
         self.rank, self.world_size = get_dist_info()
-        self.groups = [np.flatnonzero(self.dataset.flag == i) for i in np.unique(self.dataset.flag)]
+        self.groups = [np.flatnonzero(self.flag == i) for i in np.unique(self.flag)]
         wanted = batch_size * self.world_size
         if len(self.groups) < wanted:
             raise ValueError(
@@ -213,22 +269,47 @@ class GroupInBatchSampler(Sampler):
     def _frames(self, slot: int) -> Iterator[dict]:
         """Endless frames for a sample of a batch."""
         drawn = np.random.default_rng([self.seed, slot])
+        fresh = np.random.default_rng([self.seed, slot, getattr(self.sampler, 'seed', None) or 0])
         for number, group in enumerate(self._sequences(slot)):
             frames = self.groups[group].tolist()
             if drawn.uniform() < self.sequence_flip_prob:
                 frames.reverse()
-            augmentation = self.dataset.get_augmentation()
+            augmentation = self._augmentation(fresh)
             while frames:
                 if len(frames) > 1 and drawn.uniform() < self.skip_prob:
                     frames.pop(0)
                 if not self.dataset.keep_consistent_seq_aug:
-                    augmentation = self.dataset.get_augmentation()
-                yield dict(idx=frames.pop(0), aug_config=augmentation, sequence=f'{slot}: {number}')
+                    augmentation = self._augmentation(fresh)
+                yield dict(
+                    idx=frames.pop(0),
+                    aug_config=augmentation,
+                    sequence=f'{slot}: {number}',
+                    seed=int(fresh.integers(2**32)),
+                )
+
+    def _augmentation(self, drawn: np.random.Generator) -> Optional[dict]:
+        with seeded(int(drawn.integers(2**32))):
+            return self.dataset.get_augmentation()
+
+    def _by_epochs(self) -> bool:
+        """Whether training is by epochs of this sampler; by iterations the numbers do not fit."""
+        hub = MessageHub.get_current_instance()
+        epochs, iters = (hub.get_info(name, 0) for name in ('max_epochs', 'max_iters'))
+        return iters > 0 and iters == epochs * len(self)
 
     def __iter__(self) -> Iterator[list]:
         """Batches of what `NuScenes3DDetTrackDataset` takes as a number."""
+        hub = MessageHub.get_current_instance()
+        begin = hub.get_info('epoch', 0) * len(self) if self._by_epochs() else 0
         first = self.rank * self.batch_size
-        yield from map(list, zip(*(self._frames(first + i) for i in range(self.batch_size))))
+        stream = zip(*(self._frames(first + i) for i in range(self.batch_size)))
+        for number, batch in enumerate(itertools.islice(stream, begin, None), begin):
+            # Asked late: mmengine begins to load before it knows how it will train, and from where.
+            by_epochs = self._by_epochs()
+            if by_epochs and number == begin + len(self):
+                return
+            passed_over = not by_epochs and number < hub.get_info('iter', 0)
+            yield [NOTHING] * self.batch_size if passed_over else list(batch)
 
 
 class SequenceBatchSampler(Sampler):
@@ -243,7 +324,7 @@ class SequenceBatchSampler(Sampler):
         self.sampler = sampler
         self.batch_size = batch_size
         rank, world_size = get_dist_info()
-        flag = np.asarray(sampler.dataset.flag)
+        flag = sequence_numbers(sampler.dataset)
         groups = [np.flatnonzero(flag == i).tolist() for i in np.unique(flag)]
         self.batches = []
         slots: list[list[int]] = [[] for _ in range(batch_size)]

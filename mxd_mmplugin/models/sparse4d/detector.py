@@ -1,9 +1,11 @@
 """The detector: images to feature maps to boxes and tracks."""
 
+from collections.abc import Sequence
 from typing import Optional
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from mmdet3d.models.detectors import Base3DDetector
 from mmdet3d.registry import MODELS
 from mmengine.structures import InstanceData
@@ -11,7 +13,7 @@ from numpy.typing import DTypeLike
 from torch import Tensor
 
 from ...datasets.multi_view import GridMask
-from .aggregation import flatten_maps
+from .aggregation import cover_alike, flatten_maps, map_strides
 from .box3d import Frame, Truth, encode
 
 
@@ -49,6 +51,12 @@ class Sparse4D(Base3DDetector):
         self.grid_mask = None
         if use_grid_mask:
             self.grid_mask = GridMask(True, True, 1, mode=1, prob=0.7, fixed_prob=True)
+
+    def forget(self) -> None:
+        """Begin anew with the next frame."""
+        self.head.instance_bank.reset()
+        if self.head.sampler is not None:
+            self.head.sampler.reset()
 
     def extract_feat(self, images: Tensor) -> list:
         """Feature maps.
@@ -107,6 +115,12 @@ class Sparse4D(Base3DDetector):
     def truth(data_samples: list, device: torch.device) -> Truth:
         """The objects of a batch; `instances_id` where the samples have it."""
         instances = [sample.gt_instances_3d for sample in data_samples]
+        columns = {x.bboxes_3d.tensor.shape[1] for x in instances} - {9}
+        if columns:
+            raise ValueError(
+                f'boxes must have 9 numbers, the velocity too, had {columns.pop()}: with_velocity of the data set must '
+                'be True'
+            )
         boxes = [
             torch.cat([x.bboxes_3d.gravity_center, x.bboxes_3d.tensor[:, 3:]], 1).to(device)
             for x in instances
@@ -120,12 +134,17 @@ class Sparse4D(Base3DDetector):
         """What the head returns, in float32 also under autocast; the maps, as both ways, and the frames."""
         frames = self.frames(data_samples, images.device)
         images = images.unflatten(1, (len(frames), -1))
+        size = images.shape[-2:]  # as the preprocessor has padded them
         maps = self.extract_feat(images[:, 0])
+        covering, (height, width) = cover_alike(maps, size)
+        for frame in frames:
+            frame.image_wh = frame.image_wh.new_tensor([width, height]).expand_as(frame.image_wh)
         queue = []
         with torch.no_grad():
             for t in range(1, len(frames)):
-                queue.append((flatten_maps(self.extract_feat(images[:, t])), frames[t]))
-        flat = flatten_maps(maps)
+                past, _ = cover_alike(self.extract_feat(images[:, t]), size)
+                queue.append((flatten_maps(past), frames[t]))
+        flat = flatten_maps(covering)
         with torch.autocast(images.device.type, enabled=False):
             return self.head(flat, frames[0], truth, queue), maps, flat, frames[0]
 
@@ -137,12 +156,37 @@ class Sparse4D(Base3DDetector):
         with torch.autocast(images.device.type, enabled=False):
             losses = self.head.loss(out, truth, flat, frame)
             if self.depth_branch is not None and 'gt_depth' in batch_data_samples[0]:
-                measured = torch.stack([sample.gt_depth for sample in batch_data_samples])
                 depths = self.depth_branch(maps, frame.focal)
+                measured = self._measured(batch_data_samples, depths, images.shape[-2:])
                 losses['loss_dense_depth'] = self.depth_branch.loss(
                     depths, measured.to(images.device)
                 )
         return losses
+
+    @staticmethod
+    def _measured(data_samples: list, depths: list, image_size: Sequence[int]) -> Tensor:
+        """`gt_depth` of a batch for the pixels of the depth maps, [B, N, pixels of all maps]; -1 in the padding."""
+        strides = map_strides(depths, image_size)
+        batch = []
+        for sample in data_samples:
+            width, height = (int(x) for x in np.reshape(sample.image_wh, (-1, 2))[0])
+            sizes = [(-(-height // stride), -(-width // stride)) for stride in strides]
+            pixels = [rows * columns for rows, columns in sizes]
+            if sample.gt_depth.shape[-1] != sum(pixels):
+                raise ValueError(
+                    f'gt_depth has {sample.gt_depth.shape[-1]} pixels, and depth maps of {sizes} pixels for images of '
+                    f'{(height, width)} have {sum(pixels)}: downsample of MultiScaleDepthMapGenerator must be '
+                    f'{strides}, and nothing after it may change the images'
+                )
+            parts = []
+            for part, (rows, columns), depth in zip(
+                sample.gt_depth.split(pixels, -1), sizes, depths
+            ):
+                below, right = depth.shape[-2] - rows, depth.shape[-1] - columns
+                part = F.pad(part.unflatten(-1, (rows, columns)), (0, right, 0, below), value=-1)
+                parts.append(part.flatten(-2))
+            batch.append(torch.cat(parts, -1))
+        return torch.stack(batch)
 
     def predict(self, batch_inputs_dict: dict, batch_data_samples: list, **kwargs: object) -> list:
         """The samples with `pred_instances_3d`: see `SparseBox3DDecoder.decode`."""

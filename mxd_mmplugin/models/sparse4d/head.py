@@ -69,6 +69,8 @@ class Sparse4DHead(BaseModule):
         self.decouple_attn = decouple_attn
         self.with_instance_id = with_instance_id
         self.reg_weights = list(reg_weights or [1.0] * STATE)
+        if len(self.reg_weights) != STATE:
+            raise ValueError(f'reg_weights must have {STATE} numbers, was {self.reg_weights}')
         if operation_order is None:
             # The first layer has nothing to look at yet.
             layer = 'temp_gnn', 'gnn', 'norm', 'deformable', 'norm', 'ffn', 'norm', 'refine'

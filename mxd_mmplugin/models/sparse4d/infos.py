@@ -30,14 +30,54 @@ def run(args: argparse.Namespace) -> None:
     for row in _read(tables / 'sample_annotation.json'):
         objects[row['sample_token']].append((numbers[row['instance_token']], row['num_lidar_pts']))
     for path in args.infos:
-        infos = pickle.loads(path.read_bytes())
+        infos = read_infos('sparse4d-infos', path)
         for frame in tqdm(infos['data_list'], desc=path.name, unit='frame'):
-            add_sequence(frame, scenes[frame['token']], objects[frame['token']])
+            token = frame.get('token')
+            if token not in scenes:
+                raise SystemExit(
+                    f'mxd sparse4d-infos: {path}: frame {token} is not in {tables}: --root and --version must be those '
+                    'that the infos were made from'
+                )
+            try:
+                add_sequence(frame, scenes[token], objects[token])
+            except ValueError as error:
+                raise SystemExit(f'mxd sparse4d-infos: {path}: {error}') from None
         # Beside the file first: an interrupted run leaves a whole one.
         new = path.with_suffix('.new')
         new.write_bytes(pickle.dumps(infos))
         new.replace(path)
         print(f'{path}: {len(infos["data_list"])} frames')
+
+
+def read_infos(command: str, path: Path) -> dict:
+    """Read an info file.
+
+    Args:
+        command (str): the subcommand, for the error.
+        path (Path): the file.
+
+    Returns:
+        dict: with `data_list`.
+
+    Raises:
+        SystemExit: it is not there, or none of mmdet3d 1.x.
+    """
+    if not path.is_file():
+        raise SystemExit(f'mxd {command}: {path} is not there: `mxd create-data` makes info files')
+    try:
+        infos = pickle.loads(path.read_bytes())
+    except Exception as error:  # whatever a file that is no pickle brings about
+        raise SystemExit(f'mxd {command}: {path} is not an info file: {error}') from None
+    if not isinstance(infos, dict) or not isinstance(infos.get('data_list'), list):
+        old = (
+            ' (mmdet3d 0.x made one with `infos`)'
+            if isinstance(infos, dict) and 'infos' in infos
+            else ''
+        )
+        raise SystemExit(
+            f'mxd {command}: {path} has no data_list{old}: make it with `mxd create-data`, as mmdet3d 1.x reads it'
+        )
+    return infos
 
 
 def add_sequence(frame: dict, scene: str, objects: list) -> None:

@@ -12,6 +12,7 @@ from mmengine.model import BaseModule
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
+from ...ops.sizes import whole
 from .box3d import Frame
 
 
@@ -19,6 +20,13 @@ def take(values: Tensor, index: Tensor) -> Tensor:
     """Rows [B, k, ...] of values [B, A, ...] by an index [B, k]."""
     rows = torch.arange(len(index), device=index.device)[:, None]
     return values[rows, index]
+
+
+def _read(path: Union[str, Path]) -> np.ndarray:
+    try:
+        return np.load(path)
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f'anchor {path} is not a .npy file of numbers: {error}') from None
 
 
 @dataclass
@@ -91,10 +99,26 @@ class InstanceBank(BaseModule):
                 raise FileNotFoundError(
                     f'anchor {anchor} is not there: make it with `mxd sparse4d-anchors INFO.pkl --out {anchor}`'
                 )
-            anchor = np.load(anchor)
-        states = torch.as_tensor(np.asarray(anchor), dtype=torch.float32)[:num_anchor]
+            path, anchor = anchor, _read(anchor)
+            where = f'anchor {path}'
+        else:
+            where = 'anchor'
+        num_anchor = whole('num_anchor', num_anchor, 1)
+        try:
+            states = torch.from_numpy(np.asarray(anchor, dtype=np.float32))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f'{where} must be numbers of the shape [n, 11]: {error}') from None
         if states.ndim != 2 or states.shape[1] != 11:
-            raise ValueError(f'anchor must have the shape [n, 11], was {list(states.shape)}')
+            raise ValueError(f'{where} must have the shape [n, 11], was {list(states.shape)}')
+        if len(states) < num_anchor:
+            raise ValueError(
+                f'{where} must have {num_anchor} rows or more (num_anchor), has {len(states)}'
+            )
+        states = states[:num_anchor].clone()
+        if not states.isfinite().all():
+            raise ValueError(
+                f'{where} must be finite, and row {int((~states.isfinite()).any(1).nonzero()[0])} is not'
+            )
         self.embed_dims = embed_dims
         self.num_anchor = len(states)
         self.num_temp_instances = max(num_temp_instances, 0)

@@ -99,6 +99,15 @@ class SparseBox3DTarget:
             raise ValueError(
                 f'num_temp_dn_groups must be at most num_dn_groups, was {num_temp_dn_groups} of {num_dn_groups}'
             )
+        numbers: dict[str, Any] = {
+            f'cls_wise_reg_weights[{k}]': v for k, v in (cls_wise_reg_weights or {}).items()
+        }
+        numbers.update(reg_weights=reg_weights, dn_noise_scale=dn_noise_scale)
+        for name, values in numbers.items():
+            if isinstance(values, Sequence) and len(values) != 10:
+                raise ValueError(
+                    f'{name} must have 10 numbers, one for each part of a state, was {values}'
+                )
         self.cls_weight = cls_weight
         self.alpha, self.gamma, self.eps = alpha, gamma, eps
         self.box_weight = box_weight

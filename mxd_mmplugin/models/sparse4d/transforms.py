@@ -34,7 +34,7 @@ def draw_augmentation(conf: Optional[dict], train: bool) -> Optional[dict]:
         train (bool): draw at random; else the middle of everything.
 
     Returns:
-        dict: resize, crop (left, top, right, bottom), flip, rotate, rotate_3d; None without conf.
+        dict: size (H, W), resize, crop (left, top, right, bottom), flip, rotate, rotate_3d; None without conf.
     """
     if conf is None:
         return None
@@ -53,7 +53,14 @@ def draw_augmentation(conf: Optional[dict], train: bool) -> Optional[dict]:
     left = int(side * max(0, int(width * resize) - columns))
     top = int((1 - below) * int(height * resize)) - rows
     crop = left, top, left + columns, top + rows
-    return dict(resize=resize, crop=crop, flip=flip, rotate=rotate, rotate_3d=rotate_3d)
+    return dict(
+        size=(height, width),
+        resize=resize,
+        crop=crop,
+        flip=flip,
+        rotate=rotate,
+        rotate_3d=rotate_3d,
+    )
 
 
 def _change_pixels(results: dict, matrix: np.ndarray) -> None:
@@ -73,6 +80,10 @@ class ResizeCropFlipImage(BaseTransform):
             return results
         resize, crop = config['resize'], config['crop']
         height, width = results['img'][0].shape[:2]
+        if config.get('size', (height, width)) != (height, width):
+            raise ValueError(
+                f'H and W of data_aug_conf must be the size of the images, {(height, width)}, was {config["size"]}'
+            )
         size = int(width * resize), int(height * resize)
         changed = [
             transform_image(img, resize, size, crop, config['flip'], config['rotate'])
@@ -177,7 +188,7 @@ class PhotoMetricDistortionMultiViewImage(BaseTransform):
 
 
 class MultiScaleDepthMapGenerator(BaseTransform):
-    """Depth that the LiDAR measured, for each pixel of the feature maps.
+    """Depth that the LiDAR measured, for each pixel of the feature maps; what changes the images comes before it.
 
     Args:
         downsample (Sequence[int]): of each map, the finest first.
@@ -191,7 +202,7 @@ class MultiScaleDepthMapGenerator(BaseTransform):
     def transform(self, results: dict) -> dict:
         """Add gt_depth, float32 [N, pixels of all maps]; -1 where no point is."""
         points = np.asarray(results['points'].tensor[:, :3], dtype=np.float64)
-        height, width = results['img_shape'][:2]
+        height, width = (results['img'][0].shape if 'img' in results else results['img_shape'])[:2]
         maps = []
         for matrix in np.asarray(results['lidar2img'], dtype=np.float64):
             seen = points @ matrix[:3, :3].T + matrix[:3, 3]
@@ -203,9 +214,9 @@ class MultiScaleDepthMapGenerator(BaseTransform):
             depth = np.minimum(depth[inside][order], self.max_depth)
             row = []
             for factor in self.downsample:
-                measured = np.full((height // factor, width // factor), -1, dtype=np.float32)
-                on_map = (y // factor < len(measured)) & (x // factor < measured.shape[1])
-                measured[y[on_map] // factor, x[on_map] // factor] = depth[on_map]
+                # Convolutions round up.
+                measured = np.full((-(-height // factor), -(-width // factor)), -1, np.float32)
+                measured[y // factor, x // factor] = depth
                 row.append(measured.ravel())
             maps.append(np.concatenate(row))
         results['gt_depth'] = np.stack(maps)

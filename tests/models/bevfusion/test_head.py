@@ -226,13 +226,14 @@ def test_losses_and_targets(layers, auxiliary, assigner):
 @pytest.mark.parametrize('nms_type', [None, 'circle', 'rotate'])
 @pytest.mark.parametrize('kernel', [1, 3])
 def test_predictions(dataset, nms_type, kernel):
-    if dataset == 'other' and nms_type:
-        pytest.skip('the groups of classes are known for two data sets')
     classes = 3 if dataset == 'Waymo' else 10
     test_cfg = dict(dataset=dataset, nms_type=nms_type, pre_maxsize=100, post_maxsize=50)
-    head = MODELS.build(
-        head_config(num_classes=classes, nms_kernel_size=kernel, test_cfg=test_cfg)
-    ).eval()
+    changes = dict(num_classes=classes, nms_kernel_size=kernel, test_cfg=test_cfg)
+    if dataset == 'Waymo':
+        changes.update(class_names=None)
+    if dataset == 'other':
+        test_cfg.update(nms_radius=dict(car=2.0))
+    head = MODELS.build(head_config(**changes)).eval()
     metas = [dict(box_type_3d=LiDARInstance3DBoxes)] * 2
     with torch.no_grad():
         found = head.predict([torch.randn(2, 8, 24, 16)], metas)
@@ -251,6 +252,64 @@ def test_peaks_are_local_and_not_on_the_border():
         greatest = heatmap[0, c, i - 1 : i + 2, j - 1 : j + 2].max()
         assert peaks[c, i, j] == (heatmap[0, c, i, j] if heatmap[0, c, i, j] == greatest else 0)
     assert torch.equal(peaks[8:], heatmap[0, 8:])  # small objects: every cell
+
+
+TWELVE = ['traffic_cone', 'a', 'b', 'pedestrian', *'cdefgh', 'car', 'bus']
+
+
+@pytest.mark.parametrize(
+    ('names', 'small', 'suppressed'),
+    [
+        (None, [8, 9], [8, 9]),  # those of the published config
+        (['car'], [], []),
+        (['pedestrian'], [0], [0]),
+        (TWELVE, [3, 0], [3, 0]),
+    ],
+)
+def test_classes_are_treated_by_name(names, small, suppressed):
+    count = 10 if names is None else len(names)
+    near = torch.cat([boxes(1)] * count * 2)  # two at one place of each class
+    labels = torch.arange(count).repeat(2)
+    for kind in ('circle', 'rotate'):
+        test_cfg = dict(nms_type=kind, pre_maxsize=100, post_maxsize=50)
+        head = MODELS.build(head_config(num_classes=count, class_names=names, test_cfg=test_cfg))
+        keep = head._suppress(near, torch.linspace(1, 0.5, 2 * count), labels, LiDARInstance3DBoxes)
+        assert keep[:count].all()
+        assert (~keep[count:]).nonzero().flatten().tolist() == sorted(suppressed)
+    heatmap = torch.rand(1, count, 24, 16)
+    whole = [c for c in range(count) if torch.equal(head._peaks(heatmap)[0, c], heatmap[0, c])]
+    assert whole == sorted(small)
+
+
+@pytest.mark.parametrize('count', [1, 12])
+@pytest.mark.parametrize('dataset', ['nuScenes', 'Waymo', 'Lyft'])
+def test_any_number_of_classes(count, dataset):
+    """Without names every class is treated alike, and none is lost."""
+    config = head_config(num_classes=count, class_names=None, test_cfg=dict(dataset=dataset))
+    head = MODELS.build(config).eval()
+    samples = [InstanceData(bboxes_3d=LiDARInstance3DBoxes(boxes(count), box_dim=9))]
+    samples[0].labels_3d = torch.arange(count)
+    losses = head.loss_by_feat(head([torch.randn(1, 8, 24, 16)]), samples)
+    assert all(value.isfinite() for value in losses.values())
+    with torch.no_grad():
+        found = head.predict([torch.randn(1, 8, 24, 16)], [dict(box_type_3d=LiDARInstance3DBoxes)])
+    assert len(found[0]) > 0
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        (dict(num_classes=12), r"class_names must name the 12 classes .*'traffic_cone'\]"),
+        (dict(test_cfg=dict(dataset='Lyft', nms_type='circle')), "'Lyft' nms_radius of test_cfg"),
+        (
+            dict(num_classes=1, class_names=None, test_cfg=dict(nms_type='circle')),
+            "nms_type 'circle' needs class_names of the head, was None",
+        ),
+    ],
+)
+def test_class_options_that_do_not_go_together(changes, message):
+    with pytest.raises(ValueError, match=message):
+        MODELS.build(head_config(**changes))
 
 
 def test_a_loss_without_sigmoid_is_refused():

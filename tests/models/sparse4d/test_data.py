@@ -166,11 +166,11 @@ def test_depth_is_that_of_the_nearest_point():
     points = np.array([[0, 10, 0], [0, 20, 0], [0.01, 90, 0], [0, -10, 0], [15, 0, 0]], np.float32)
     results['points'] = LiDARPoints(torch.from_numpy(points), points_dim=3)
     depth = MultiScaleDepthMapGenerator([8, 16], max_depth=60)(results)['gt_depth']
-    assert depth.shape == (2, 11 * 20 + 5 * 10)
-    front, right = depth[:, :220].reshape(2, 11, 20)
+    assert depth.shape == (2, 12 * 20 + 6 * 10)  # of 90 rows: convolutions round up
+    front, right = depth[:, :240].reshape(2, 12, 20)
     assert front[5, 10] == 10 and (front >= 0).sum() == 1
     assert right[5, 10] == 15 and (right >= 0).sum() == 1
-    assert depth[0, 220:].reshape(5, 10)[2, 5] == 10
+    assert depth[0, 240:].reshape(6, 10)[2, 5] == 10
     results['points'] = LiDARPoints(torch.from_numpy(points[2:3]), points_dim=3)
     far = MultiScaleDepthMapGenerator([8], max_depth=60)(results)['gt_depth']
     assert far.max() == 60

@@ -1,0 +1,324 @@
+// The products of the backward pass: the gradient of a step's columns, from the output's gradient
+// and the weight; and the gradient of the weight, from the output's gradient and the columns.
+#pragma once
+
+#include "../common/buffers.h"
+#include "../common/events.h"
+#include "../common/matrix_unit.h"
+#include "../common/nz.h"
+#include "../modulated_deform_conv/flags.h"
+#include "../modulated_deform_conv/schedule.h"
+#include "kernel_operator.h"
+
+namespace mxd::kernels::modulated_deform_conv_backward {
+
+using namespace AscendC;
+using namespace modulated_deform_conv;
+
+// What a matrix instruction takes of the contraction, in blocks.
+constexpr int32_t kDeepest = kContractionBytes / kBlockBytes;
+
+// Fractals that make a square of 16 x 16 elements, which the matrix unit turns as it loads.
+template <typename T>
+constexpr int32_t kSquare = kFractalRows / kFractalColumns<T>;
+
+// Rows of a matrix in L1, as squares: [rows / 16, columns / 16, kSquare fractals]. Missing rows of
+// the last 16 keep what was there.
+template <typename T>
+__aicore__ inline void LoadSquares(const LocalTensor<T>& to, const GlobalTensor<T>& from,
+                                   int32_t rows, int32_t columns, int32_t stride) {
+  constexpr int32_t kFarthest = 0xffff;  // elements, of the instruction's strides
+  const int32_t whole = rows / kFractalRows, sixteen = kFractalRows * columns;
+  if (whole > 0 && stride * kFractalRows <= kFarthest) {
+    DataCopy(to, from,
+             Nd2NzParams(whole, kFractalRows, columns, kFractalRows * stride, stride, kFractalRows,
+                         1, sixteen));
+  } else {
+    for (int32_t i = 0; i < whole; ++i)
+      DataCopy(to[i * sixteen], from[static_cast<int64_t>(i) * kFractalRows * stride],
+               Nd2NzParams(1, kFractalRows, columns, 0, stride, kFractalRows, 1, 0));
+  }
+  if (rows > whole * kFractalRows)
+    DataCopy(to[whole * sixteen], from[static_cast<int64_t>(whole) * kFractalRows * stride],
+             Nd2NzParams(1, rows - whole * kFractalRows, columns, 0, stride, kFractalRows, 1, 0));
+}
+
+// The output's gradient in L1: for some units and panels what was loaded last stays.
+template <typename T>
+class OutputGrads {
+  static constexpr int32_t kPlaces = 4;
+
+ public:
+  __aicore__ static constexpr int32_t Bytes(const ModulatedDeformConvTiling& tiling) {
+    return kPlaces * tiling.tile * tiling.panel * static_cast<int32_t>(sizeof(T));
+  }
+
+  // `grad` [batch, positions, groups, panels, panel]
+  __aicore__ inline OutputGrads(TPipe& pipe, GM_ADDR grad, const ModulatedDeformConvTiling& tiling)
+      : tiling_(tiling),
+        panels_(tiling.groups * tiling.panels),
+        place_elements_(tiling.tile * tiling.panel),
+        places_(Take<T, TPosition::A1>(pipe, kPlaces * place_elements_)) {
+    grad_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(grad));
+  }
+  __aicore__ inline void Begin() {
+    // What missing rows are multiplied by is 0: then they must be finite.
+    InitConstValue(places_.template ReinterpretCast<uint32_t>(),
+                   InitConstValueParams<uint32_t>(
+                       1, static_cast<uint16_t>(Bytes(tiling_) / kBlockBytes), 0, 0));
+    PipeBarrier<PIPE_MTE2>();
+  }
+
+  // The positions of a unit, of one panel, as squares.
+  __aicore__ inline LocalTensor<T> Get(int32_t unit_number, const Unit& unit, int32_t panel) {
+    const int64_t wanted = static_cast<int64_t>(unit_number) * panels_ + panel;
+    const int32_t place = static_cast<int32_t>(wanted % kPlaces);
+    const LocalTensor<T> to = places_[place * place_elements_];
+    if (held_[place] == wanted) return to;
+    held_[place] = wanted;
+    const int64_t position = static_cast<int64_t>(unit.image) * Positions(tiling_) + unit.first;
+    SetWait<HardEvent::MTE1_MTE2>();
+    LoadSquares(to, grad_[(position * panels_ + panel) * tiling_.panel], unit.count, tiling_.panel,
+                panels_ * tiling_.panel);
+    SetWait<HardEvent::MTE2_MTE1>();
+    return to;
+  }
+
+ private:
+  const ModulatedDeformConvTiling& tiling_;
+  const int32_t panels_, place_elements_;
+  GlobalTensor<T> grad_;
+  LocalTensor<T> places_;
+  int64_t held_[kPlaces] = {-1, -1, -1, -1};
+};
+
+// The weight in L1: all of it where it fits, else what is needed next, in two places in turn. In
+// global memory [groups, points, output channels in blocks, input channels of a group, 32 B].
+template <typename T>
+class Weights {
+ public:
+  __aicore__ inline Weights(TPipe& pipe, GM_ADDR weight, int32_t room_bytes,
+                            const ModulatedDeformConvTiling& tiling)
+      : tiling_(tiling),
+        rows_(tiling.group_blocks * kElements),
+        out_blocks_(tiling.panels * tiling.panel / kElements),
+        total_(static_cast<int64_t>(tiling.groups) * Points(tiling) * out_blocks_ * rows_ *
+               kElements),
+        room_(Take<T, TPosition::B1>(pipe, room_bytes / static_cast<int32_t>(sizeof(T)))),
+        resident_(total_ <= room_bytes / static_cast<int32_t>(sizeof(T))) {
+    weight_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(weight));
+    free_.Init(pipe, 2);
+    full_.Init(pipe, 1);
+  }
+  __aicore__ inline void Begin() {
+    free_.SetAll();
+    if (!resident_) return;
+    DataCopy(room_, weight_, static_cast<uint32_t>(total_));
+    full_.SetWait();
+  }
+  __aicore__ inline void End() { free_.WaitAll(); }
+
+  // Loads the right operand: `blocks` of the output channels from `block` on, `rows` of the input
+  // channels of a group from `row` on.
+  __aicore__ inline void Load(MatrixUnit<T>& matrix, int32_t group, int32_t point, int32_t block,
+                              int32_t blocks, int32_t row, int32_t rows) {
+    const int64_t from =
+        ((static_cast<int64_t>(group) * Points(tiling_) + point) * out_blocks_ + block) * rows_ +
+        row;
+    if (resident_) {
+      const int32_t fractal = static_cast<int32_t>(from / kFractalRows);
+      if (rows == rows_) {
+        matrix.LoadRight(room_, fractal, blocks * rows / kFractalRows);
+        return;
+      }
+      for (int32_t i = 0; i < blocks; ++i)
+        matrix.LoadRight(room_, fractal + i * rows_ / kFractalRows, rows / kFractalRows,
+                         i * rows / kFractalRows);
+      return;
+    }
+    const LocalTensor<T> to = room_[buffer_ * kDeepest * kMatrixColumns * kElements];
+    free_.Wait(buffer_);
+    DataCopy(to, weight_[from * kElements], DataCopyParams(blocks, rows, rows_ - rows, 0));
+    full_.SetWait();
+    matrix.LoadRight(to, 0, blocks * rows / kFractalRows);
+    free_.Set(buffer_);
+    buffer_ = 1 - buffer_;
+  }
+
+ private:
+  static constexpr int32_t kElements = kFractalColumns<T>;
+
+  const ModulatedDeformConvTiling& tiling_;
+  const int32_t rows_, out_blocks_;
+  const int64_t total_;
+  GlobalTensor<T> weight_;
+  LocalTensor<T> room_;
+  const bool resident_;
+  Events<HardEvent::MTE1_MTE2> free_;
+  Events<HardEvent::MTE2_MTE1> full_;
+  int32_t buffer_ = 0;
+};
+
+template <typename T>
+class CubeCore {
+  static constexpr int32_t kElements = kFractalColumns<T>;
+  static constexpr int32_t kLead = kSlots - 1;  // steps between a gradient and its columns
+
+ public:
+  __aicore__ inline CubeCore(GM_ADDR grad, GM_ADDR weight, GM_ADDR column_grads, GM_ADDR ring,
+                             GM_ADDR parts, const ModulatedDeformConvTiling& tiling)
+      : tiling_(tiling),
+        step_elements_(StepBytes(tiling) / static_cast<int32_t>(sizeof(T))),
+        columns_(Take<T, TPosition::B1>(pipe_, 2 * step_elements_)),
+        grads_(pipe_, grad, tiling_),
+        weights_(pipe_, weight, kL1Bytes - 2 * StepBytes(tiling) - OutputGrads<T>::Bytes(tiling),
+                 tiling_),
+        matrix_(pipe_) {
+    const int64_t first = GetBlockIdx() * kSlots * static_cast<int64_t>(step_elements_);
+    ring_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(ring) + first);
+    grad_ring_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(column_grads) + first);
+    parts_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(parts));
+    columns_free_.Init(pipe_, 2);
+    columns_full_.Init(pipe_, 2);
+  }
+
+  __aicore__ inline void Run() {
+    columns_free_.SetAll();
+    grads_.Begin();
+    weights_.Begin();
+    matrix_.Begin();
+    const auto block = static_cast<int32_t>(GetBlockIdx());
+    Steps<Lanes> next(tiling_, block, modulated_deform_conv_backward::kListTaps);
+    for (Steps<Lanes> steps(tiling_, block, modulated_deform_conv_backward::kListTaps);
+         !steps.Done(); steps.Next()) {
+      for (; !next.Done() && next.number() < steps.number() + kLead; next.Next())
+        if (tiling_.of_data) MakeColumnGrad(next);
+      CrossCoreWaitFlag(kFilled);
+      if (tiling_.of_parameters) AddWeightGrad(steps);
+    }
+    columns_free_.WaitAll();
+    weights_.End();
+    matrix_.End();
+  }
+
+ private:
+  // Calls body(group, block in it, blocks, channel of the step) for the parts of a step that are of
+  // one group.
+  template <typename Body>
+  __aicore__ inline void ForEachGroup(const Step& step, const Body& body) {
+    const int32_t end = step.block + step.blocks;
+    for (int32_t block = step.block, taken; block < end; block += taken) {
+      const int32_t group = block / tiling_.group_blocks;
+      const int32_t in_group = block - group * tiling_.group_blocks;
+      taken = MinOf(end - block, tiling_.group_blocks - in_group);
+      body(group, in_group, taken, (block - step.block) * kElements);
+    }
+  }
+
+  // Columns' gradient = output's gradient @ weight, [positions, channels].
+  __aicore__ inline void MakeColumnGrad(const Steps<Lanes>& steps) {
+    const Step& step = steps.Get();
+    const Unit& unit = steps.unit();
+    const int32_t rows = RoundUp(unit.count, kFractalRows), high = rows / kFractalRows;
+    const int32_t panel_blocks = tiling_.panel / kElements;
+    matrix_.WaitForSums();
+    ForEachGroup(
+        step, [&](int32_t group, int32_t block, int32_t blocks, int32_t channel) __aicore__ {
+          const int32_t channels = blocks * kElements;
+          for (int32_t panel = 0; panel < tiling_.panels; ++panel) {
+            const LocalTensor<T> grad =
+                grads_.Get(steps.unit_number(), unit, group * tiling_.panels + panel);
+            for (int32_t out = 0; out < panel_blocks; out += kDeepest) {
+              const int32_t deep = MinOf(kDeepest, panel_blocks - out);
+              matrix_.WaitForOperands();
+              for (int32_t i = 0; i < high; ++i)
+                LoadData(matrix_.left()[i * deep * kFractalElements<T>], grad,
+                         LoadData2DParams(i * panel_blocks + out, deep, 1, 0, 0, false, 0));
+              weights_.Load(matrix_, group, step.point, panel * panel_blocks + out, deep,
+                            block * kElements, channels);
+              matrix_.OperandsLoaded();
+              matrix_.Multiply(rows, channels, deep * kElements, panel == 0 && out == 0,
+                               channel * rows);
+            }
+          }
+        });
+    const int32_t channels = step.blocks * kElements;
+    Fixpipe<float, float, CFG_ROW_MAJOR>(
+        grad_ring_[steps.number() % kSlots * step_elements_], matrix_.FinishSums(),
+        FixpipeParamsV220(channels, unit.count, rows, channels, false));
+    matrix_.FreeSums();
+    CrossCoreSetFlag<2, PIPE_FIX>(kGradReady);
+  }
+
+  // Adds output's gradient, turned, @ columns to the gradient of the weight.
+  __aicore__ inline void AddWeightGrad(const Steps<Lanes>& steps) {
+    const Step& step = steps.Get();
+    const Unit& unit = steps.unit();
+    const int32_t number = steps.number(), buffer = number % 2;
+    const int32_t channels = step.blocks * kElements, sixteens = CeilDiv(unit.count, kFractalRows);
+    const LocalTensor<T> columns = columns_[buffer * step_elements_];
+    columns_free_.Wait(buffer);
+    LoadSquares(columns, ring_[number % kSlots * step_elements_], sixteens * kFractalRows, channels,
+                channels);
+    CrossCoreSetFlag<2, PIPE_MTE2>(kTaken);
+    columns_full_.SetWait(buffer);
+    ForEachGroup(
+        step, [&](int32_t group, int32_t block, int32_t blocks, int32_t channel) __aicore__ {
+          for (int32_t panel = 0; panel < tiling_.panels; ++panel) {
+            const int32_t which = group * tiling_.panels + panel;
+            const LocalTensor<T> grad = grads_.Get(steps.unit_number(), unit, which);
+            matrix_.WaitForSums();
+            SumPositions(grad, columns, sixteens, channels / kFractalRows, channel / kFractalRows,
+                         blocks / kSquare<T>);
+            const int32_t width = tiling_.group_blocks * kElements;
+            const int64_t part =
+                (static_cast<int64_t>(unit.part) * tiling_.groups * tiling_.panels + which) *
+                    Points(tiling_) +
+                step.point;
+            SetAtomicAdd<float>();
+            Fixpipe<float, float, CFG_ROW_MAJOR>(
+                parts_[part * tiling_.panel * width + block * kElements], matrix_.FinishSums(),
+                FixpipeParamsV220(blocks * kElements, tiling_.panel, tiling_.panel, width, false));
+            SetAtomicNone();
+            matrix_.FreeSums();
+          }
+        });
+    columns_free_.Set(buffer);
+  }
+
+  // sums [panel, channels] of the products over `sixteens` times 16 positions. Columns have `width`
+  // squares in a row, of which `wide` from `first` on are wanted.
+  __aicore__ inline void SumPositions(const LocalTensor<T>& grad, const LocalTensor<T>& columns,
+                                      int32_t sixteens, int32_t width, int32_t first,
+                                      int32_t wide) {
+    constexpr int32_t kMost = kDeepest / kSquare<T>;
+    const int32_t high = tiling_.panel / kFractalRows;
+    for (int32_t begin = 0; begin < sixteens; begin += kMost) {
+      const int32_t taken = MinOf(kMost, sixteens - begin), deep = taken * kSquare<T>;
+      matrix_.WaitForOperands();
+      for (int32_t i = 0; i < taken; ++i) {
+        LoadDataWithTranspose(matrix_.left()[i * kSquare<T> * kFractalElements<T>], grad,
+                              LoadData2dTransposeParams((begin + i) * high, high, 1, deep - 1, 0));
+        LoadDataWithTranspose(
+            matrix_.right()[i * kSquare<T> * wide * kFractalElements<T>], columns,
+            LoadData2dTransposeParams((begin + i) * width + first, wide, 1, 0, wide - 1));
+      }
+      matrix_.OperandsLoaded();
+      matrix_.Multiply(tiling_.panel, wide * kFractalRows, taken * kFractalRows, begin == 0);
+    }
+  }
+
+  const ModulatedDeformConvTiling tiling_;
+  const int32_t step_elements_;
+  TPipe pipe_;
+  LocalTensor<T> columns_;  // of two steps
+  OutputGrads<T> grads_;
+  Weights<T> weights_;
+  MatrixUnit<T> matrix_;
+  GlobalTensor<T> ring_;
+  GlobalTensor<float> grad_ring_, parts_;
+  Events<HardEvent::MTE1_MTE2> columns_free_;
+  Events<HardEvent::MTE2_MTE1> columns_full_;
+};
+
+}  // namespace mxd::kernels::modulated_deform_conv_backward

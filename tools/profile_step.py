@@ -1,0 +1,85 @@
+"""One training step and one prediction of a config's model on a recorded frame, for the profile of the software NPU.
+
+The model and the optimizer are the config's; only the data are replaced, and pretrained weights left out. A step before
+it, which allocates the optimizer's state, is not recorded.
+
+    mxd softnpu profile tools/profile_step.py CONFIG INFO.pkl
+"""
+
+import argparse
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import overfit_frame as frame
+import torch
+from mmdet3d.registry import DATASETS, MODELS
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.device import get_device
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import init_default_scope
+from mmengine.runner import set_random_seed
+
+RECORD = 'MXD_SOFTNPU_PROFILE'
+
+
+def from_scratch(node: object) -> None:
+    """Change a model's config so that it names no file: no pretrained weights, random anchors."""
+    if isinstance(node, list):
+        for item in node:
+            from_scratch(item)
+    if not isinstance(node, dict):
+        return
+    if node.get('init_cfg') and node['init_cfg'].get('type') == 'Pretrained':
+        node.pop('init_cfg')
+    if isinstance(node.get('anchor'), str):
+        count = node['num_anchor']
+        path = Path(tempfile.mkdtemp()) / 'anchors.npy'
+        centres, zeros = np.random.uniform(-50, 50, (count, 3)), np.zeros((count, 1))
+        rest = [np.ones((count, 3)), zeros, zeros + 1, np.zeros((count, 3))]
+        np.save(path, np.concatenate([centres, *rest], 1))
+        node['anchor'] = str(path)
+    for value in node.values():
+        from_scratch(value)
+
+
+def load_batch(config: Config, info: Path) -> dict:
+    """The frame as a batch of one, by the config's own data set where that has sequences."""
+    dataset = config.train_dataloader.dataset
+    if 'Track' not in dataset.type:
+        images = frame.image_steps(config)
+        return frame.load_frame(info, config.class_names, config.point_cloud_range, images)
+    prefix = dict(pts='', sweeps='', **dict.fromkeys(frame.CAMERAS, ''))
+    changes = dict(data_root=f'{info.parent}/', ann_file=info.name, data_prefix=prefix, seq_frame=0)
+    return pseudo_collate([DATASETS.build({**dataset, **changes})[0]])
+
+
+def main() -> None:
+    """Parse the command line and run the steps."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('config', help='an mmdet3d config')
+    parser.add_argument('info', type=Path, help="mmdet3d info file; the frame's files lie beside it")
+    args = parser.parse_args()
+    record = os.environ.pop(RECORD, None)
+
+    config = Config.fromfile(args.config)
+    init_default_scope(config.get('default_scope', 'mmdet3d'))
+    set_random_seed(0)
+    from_scratch(config.model)
+    model = MODELS.build(config.model).to(get_device())
+    optimizer = build_optim_wrapper(model, config.optim_wrapper)
+    batch = load_batch(config, args.info)
+    model.train()
+    model.train_step(batch, optimizer)
+    if record:
+        os.environ[RECORD] = record
+    losses = model.train_step(batch, optimizer)
+    with torch.no_grad():
+        model.eval().val_step(batch)
+    print(f'loss {losses["loss"].item():.3f}')
+
+
+if __name__ == '__main__':
+    main()
