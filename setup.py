@@ -18,7 +18,7 @@ try:
 except (ImportError, OSError) as error:  # OSError: a library of torch's that does not load
     raise SystemExit(
         f'mxd_mmplugin compiles against the torch that is installed, and `import torch` says "{error}": '
-        'install torch, then `pip install --no-build-isolation .`'
+        'install torch, then `pip install --no-build-isolation .` (without this option pip hides the torch)'
     ) from None
 
 DEFAULT_SOC = 'Ascend910B3'

@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
     if remedies:
         console.print('[bold red]Missing for training on this machine:[/]')
         for remedy in remedies:
-            console.print(f'  - {escape(remedy)}')
+            console.print(f'  - {escape(remedy)}', soft_wrap=True)
         return 1
     console.print('[bold green]Everything that training needs on this machine is there.[/]')
     return 0
@@ -104,6 +104,7 @@ def _packages() -> Section:
     table = _table('Packages', 'package', 'version', 'state', 'note')
     table.add_row('python', platform.python_version(), MARKS['ok'], sys.executable)
     missing: list[str] = []
+    causes: list[str] = []
     for package in PACKAGES:
         version, error = _version(package.name), _import_error(package.module)
         if error is None:
@@ -113,10 +114,13 @@ def _packages() -> Section:
         note = package.remedy if state == 'absent' else error
         mark = f'[red]{state}[/]' if package.required or state == 'broken' else MARKS[state]
         table.add_row(package.name, version or '', mark, escape(note))
-        # The package itself fails where another one is missing.
-        if package.required and not (missing and package.name == 'mxd-mmplugin'):
+        # What fails only because a package above it does: this package always, others by the same error.
+        own = package.name == 'mxd-mmplugin'
+        follows = bool(missing) if own else state == 'broken' and error in causes
+        if package.required and not follows:
             cause = f' ({error})' if state == 'broken' else ''
             missing.append(f'{package.name} is {state}: {package.remedy}{cause}')
+            causes.append(error)
     return table, missing
 
 
@@ -243,9 +247,11 @@ def _version(name: str) -> Optional[str]:
 def _import_error(module: str) -> Optional[str]:
     """What keeps a module from being imported, or None when it can be."""
     try:
-        import_module(module)
+        found = import_module(module)
     except Exception as error:
         return f'{type(error).__name__}: {_first_line(error)}'
+    if hasattr(found, '__path__') and getattr(found, '__file__', None) is None:
+        return f'{next(iter(found.__path__))} is a folder without __init__.py'
     return None
 
 

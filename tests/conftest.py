@@ -13,6 +13,9 @@ from mmengine.utils import digit_version
 ROOT = Path(__file__).parents[1]
 DATA = 'data/nuscenes-generated'
 REAL_DATA = Path(os.environ.get('MXD_REAL_DATA', ROOT.parent / 'shared' / 'real'))
+traces = pytest.mark.skipif(
+    not hasattr(torch.library, 'register_fake'), reason='traces on PyTorch 2.4 and later'
+)
 exports_autograd = pytest.mark.skipif(
     digit_version(torch.__version__) < digit_version('2.8'),
     reason='PyTorch before 2.8 does not export autograd functions with dynamic sizes',

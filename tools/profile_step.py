@@ -60,7 +60,9 @@ def main() -> None:
     """Parse the command line and run the steps."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('config', help='an mmdet3d config')
-    parser.add_argument('info', type=Path, help="mmdet3d info file; the frame's files lie beside it")
+    parser.add_argument(
+        'info', type=Path, help="mmdet3d info file; the frame's files lie beside it"
+    )
     args = parser.parse_args()
     record = os.environ.pop(RECORD, None)
 

@@ -10,7 +10,7 @@
 // A sum's order depends on the sizes alone: results are the same from run to run, for any number of
 // blocks.
 //
-// modulated_deform_conv/ holds the stages: schedule; taps, columns; cube.
+// modulated_deform_conv/ holds the stages: schedule; taps, images, columns; cube.
 #include "modulated_deform_conv/columns.h"
 #include "modulated_deform_conv/cube.h"
 #include "modulated_deform_conv/flags.h"

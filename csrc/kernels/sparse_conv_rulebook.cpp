@@ -7,6 +7,7 @@
 // pairs of every (tile, kernel point), the second one writes them where their bounds say.
 #include "common/buffers.h"
 #include "common/events.h"
+#include "sort/search.h"
 #include "sparse_conv_rulebook/heads.h"
 #include "sparse_conv_rulebook_tiling.h"
 
@@ -42,8 +43,10 @@ class Join {
  public:
   __aicore__ inline Join(TPipe& pipe, const SparseConvJoinTiling& tiling, GM_ADDR windows,
                          GM_ADDR window_rows, GM_ADDR voxels, GM_ADDR voxel_rows, GM_ADDR heads,
-                         GM_ADDR bounds, GM_ADDR out)
-      : tiling_(tiling), heads_(pipe, heads, tiling_) {
+                         GM_ADDR stats, GM_ADDR bounds, GM_ADDR out)
+      : tiling_(tiling),
+        all_windows_(Resolve(tiling.windows, stats)),
+        heads_(pipe, heads, Resolve(tiling.voxels, stats)) {
     windows_.SetGlobalBuffer((__gm__ int32_t*)windows);
     window_rows_.SetGlobalBuffer((__gm__ int32_t*)window_rows);
     voxels_.SetGlobalBuffer((__gm__ int32_t*)voxels);
@@ -76,7 +79,7 @@ class Join {
     else
       Duplicate(sums_, 0.0f, kCountWords);
     PipeBarrier<PIPE_V>();
-    const int32_t tiles = CeilDiv(tiling_.windows, kTileRows);
+    const int32_t tiles = CeilDiv(all_windows_, kTileRows);
     for (int32_t tile = GetBlockIdx(); tile < tiles; tile += GetBlockNum()) ProcessTile(tile);
   }
 
@@ -106,7 +109,7 @@ class Join {
 
   __aicore__ inline void ProcessTile(int32_t tile) {
     const int32_t begin = tile * kTileRows;
-    const int32_t count = MinOf(kTileRows, tiling_.windows - begin);
+    const int32_t count = MinOf(kTileRows, all_windows_ - begin);
     LocalTensor<int32_t> windows = window_queue_.AllocTensor<int32_t>();
     DataCopyPad(windows, windows_[begin], Words(count), {false, 0, 0, 0});
     if constexpr (kFill)
@@ -127,7 +130,7 @@ class Join {
         const int32_t from = heads_.LowerBound(first + RowStart(row + rows));
         const int32_t to = heads_.UpperBound(last + RowStart(row + rows) + tiling_.run - 1);
         const int32_t most = MaxOf(longest, to - from);
-        if (rows > 0 && to - start + PowerAbove(most) > kCells) break;
+        if (rows > 0 && to - start + Power(most) > kCells) break;
         begin_[rows] = from - start;
         end = to;
         longest = most;
@@ -144,7 +147,7 @@ class Join {
       if constexpr (kFill) LoadBounds(tile, row, rows);
       for (int32_t at = start; at < end; at += kStretch)
         Search(tile, row, rows, windows, count, at, MinOf(kStretch, end - at),
-               PowerAbove(MinOf(kStretch, longest)));
+               Power(MinOf(kStretch, longest)));
     }
     window_queue_.FreeTensor(windows);
   }
@@ -161,11 +164,7 @@ class Join {
   }
 
   // A power of two above `size`, of whole blocks.
-  __aicore__ inline int32_t PowerAbove(int32_t size) {
-    int32_t power = kBlockWords;
-    while (power <= size) power *= 2;
-    return power;
-  }
+  __aicore__ inline int32_t Power(int32_t size) { return PowerAbove(MaxOf(size, kBlockWords - 1)); }
 
   // Joins the tile's `count` windows with kernel rows [row, row + rows) and voxels [at, at + size),
   // of which less than `power` matter to a row.
@@ -312,6 +311,7 @@ class Join {
   }
 
   const SparseConvJoinTiling tiling_;
+  const int32_t all_windows_;
   Heads heads_;
   GlobalTensor<int32_t> windows_, window_rows_, voxels_, voxel_rows_, bounds_, out_;
   TQue<TPosition::VECIN, 2> window_queue_;
@@ -330,11 +330,13 @@ class Join {
 
 // Counts the pairs: adds to counts int32 [tiles, run, rows], which must hold zeros.
 extern "C" __global__ __aicore__ void sparse_conv_rulebook_count(GM_ADDR windows, GM_ADDR voxels,
-                                                                 GM_ADDR heads, GM_ADDR counts,
+                                                                 GM_ADDR heads, GM_ADDR stats,
+                                                                 GM_ADDR counts,
                                                                  SparseConvJoinTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
   AscendC::TPipe pipe;
-  mxd::kernels::Join<false>(pipe, tiling, windows, nullptr, voxels, nullptr, heads, nullptr, counts)
+  mxd::kernels::Join<false>(pipe, tiling, windows, nullptr, voxels, nullptr, heads, stats, nullptr,
+                            counts)
       .Process();
 }
 
@@ -347,7 +349,7 @@ extern "C" __global__ __aicore__ void sparse_conv_rulebook_fill(GM_ADDR windows,
                                                                 SparseConvJoinTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
   AscendC::TPipe pipe;
-  mxd::kernels::Join<true>(pipe, tiling, windows, window_rows, voxels, voxel_rows, heads, bounds,
-                           pairs)
+  mxd::kernels::Join<true>(pipe, tiling, windows, window_rows, voxels, voxel_rows, heads, nullptr,
+                           bounds, pairs)
       .Process();
 }

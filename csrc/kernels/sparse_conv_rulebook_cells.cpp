@@ -5,6 +5,7 @@
 #include "common/buffers.h"
 #include "common/chunks.h"
 #include "common/integer_lanes.h"
+#include "sparse_conv_rulebook/heads.h"
 #include "sparse_conv_rulebook_tiling.h"
 
 namespace mxd::kernels {
@@ -83,7 +84,7 @@ __aicore__ inline void Cells(TPipe& pipe, const SparseConvCellsTiling& tiling, G
 }
 
 __aicore__ inline void Decode(TPipe& pipe, const SparseConvDecodeTiling& tiling, GM_ADDR cells,
-                              GM_ADDR indices, GM_ADDR others) {
+                              GM_ADDR indices, GM_ADDR others, GM_ADDR stats) {
   const int32_t columns = tiling.columns;
   GlobalTensor<int32_t> from, to, to_others;
   from.SetGlobalBuffer((__gm__ int32_t*)cells);
@@ -106,7 +107,8 @@ __aicore__ inline void Decode(TPipe& pipe, const SparseConvDecodeTiling& tiling,
   PipeBarrier<PIPE_V>();
   lanes.MulAdd(offsets, value, kChunk * kWord, kChunk * columns);
 
-  ForEachChunk(tiling.cells, kChunk, [&](int32_t begin, int32_t count) __aicore__ {
+  const int32_t cell_count = Resolve(tiling.cells, stats);
+  ForEachChunk(cell_count, kChunk, [&](int32_t begin, int32_t count) __aicore__ {
     LocalTensor<int32_t> rest = in_queue.AllocTensor<int32_t>();
     DataCopyPad(rest, from[begin], Words(count), {false, 0, 0, 0});
     in_queue.EnQue(rest);
@@ -191,6 +193,7 @@ class Reach {
                count);
       }
       lanes_.MarkUnless(there_[dims * kChunk], cell, true, RoundUp(count, kBlockWords));
+      Mins(cell, cell, kRulebookNone, RoundUp(count, kBlockWords));
       queue_.EnQue(cell);
       cell = queue_.DeQue<int32_t>();
       DataCopyPad(cells_[static_cast<int64_t>(slot) * tiling_.pitch + begin], cell,
@@ -278,12 +281,12 @@ extern "C" __global__ __aicore__ void sparse_conv_rulebook_cells(GM_ADDR indices
 }
 
 // cells int32 [N] to indices int32 [N, columns] and others int32 [N], cells of another grid.
-extern "C" __global__ __aicore__ void sparse_conv_rulebook_decode(GM_ADDR cells, GM_ADDR indices,
-                                                                  GM_ADDR others,
+extern "C" __global__ __aicore__ void sparse_conv_rulebook_decode(GM_ADDR cells, GM_ADDR stats,
+                                                                  GM_ADDR indices, GM_ADDR others,
                                                                   SparseConvDecodeTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
   AscendC::TPipe pipe;
-  mxd::kernels::Decode(pipe, tiling, cells, indices, others);
+  mxd::kernels::Decode(pipe, tiling, cells, indices, others, stats);
 }
 
 // indices int32 [voxels, columns] to the cells they reach, int32 [slots, pitch].

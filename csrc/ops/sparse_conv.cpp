@@ -21,6 +21,11 @@ void check_rulebook_input(const at::Tensor& indices, int64_t batch_size,
   transposed ? window_steps(g.out_shape, g.in_shape, g) : window_steps(g.in_shape, g.out_shape, g);
 }
 
+void check_transpose_input(const at::Tensor& pairs, const at::Tensor& bounds, c10::SymInt num_in,
+                           bool /*trusted*/) {
+  check_transpose(pairs, bounds, num_in);
+}
+
 at::Tensor forward_meta(const at::Tensor& features, const at::Tensor& weight,
                         const c10::optional<at::Tensor>& bias, const at::Tensor& pairs,
                         const at::Tensor& bounds, c10::SymInt num_out, int64_t groups) {
@@ -43,10 +48,12 @@ TORCH_LIBRARY_FRAGMENT(mxd, m) {
          "kernel_size, int[] stride, int[] padding, int[] dilation, int[] output_padding, bool "
          "subm, bool transposed) -> (Tensor out_indices, Tensor pairs, Tensor bounds)",
          check_rulebook_input);
+  // trusted: the pairs are those of a rulebook. Where a check of them would wait for the device,
+  // they are not checked.
   define(m,
-         "sparse_conv_rulebook_transpose(Tensor pairs, Tensor bounds, SymInt num_in) -> (Tensor "
-         "pairs, Tensor bounds)",
-         check_transpose);
+         "sparse_conv_rulebook_transpose(Tensor pairs, Tensor bounds, SymInt num_in, bool "
+         "trusted=False) -> (Tensor pairs, Tensor bounds)",
+         check_transpose_input);
   define(m,
          "sparse_conv(Tensor features, Tensor weight, Tensor? bias, Tensor pairs, Tensor bounds, "
          "SymInt num_out, int groups) -> Tensor",

@@ -56,8 +56,9 @@ inline Geometry make_geometry(int64_t batch_size, at::IntArrayRef spatial_shape,
   g.batch_size = batch_size;
   TORCH_CHECK_VALUE(g.ndim >= 1 && g.ndim <= kMaxDims, "spatial_shape must have 1 to ", kMaxDims,
                     " numbers, was ", spatial_shape);
-  TORCH_CHECK_VALUE(batch_size >= 0 && batch_size <= kMaxSize,
-                    "batch_size must be at least 0 and at most 2**31 - 1, was ", batch_size);
+  TORCH_CHECK_VALUE(batch_size >= 0, "batch_size must be at least 0, was ", batch_size);
+  TORCH_CHECK_VALUE(batch_size <= kMaxSize, "batch_size must be at most 2**31 - 1, was ",
+                    batch_size);
   TORCH_CHECK_VALUE(!subm || !transposed, "transposed must be false where subm is true");
   auto check = [&](const char* name, at::IntArrayRef values, int64_t least) {
     TORCH_CHECK_VALUE(static_cast<int>(values.size()) == g.ndim, name, " must have ", g.ndim,

@@ -39,10 +39,11 @@ def _rulebook(indices: Tensor, batch_size: int, stride: int, subm: bool) -> Rule
 
 
 def sparse_conv_rulebook() -> None:
-    """Of a submanifold convolution and of one with stride 2, kernel 3, on about 80,000 voxels of a sweep."""
+    """Of a submanifold convolution and of one with stride 2, and its transpose, on about 80,000 voxels of a sweep."""
     indices, batch_size = voxels(80_000)
     for stride, subm in ((1, True), (2, False)):
-        _rulebook(indices.to('npu'), batch_size, stride, subm)
+        book = _rulebook(indices.to('npu'), batch_size, stride, subm)
+    _ = book.transpose
 
 
 def sparse_conv() -> None:
@@ -67,7 +68,7 @@ def modulated_deform_conv() -> None:
     taps = images * points * height * width
     generator = torch.Generator().manual_seed(0)
     for dtype, rate in (torch.float32, 1024), (torch.float16, 4096):
-        leaves = [
+        x, offset, mask, weight, bias = (
             torch.randn(*shape, generator=generator).to('npu', dtype).requires_grad_()
             for shape in (
                 (images, channels, height, width),
@@ -76,15 +77,15 @@ def modulated_deform_conv() -> None:
                 (channels, channels, 3, 3),
                 (channels,),
             )
-        ]
-        patches = 4 * channels * taps * leaves[0].element_size()
+        )
+        patches = 4 * channels * taps * x.element_size()
         traffic = patches / L2_BYTES_A_CYCLE / VECTOR_CORES / CYCLES_A_MICROSECOND
         product = taps * channels * channels / rate / CUBE_CORES / CYCLES_A_MICROSECOND
         print(
             f'DCN v2 64->64, {dtype}: {taps} taps, bound {max(traffic, product):.0f} us forward, '
             f'{max(2 * traffic, 2 * product):.0f} us backward'
         )
-        out = convolve_deformed(*leaves, padding=1)
+        out = convolve_deformed(x, offset, mask, weight, bias, padding=1)
         out.backward(torch.randn(out.shape, generator=generator).to('npu', dtype))
 
 

@@ -57,6 +57,8 @@ class DeferredHistory(HistoryBuffer):
 
     def __init__(self, history: HistoryBuffer, ledger: Ledger) -> None:
         self._ledger = ledger
+        self._log: np.ndarray
+        self._count: np.ndarray
         super().__init__(*history.data, history.max_length)
 
     def extend(self, numbers: list[float]) -> None:

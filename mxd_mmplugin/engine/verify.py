@@ -584,7 +584,7 @@ def _model(device: str) -> Iterator[Callable[[], Optional[float]]]:
         path = Path(folder) / 'profile.jsonl'
         os.environ[setting] = str(path)
         try:
-            yield lambda: sum(row['modelled_us'] for row in profile.load(path)) / 1e3
+            yield lambda: sum(row['modelled_us'] for row in profile.kernels(path)) / 1e3
         finally:
             del os.environ[setting]
 

@@ -13,7 +13,7 @@ from .sparse_layer import Sizes, SparseLayer, count, layer_class
 from .sparse_tensor import SomeSparseTensor, SparseTensor, like, same_voxels
 
 # By the names of spconv's enumeration; alpha is the slope below 0.
-ACTIVATIONS: dict[object, Callable[[Tensor, float], Tensor]] = {
+ACTIVATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
     'None_': lambda x, alpha: x,
     'ReLU': lambda x, alpha: x.relu(),
     'Sigmoid': lambda x, alpha: x.sigmoid(),
@@ -69,7 +69,7 @@ class SparseConvolution(SparseLayer):
         super().__init__(
             kernel_size, stride, padding, dilation, output_padding, indice_key, options
         )
-        self.act_type = getattr(act_type, 'name', act_type) or 'None_'
+        self.act_type = str(getattr(act_type, 'name', act_type) or 'None_')
         self.act_alpha, self.act_beta = act_alpha, act_beta
         if self.act_type not in ACTIVATIONS:
             raise ValueError(f'act_type must be one of {", ".join(ACTIVATIONS)}, was {act_type!r}')
@@ -156,8 +156,8 @@ class SparseConvolution(SparseLayer):
         layer = copy.deepcopy(self)
         with torch.no_grad():
             layer.weight.mul_(scale)
-            bias = (bias - norm.running_mean) * scale + shift
-            layer.bias = nn.Parameter(bias.to(layer.weight.dtype))
+            folded = (bias - norm.running_mean) * scale + shift
+            layer.bias = nn.Parameter(folded.to(layer.weight.dtype))
         return layer.eval()
 
     def _load_from_state_dict(

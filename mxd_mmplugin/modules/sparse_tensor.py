@@ -73,7 +73,8 @@ def like(
     It is a `SparseConvTensor` of ours, which passes for mmcv's and spconv's and has the fast `dense`; for an x of any
     other class, one of that class.
     """
-    cls: type = SparseConvTensor if type(x) in TENSORS else type(x)
+    # Not type(x), which PyTorch 2.6 cannot trace.
+    cls: type = SparseConvTensor if x.__class__ in TENSORS else x.__class__
     out = cls(features, indices, spatial_shape, x.batch_size)
     for name in _CARRIED:
         if hasattr(x, name):
@@ -279,8 +280,8 @@ def sparse_add(*tensors: SomeSparseTensor) -> SomeSparseTensor:
             and device. Dtypes are promoted, as `+` does it.
 
     Returns:
-        SparseConvTensor: ours, or of the first one's class where that is another one's own. Differentiable in all features; each sum is taken in the order of
-        the tensors.
+        SparseConvTensor: ours, or of the first one's class where that is a user's own. Differentiable in all features;
+        each sum is taken in the order of the tensors.
 
     Raises:
         ValueError: no tensors, or two that do not go together; a voxel outside of the grid or twice in one tensor.

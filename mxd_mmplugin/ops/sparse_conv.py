@@ -98,7 +98,7 @@ class Rulebook:
         """(pairs, bounds) with inputs and outputs exchanged, for the gradient of the input."""
         if self._transpose is None:
             self._transpose = torch.ops.mxd.sparse_conv_rulebook_transpose(
-                self.pairs, self.bounds, self.indices.shape[0]
+                self.pairs, self.bounds, self.indices.shape[0], trusted=True
             )
         return self._transpose
 
@@ -110,7 +110,7 @@ class Rulebook:
             self.indices,
             self.geometry['spatial_shape'],
             *self.transpose,
-            dict(self.geometry, inverse_of=self.out_shape),
+            {**self.geometry, 'inverse_of': self.out_shape},
             _transpose=(self.pairs, self.bounds),  # known: no need to sort back
         )
 
@@ -178,7 +178,12 @@ def build_rulebook(
         indices, batch_size, *lists, *flags
     )
     names = 'spatial_shape', 'kernel_size', 'stride', 'padding', 'dilation', 'output_padding'
-    geometry = dict(zip(names, lists), batch_size=batch_size, subm=flags[0], transposed=flags[1])
+    geometry = {
+        **dict(zip(names, lists)),  # PyTorch 2.6 traces no dict() of pairs and keywords
+        'batch_size': batch_size,
+        'subm': flags[0],
+        'transposed': flags[1],
+    }
     out_shape = tuple(output_shape(*lists, *flags))
     return Rulebook(indices, indices if subm else out_indices, out_shape, pairs, bounds, geometry)
 
@@ -315,7 +320,7 @@ if hasattr(torch.library, 'register_fake'):  # PyTorch 2.4: tracing with sizes t
 
     @torch.library.register_fake('mxd::sparse_conv_rulebook_transpose')
     def _rulebook_transpose_fake(
-        pairs: Tensor, bounds: Tensor, num_in: int
+        pairs: Tensor, bounds: Tensor, num_in: int, trusted: bool = False
     ) -> tuple[Tensor, Tensor]:
         tiles = torch.library.get_ctx().new_dynamic_size()
         return torch.empty_like(pairs), bounds.new_empty(tiles, bounds.shape[1])

@@ -16,6 +16,7 @@ from pathlib import Path
 
 CHECKOUT = Path(__file__).parents[2]
 ROOT = CHECKOUT / '.softnpu'
+DATA = Path(__file__).parent  # of the table of CANN's operators and of place.py
 
 
 def built() -> bool:
@@ -52,7 +53,7 @@ def environment() -> dict[str, str]:
         'PYTHONPATH': prepend('PYTHONPATH', ROOT / 'site', CHECKOUT),
         'TORCH_DEVICE_BACKEND_AUTOLOAD': '1',
         'MXD_SOFTNPU': '1',
-        'MXD_SOFTNPU_DATA': str(Path(__file__).parent),
+        'MXD_SOFTNPU_DATA': str(DATA),
         'MXD_NPU_LIBRARY': str(ROOT / 'lib' / 'libmxd_npu.so'),
         'MXD_MMCV_REGISTRY': str(ROOT / 'lib' / 'libmxd_mmcv_registry.so'),
     }
@@ -81,7 +82,8 @@ def run(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / 'profile.jsonl'
         # With no queue a kernel is launched by the thread that asks for it, which knows the place.
-        env.update(MXD_SOFTNPU_PROFILE=str(path), TASK_QUEUE_ENABLE='0')
+        env.update(MXD_SOFTNPU_PROFILE=str(path), MXD_SOFTNPU_PROFILE_ATEN='1')
+        env.update(TASK_QUEUE_ENABLE='0')
         status = subprocess.run(command, env=env).returncode
         profile.report(path, args.picture)
     return status

@@ -3,11 +3,11 @@
 The software NPU runs this file in its own process (csrc/softnpu/aten/place.cpp), whatever else is imported there.
 """
 
-import os
 import sys
+from typing import Any
 
 DEPTH = 3  # of a file's path, in what is shown
-names: dict = {}  # by model, its modules' names
+names: dict[int, tuple[Any, dict[int, str]]] = {}  # by model, its modules' names
 
 
 def name_of(modules: list) -> str:
@@ -27,8 +27,10 @@ def name_of(modules: list) -> str:
 def place() -> tuple:
     """Phase ('forward', 'optimizer' or 'validation'), name of the module, and 'file:line function'."""
     torch = sys.modules['torch']
-    skipped = '<', *(os.path.dirname(sys.modules[name].__file__) for name in ('torch', 'torch_npu'))
-    line, phase, modules = '', 'forward', []
+    packages = (sys.modules[name].__path__[0] for name in ('torch', 'torch_npu'))
+    skipped = '<', *packages
+    line, phase = '', 'forward'
+    modules: list[Any] = []
     frame = sys._getframe().f_back
     while frame is not None:
         code = frame.f_code

@@ -22,11 +22,11 @@ def load(path: Union[str, Path]) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def kernels(calls: Iterable[dict]) -> list[dict]:
+def kernels(path: Union[str, Path]) -> list[dict]:
     """The launches of kernels, summed up by kernel, the longest first.
 
     Args:
-        calls (Iterable[dict]): from `load`.
+        path (str | Path): as for `load`.
 
     Returns:
         list[dict]: for each kernel its name, launches, blocks (the most), modelled_us, bound_us (the larger of
@@ -35,7 +35,7 @@ def kernels(calls: Iterable[dict]) -> list[dict]:
     """
     rows: dict[str, dict] = {}
     bounds: dict[str, dict[str, float]] = {}  # by kernel, the time under each bound
-    for launch in calls:
+    for launch in load(path):
         if 'kernel' not in launch:
             continue
         name = launch['kernel']
@@ -142,7 +142,7 @@ def report(path: Union[str, Path], picture: Optional[Path] = None) -> list[dict]
         list[dict]: what `kernels` returns.
     """
     calls = load(path)
-    rows = kernels(calls)
+    rows = kernels(path)
     console = Console()
     if not console.is_terminal:
         console = Console(width=WIDTH)

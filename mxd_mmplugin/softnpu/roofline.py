@@ -1,4 +1,4 @@
-"""What an ATen operator costs on an Atlas A2: a lower bound from its bytes and multiply-adds, and stated rates elsewhere."""
+"""What an ATen operator costs on an Atlas A2: a bound from its bytes and multiply-adds; elsewhere, stated rates."""
 
 import math
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""What a whole run asks of an Atlas A2: launches, waits, copies and modelled time, by operator and by part of the model."""
+"""What a run asks of an Atlas A2: launches, waits, copies, modelled time, by operator and by part of the model."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -186,8 +186,8 @@ def report(console: Console, rows: list[dict], native_line: dict[str, str]) -> N
     count = steps(rows)
     host, device = host_us(rows) / 1e3, device_us(rows) / 1e3
     console.print(
-        f'{count} training steps. The host needs {host:.1f} ms ({LAUNCH_US:.0f} us a launch, {WAIT_US:.0f} us a '
-        f'wait), the device {device:.1f} ms: bound by the {"host" if host > device else "device"}'
+        f'{count} training step{"s" * (count != 1)}. The host needs {host:.1f} ms ({LAUNCH_US:.0f} us a launch, '
+        f'{WAIT_US:.0f} us a wait), the device {device:.1f} ms: bound by the {"host" if host > device else "device"}'
     )
 
 
@@ -220,10 +220,7 @@ def draw(rows: list[dict], path: Path) -> None:
     )
     axes.tick_params(axis='x', length=0)
     axes.set_ylabel('ms, modelled, a training step')
-    handles = [
-        axes.bar(0, 0, color=colour, label=part[0])
-        for part, colour in colours.items()
-    ]
+    handles = [axes.bar(0, 0, color=colour, label=part[0]) for part, colour in colours.items()]
     axes.legend(handles=handles[::-1], loc='center left', bbox_to_anchor=(1, 0.5), frameon=False)
     axes.spines[['top', 'right']].set_visible(False)
     figure.savefig(path, dpi=150)

@@ -9,6 +9,8 @@ import pytest
 
 import mxd_mmplugin.registry
 from mxd_cli import doctor
+from mxd_mmplugin.packages import is_installed
+from tests.conftest import ROOT
 
 
 def report(capsys):
@@ -110,9 +112,26 @@ def test_works_whatever_is_missing(hidden, remedy, tmp_path):
     )
     assert result.returncode == 1
     assert 'Traceback' not in result.stdout + result.stderr, result.stderr
-    lines = [line for line in result.stdout.splitlines() if line.startswith('  - ')]
-    assert any(line.startswith(f'  - {remedy}') for line in lines), result.stdout
-    assert not any('mxd-mmplugin' in line for line in lines)
+    # What fails for want of it alone, this package too, has no line.
+    (line,) = (line for line in result.stdout.splitlines() if line.startswith('  - '))
+    assert line.startswith(f'  - {remedy}')
+
+
+def test_a_folder_named_as_a_package_is_not_the_package(tmp_path):
+    for name in ('spconv', 'torch_npu'):
+        (tmp_path / name).mkdir()
+    result = subprocess.run(
+        [sys.executable, '-m', 'mxd_cli', 'doctor'],
+        cwd=tmp_path,
+        env=dict(os.environ, PYTHONPATH=str(ROOT)),
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    rows = [line.split() for line in result.stdout.splitlines() if ' absent ' in line]
+    expected = {'torch-npu': 'torch_npu', 'spconv': 'spconv'}
+    expected = [name for name, module in expected.items() if not is_installed(module)]
+    assert [row[1] for row in rows] == expected
 
 
 def test_another_command_says_what_is_missing(tmp_path):

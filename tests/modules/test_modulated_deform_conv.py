@@ -22,7 +22,7 @@ from mxd_mmplugin import (
     ModulatedDeformConv2d,
     ModulatedDeformConv2dPack,
 )
-from tests.conftest import exports_autograd
+from tests.conftest import exports_autograd, traces
 
 STOCK = Path(find_spec('mmdet3d').origin).parent / '.mim' / 'configs' / 'centerpoint'
 PACKS = {'DCN': DeformConv2dPack, 'DCNv2': ModulatedDeformConv2dPack}
@@ -165,6 +165,7 @@ def test_checkpoints_with_the_old_name_of_the_offsets(name, load):
             nn.init.zeros_(parameter)
 
 
+@traces
 @pytest.mark.parametrize('name', PACKS)
 def test_compiles(name):
     layer = build_conv_layer(dict(type=name), 8, 6, 3, padding=1)
@@ -174,6 +175,7 @@ def test_compiles(name):
     assert_same(run(compiled, x), run(layer, x))
 
 
+@traces
 @pytest.mark.parametrize('grad', [False, pytest.param(True, marks=exports_autograd)])
 @pytest.mark.parametrize('name', PACKS)
 def test_exports(name, grad):

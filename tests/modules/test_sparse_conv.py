@@ -238,7 +238,7 @@ def test_batch_without_voxels():
     [
         (dict(kernel_size=0), 'kernel_size must be an integer of at least 1 or 3 of them, was 0'),
         (dict(kernel_size=(3, 3)), r'kernel_size must be .* 3 of them, was \(3, 3\)'),
-        (dict(kernel_size=2.0), 'kernel_size must be an integer'),
+        (dict(kernel_size=2.5), 'kernel_size must be an integer'),
         (dict(stride=0), 'stride must be an integer of at least 1'),
         (dict(padding=-1), 'padding must be an integer of at least 0'),
         (dict(dilation=(1, 1, 0)), 'dilation must be an integer of at least 1'),

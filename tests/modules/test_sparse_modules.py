@@ -130,7 +130,7 @@ def test_layers_on_features(cls):
     assert torch.equal(
         SparseSequential(norm)(x).features, nn.BatchNorm1d(4)(x.features)
     ) and isinstance(norm, nn.BatchNorm1d)
-    assert type(SparseIdentity()(x)) is cls and Identity()(x) is x
+    assert isinstance(SparseIdentity()(x), cls) and Identity()(x) is x
 
 
 def test_fused_folds_batch_norms():

@@ -265,6 +265,28 @@ def test_nearest_points():
     )
 
 
+def test_equally_near_points_come_in_their_order():
+    known = torch.ones(256, 21, 3)
+    distance, idx = mmcv.ops.three_nn(torch.zeros(256, 21, 3).npu(), known.npu())
+    assert torch.equal(idx.cpu(), torch.tensor([0, 1, 2]).int().expand(256, 21, 3))
+    torch.testing.assert_close(distance.cpu(), torch.full((256, 21, 3), 3**0.5))
+    known[:, [1, 4, 20]] = 0.5  # the nearest ones are no longer the first
+    _, idx = mmcv.ops.three_nn(torch.zeros(256, 21, 3).npu(), known.npu())
+    assert torch.equal(idx.cpu(), torch.tensor([1, 4, 20]).int().expand(256, 21, 3))
+
+
+def test_gradients_of_halves_are_summed_in_float32():
+    """4096 times 1 / 3 into one point: a sum in half precision would stop to grow."""
+    feats = torch.zeros(1, 2, 5).half().npu().requires_grad_()
+    idx = torch.zeros(1, 64, 64, dtype=torch.int32).npu()
+    out = mmcv.ops.grouping_operation(feats, idx)
+    grad = torch.full(out.shape, 1 / 3).half()
+    out.backward(grad.npu())
+    wanted = grad.float().sum((2, 3))
+    torch.testing.assert_close(feats.grad[..., 0].cpu().float(), wanted, rtol=1e-3, atol=0)
+    assert not feats.grad[..., 1:].cpu().any()
+
+
 @pytest.mark.parametrize('count', [4, 70])
 def test_ball_query_and_grouping(count):
     points, centres = torch.rand(2, 50, 3), torch.rand(2, 8, 3)

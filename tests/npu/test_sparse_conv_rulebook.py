@@ -179,7 +179,12 @@ def test_transpose_refuses_rows_beyond_the_inputs():
 def test_kernels_are_what_runs(monkeypatch, tmp_path):
     profile = tmp_path / 'profile'
     monkeypatch.setitem(os.environ, 'MXD_SOFTNPU_PROFILE', str(profile))
-    check(scattered([9, 9, 9], 300), spatial_shape=[9, 9, 9])
+    check(
+        scattered([9, 9, 9], 500), spatial_shape=[9, 9, 9]
+    )  # more outputs than are sorted at once
     ran = {json.loads(row)['kernel'] for row in profile.read_text().splitlines()}
-    parts = 'cells', 'reach', 'decode', 'count', 'fill'
-    assert ran == {f'sparse_conv_rulebook_{part}' for part in parts}
+    parts = 'cells', 'reach', 'decode', 'table', 'count', 'bounds', 'fill', 'bins', 'edges'
+    sorts = 'runs', 'split', 'merge', 'take', 'unique_count', 'unique'
+    assert ran == {f'sparse_conv_rulebook_{part}' for part in parts} | {
+        f'sort_{part}' for part in sorts
+    }

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from mxd_mmplugin import bev_pool, bev_pool_plan, npu_bev_pool
 from mxd_mmplugin.ops import fallback
+from tests.conftest import traces
 
 SETTINGS = settings(max_examples=80, deadline=None, derandomize=True)
 
@@ -180,6 +181,7 @@ def test_non_contiguous_inputs():
         assert torch.equal(a, b)
 
 
+@traces
 def test_compiles_and_exports():
     coords = torch.randint(-1, 8, (200, 4))
 

@@ -20,6 +20,7 @@ from mxd_mmplugin import (
     deformable_aggregation,
 )
 from mxd_mmplugin.ops import backends, fallback
+from tests.conftest import traces
 
 SETTINGS = settings(max_examples=80, deadline=None, derandomize=True)
 NAMES = 'feature_maps', 'spatial_shape', 'scale_start_index', 'sample_locations', 'weight'
@@ -326,6 +327,7 @@ def test_every_vector_width(capability):
     assert run.stdout.strip() == 'same', run.stderr
 
 
+@traces
 @pytest.mark.parametrize('dynamic', [False, True])
 @pytest.mark.parametrize('amp', [False, True])
 def test_compiles_forward_and_backward(dynamic, amp):
@@ -340,6 +342,7 @@ def test_compiles_forward_and_backward(dynamic, amp):
             assert torch.equal(got, want)
 
 
+@traces
 @pytest.mark.parametrize('strict', [False, True])
 def test_exports(strict):
     inputs = make([[[5, 7], [3, 4]]], anchors=4)
@@ -355,6 +358,7 @@ def test_exports(strict):
         assert torch.equal(program.module()(*inputs), deformable_aggregation(*inputs))
 
 
+@traces
 def test_operators_pass_the_checks_of_pytorch():
     inputs = make([[[5, 7], [3, 4]]] * 2)
     grad = torch.randn(1, 3, 8, dtype=torch.float64)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from mxd_mmplugin import DynamicScatter, dynamic_scatter
 from mxd_mmplugin.ops import dynamic_voxelize, fallback
+from tests.conftest import traces
 
 SETTINGS = settings(max_examples=60, deadline=None, derandomize=True)
 REDUCE = {
@@ -134,6 +135,7 @@ def test_non_contiguous_inputs():
         assert torch.equal(a, b)
 
 
+@traces
 @pytest.mark.parametrize('reduce_type', REDUCE)
 def test_compiles_and_exports(reduce_type):
     class Net(torch.nn.Module):

@@ -20,6 +20,7 @@ from mxd_mmplugin import (
     modulated_deform_conv2d,
 )
 from mxd_mmplugin.ops import backends, fallback, library
+from tests.conftest import traces
 
 SETTINGS = settings(max_examples=60, deadline=None, derandomize=True)
 NAMES = 'input', 'offset', 'mask', 'weight', 'bias'
@@ -387,6 +388,7 @@ def test_every_vector_width(capability, tmp_path):
     assert run.stdout.strip() == 'same', run.stderr
 
 
+@traces
 @pytest.mark.parametrize('mask', [True, False])
 @pytest.mark.parametrize('dynamic', [True, False])
 def test_compiles_with_its_gradients(mask, dynamic):
@@ -401,6 +403,7 @@ def test_compiles_with_its_gradients(mask, dynamic):
         assert_same(ours, run(modulated_deform_conv2d, tensors, geometry))
 
 
+@traces
 def test_meta_kernels_agree_with_the_cpu_kernels():
     tensors, geometry = problem_of(2, 12, 8, (9, 7), groups=2, deform_groups=3)
     names = 'modulated_deform_conv2d', 'modulated_deform_conv2d_backward'

@@ -22,12 +22,10 @@ from mxd_mmplugin.ops import (
     sparse_to_dense,
     sparse_union,
 )
-from tests.conftest import exports_autograd
+from tests.conftest import exports_autograd, traces
 from tests.ops.sparse_problems import coordinates, line
 
-pytestmark = pytest.mark.skipif(
-    not hasattr(torch.library, 'register_fake'), reason='traces on PyTorch 2.4 and later'
-)
+pytestmark = traces
 SHAPE = [8, 8, 8]
 
 

@@ -22,6 +22,7 @@ from mxd_mmplugin.ops import (
     hard_voxelize,
     voxelization,
 )
+from tests.conftest import traces
 
 SETTINGS = settings(max_examples=80, deadline=None, derandomize=True)
 NUSCENES = [
@@ -230,6 +231,7 @@ def test_autocast_leaves_the_coordinates_alone(real_points):
         assert torch.equal(got, want)
 
 
+@traces
 def test_compiles_and_exports(real_points):
     geometry = NUSCENES[1]
 
@@ -314,7 +316,14 @@ def test_gather_features_by_pc_voxel_id():
         gather_features_by_pc_voxel_id(features, ids + 1)
     with pytest.raises(TypeError, match=r'pc_voxel_id must hold integers, was torch\.float32'):
         gather_features_by_pc_voxel_id(features, ids.float())
+
+
+@traces
+def test_gather_features_by_pc_voxel_id_compiles():
+    features = torch.randn(3, 2, 4, dtype=torch.float64, requires_grad=True)
+    ids = torch.tensor([2, -1, 0, 2])
     compiled = torch.compile(gather_features_by_pc_voxel_id, fullgraph=True, backend='aot_eager')
+    out = gather_features_by_pc_voxel_id(features, ids, 5)
     assert torch.equal(compiled(features, ids, 5), out)
 
 

@@ -54,6 +54,15 @@ def test_a_library_of_another_torch_is_named(tmp_path, monkeypatch):
         library.load()
 
 
+def test_an_mmcv_without_ops_is_named(tmp_path):
+    """As mmcv-lite is."""
+    (tmp_path / 'mmcv').mkdir()
+    (tmp_path / 'mmcv/__init__.py').write_text('')
+    result = python('-c', 'import mxd_mmplugin', PYTHONPATH=f'{tmp_path}:{ROOT}')
+    line = result.stderr.splitlines()[-1]
+    assert "No module named 'mmcv.ops'" in line and 'MMCV_WITH_OPS=1 pip install' in line
+
+
 def test_configs_are_in_the_package(tmp_path):
     result = python(
         *('setup.py', '-q', 'egg_info', '--egg-base', str(tmp_path)),

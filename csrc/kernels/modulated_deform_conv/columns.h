@@ -66,7 +66,7 @@ class Columns {
   // taps of `list` from `first` on are this core's positions, `count` of them.
   __aicore__ inline void Make(int32_t slot, const Batch& batch, const Step& step,
                               const ForwardTaps<T>& taps, int32_t list, int32_t count) {
-    const int32_t half = tiling_.tile / 2, first = (step.point - batch.point) * half;
+    const int32_t own = tiling_.tile / 2, first = (step.point - batch.point) * own;
     constexpr int32_t kElements = kFractalColumns<T>;
     const int32_t patch = kCorners * step.blocks * kElements;
     int32_t together = kMostTaps;  // a power of two
@@ -99,7 +99,7 @@ class Columns {
         Sum(stage, patches, step.blocks, together);
       patches_free_.Set(load_);
       stage_full_.SetWait(buffer_);
-      const int32_t row = static_cast<int32_t>(GetSubBlockIdx()) * half + begin;
+      const int32_t row = static_cast<int32_t>(GetSubBlockIdx()) * own + begin;
       DataCopy(ring_[(static_cast<int64_t>(slot) * tiling_.chunk_blocks * tiling_.tile + row) *
                      kElements],
                stage, DataCopyParams(step.blocks, together, 0, tiling_.tile - together));

@@ -1,6 +1,6 @@
 // Where the taps of a batch read, and by which weights: vector instructions work on all of them at
 // once. A tap is an output position at a kernel point; it reads the 2 x 2 pixels around it. Taps
-// lie point by point, each with `half` positions, those of one vector core.
+// lie point by point, each with the positions of one vector core.
 #pragma once
 
 #include "../common/bilinear.h"

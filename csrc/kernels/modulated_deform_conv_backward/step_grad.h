@@ -78,7 +78,7 @@ class StepGrad {
   __aicore__ inline void Run(int32_t slot, const Batch& batch, const Step& step,
                              const BackwardTaps<T>& taps, int32_t list, int32_t count,
                              const LocalTensor<float>& dots) {
-    const int32_t half = tiling_.tile / 2, first = (step.point - batch.point) * half;
+    const int32_t own = tiling_.tile / 2, first = (step.point - batch.point) * own;
     const bool first_blocks = step.block == batch.block;
     Open(batch, step);
     int32_t together = kMostTaps;  // a power of two
@@ -87,7 +87,7 @@ class StepGrad {
     for (int32_t begin = 0; begin < count; begin += together) {
       const int32_t taken = MinOf(together, count - begin), tap = first + begin;
       const int64_t row = static_cast<int64_t>(slot) * tiling_.tile * most_channels_ +
-                          (static_cast<int64_t>(GetSubBlockIdx()) * half + begin) * channels_;
+                          (static_cast<int64_t>(GetSubBlockIdx()) * own + begin) * channels_;
       Load(pixels, tap, taken, row);
       const LocalTensor<float> weights = taps.Weights(list)[tap];
       PipeBarrier<PIPE_V>();

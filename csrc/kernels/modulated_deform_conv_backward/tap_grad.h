@@ -47,7 +47,7 @@ class TapGrad {
   // Writes the gradients of a batch: of the unit's positions [first, first + count).
   __aicore__ inline void Write(const Batch& batch, const BackwardTaps<T>& taps, int32_t list,
                                int32_t first, int32_t count) {
-    const int32_t half = tiling_.tile / 2, size = batch.points * half;
+    const int32_t own = tiling_.tile / 2, size = batch.points * own;
     const auto shares = taps.Shares(list), slopes = taps.Slopes(list), mask = taps.Mask(list);
     const auto x = grad_, y = grad_[kTile], modulation = grad_[2 * kTile];
     const auto top = between_, bottom = between_[kTile];

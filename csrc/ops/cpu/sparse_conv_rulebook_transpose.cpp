@@ -61,8 +61,17 @@ std::tuple<at::Tensor, at::Tensor> transpose_rulebook(const at::Tensor& pairs,
   return {out_pairs, out_bounds};
 }
 
+namespace {
+
+std::tuple<at::Tensor, at::Tensor> transpose_cpu(const at::Tensor& pairs, const at::Tensor& bounds,
+                                                 int64_t num_in, bool /*trusted*/) {
+  return transpose_rulebook(pairs, bounds, num_in);
+}
+
+}  // namespace
+
 TORCH_LIBRARY_IMPL(mxd, CPU, m) {
-  m.impl("sparse_conv_rulebook_transpose", TORCH_FN(transpose_rulebook));
+  m.impl("sparse_conv_rulebook_transpose", TORCH_FN(transpose_cpu));
 }
 
 }  // namespace mxd::sparse_conv

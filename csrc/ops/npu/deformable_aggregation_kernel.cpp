@@ -94,7 +94,7 @@ class LastMaps {
   // Kept, so that no other tensor takes its memory.
   struct Seen {
     at::Tensor tensor;
-    uint32_t version = 0;
+    int64_t version = 0;  // wide enough for every PyTorch's
   };
 
   static bool same(const Seen& seen, const at::Tensor& tensor) {

@@ -30,8 +30,9 @@ using kernels::kBlockBytes;
 using kernels::kFractalRows;
 using kernels::kMatrixRows;
 
-constexpr int64_t kMaxSide = 1 << 20;       // pixels that fp32 tells apart, a sixteenth of each
-constexpr int64_t kCacheBytes = 150 << 20;  // of the L2, for what a launch works on
+constexpr int64_t kMaxSide = 1 << 20;  // pixels that fp32 tells apart, a sixteenth of each
+constexpr int64_t kMaxPixels = 1 << 28;
+constexpr int64_t kCacheBytes = 150 << 20;           // of the L2, for what a launch works on
 constexpr int64_t kMaxGradBytes = int64_t{2} << 30;  // of the copies of the images' gradients
 
 int64_t divide_up(int64_t value, int64_t by) { return (value + by - 1) / by; }
@@ -141,10 +142,13 @@ void check_npu(const at::Tensor& input, at::IntArrayRef out_size) {
     TORCH_CHECK_VALUE(input.size(2 + d) <= kMaxSide && out_size[d] <= kMaxSide,
                       "input and output must have at most ", kMaxSide,
                       " rows and columns on an NPU, was ", input.sizes(), " and ", out_size);
-  TORCH_CHECK_VALUE(
-      input.size(2) * input.size(3) < INT32_MAX / 2 && out_size[0] * out_size[1] < INT32_MAX / 2,
-      "an image of input and output must have less than 2**30 pixels on an NPU, was ",
-      input.sizes(), " and ", out_size);
+  // Strides of DMAs are of 32 bits.
+  TORCH_CHECK_VALUE(input.size(2) * input.size(3) < kMaxPixels &&
+                        out_size[0] * out_size[1] < kMaxPixels &&
+                        input.size(3) * input.size(1) < kMaxPixels,
+                    "an image of input and output must have less than ", kMaxPixels,
+                    " pixels on an NPU, and a row of input less numbers than that, was ",
+                    input.sizes(), " and ", out_size);
 }
 
 // Of an image with its padding.
@@ -198,16 +202,31 @@ at::Tensor forward_npu(const at::Tensor& input, const at::Tensor& offset,
   return out.narrow(2, 0, sizes::Positions(t)).reshape(size);
 }
 
-// Cuts the tiles into lanes: as many as keep all cores busy, or as there is memory for.
-void choose_lanes(ModulatedDeformConvTiling& t, int64_t image_bytes) {
+int32_t count_copies(const ModulatedDeformConvTiling& t) {
   const int64_t tiles = sizes::Tiles(t);
-  t.lanes = std::min<int64_t>(backward_sizes::kMaxLanes, t.batch * tiles);
-  for (;; t.lanes--) {
-    t.copies = 1;
-    for (int64_t image = 0; image < t.batch; image++)
-      t.copies = std::max(t.copies, sizes::LaneOf(t, (image + 1) * tiles - 1) -
-                                        sizes::LaneOf(t, image * tiles) + 1);
-    if (t.lanes == 1 || 2 * t.batch * t.copies * image_bytes <= kMaxGradBytes) return;
+  int32_t most = 1;
+  for (int64_t image = 0; image < t.batch; image++)
+    most = std::max(
+        most, sizes::LaneOf(t, (image + 1) * tiles - 1) - sizes::LaneOf(t, image * tiles) + 1);
+  return most;
+}
+
+// Cuts the tiles into lanes: more of them keep more cores busy, and have more copies of the images'
+// gradients to be cleared and added up.
+void choose_lanes(ModulatedDeformConvTiling& t, int64_t image_bytes) {
+  constexpr double kTapCycles = 39, kBytesACycle = 890;  // as the model of costs has it
+  const int64_t tiles = t.batch * sizes::Tiles(t), half = t.tile / 2;
+  const int64_t steps = t.deform_groups * divide_up(t.deform_blocks, t.chunk_blocks);
+  const double tile_cycles = kTapCycles * half * sizes::Points(t) * steps;
+  double least = 0;
+  ModulatedDeformConvTiling trial = t;
+  for (int64_t lanes = 1; lanes <= std::min<int64_t>(backward_sizes::kMaxLanes, tiles); lanes++) {
+    trial.lanes = lanes;
+    trial.copies = count_copies(trial);
+    const int64_t bytes = 2 * t.batch * trial.copies * image_bytes;
+    if (lanes > 1 && bytes > kMaxGradBytes) continue;
+    const double cycles = tile_cycles * divide_up(tiles, lanes) + 2.0 * bytes / kBytesACycle;
+    if (lanes == 1 || cycles < least) t = trial, least = cycles;
   }
 }
 

@@ -1,22 +1,28 @@
-// The rulebook of grids whose cells int32 can number, by the kernels of
-// csrc/kernels/sparse_conv_rulebook.cpp and sparse_conv_rulebook_cells.cpp.
+// The rulebook of grids whose cells int32 can number: tilings and launches of
+// csrc/kernels/sparse_conv_rulebook*.cpp.
+#include <ATen/ops/arange.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+
 #include <algorithm>
 
 #include "launch.h"
+#include "sort.h"
 #include "sparse_conv_rulebook.h"
 #include "sparse_conv_rulebook_tiling.h"
 // The launches, which name the tilings.
+#include "aclrtlaunch_sparse_conv_rulebook_bounds.h"
 #include "aclrtlaunch_sparse_conv_rulebook_cells.h"
 #include "aclrtlaunch_sparse_conv_rulebook_count.h"
 #include "aclrtlaunch_sparse_conv_rulebook_decode.h"
 #include "aclrtlaunch_sparse_conv_rulebook_fill.h"
 #include "aclrtlaunch_sparse_conv_rulebook_reach.h"
+#include "aclrtlaunch_sparse_conv_rulebook_table.h"
 
-namespace mxd::sparse_conv::npu {
+namespace mxd::sparse_conv::npu::narrow {
 namespace {
 
 using mxd::kernels::kRulebookHeads;
-using mxd::kernels::kRulebookNone;
 using mxd::npu::launch;
 using mxd::npu::vector_cores;
 
@@ -29,7 +35,38 @@ int64_t blocks_for(int64_t count) {
   return std::clamp<int64_t>((count + 63) / 64, 1, vector_cores());
 }
 
-at::Tensor cells(const at::Tensor& indices, const Geometry& g, const Numbering& numbering) {
+// Voxels of which there are room for `room`.
+int64_t room(const Voxels& voxels) { return voxels.cells.size(0); }
+
+at::Tensor heads_of(const Voxels& voxels, bool check, const at::Tensor& stats) {
+  SparseConvTableTiling tiling{};
+  tiling.voxels = voxels.count;
+  tiling.check = check;
+  at::Tensor heads = at::empty({kRulebookHeads}, voxels.cells.options());
+  launch(aclrtlaunch_sparse_conv_rulebook_table, "sparse_conv_rulebook_table",
+         blocks_for(room(voxels)), voxels.cells, stats, heads, tiling);
+  return heads;
+}
+
+SparseConvJoinTiling make_tiling(const Voxels& windows, const Voxels& voxels,
+                                 const KernelRows& kernel) {
+  SparseConvJoinTiling tiling{};
+  tiling.windows = windows.count;
+  tiling.voxels = voxels.count;
+  tiling.rows = kernel.rows;
+  tiling.run = kernel.run;
+  tiling.dims = kernel.dims;
+  tiling.shift = kernel.shift;
+  std::copy(kernel.kernel.begin(), kernel.kernel.end(), tiling.kernel);
+  std::copy(kernel.step.begin(), kernel.step.end(), tiling.step);
+  return tiling;
+}
+
+int64_t join_blocks(int64_t windows) { return std::min(tile_count(windows), vector_cores()); }
+
+}  // namespace
+
+Voxels sort_voxels(const at::Tensor& indices, const Geometry& g, const Numbering& numbering) {
   SparseConvCellsTiling tiling{};
   tiling.voxels = indices.size(0);
   tiling.columns = g.ndim + 1;
@@ -38,13 +75,15 @@ at::Tensor cells(const at::Tensor& indices, const Geometry& g, const Numbering& 
     tiling.limit[column] = column == 0 ? g.batch_size : g.in_shape[column - 1];
     tiling.step[column] = numbering.step[column];
   }
-  at::Tensor cells = at::empty({indices.size(0)}, indices.options());
+  const at::Tensor cells = at::empty({indices.size(0)}, indices.options());
   launch(aclrtlaunch_sparse_conv_rulebook_cells, "sparse_conv_rulebook_cells",
          blocks_for(tiling.voxels), indices, cells, tiling);
-  return cells;
+  const mxd::npu::Sorted sorted = mxd::npu::sort_keys(cells);
+  return {sorted.keys, sorted.rows, indices.size(0)};
 }
 
-at::Tensor reached(const at::Tensor& indices, const Geometry& g, const KeySteps& steps) {
+Voxels reached(const at::Tensor& indices, const Geometry& g, const KeySteps& steps,
+               const at::Tensor& stats) {
   SparseConvReachTiling tiling{};
   tiling.voxels = indices.size(0);
   tiling.pitch = (indices.size(0) + 7) / 8 * 8;
@@ -67,19 +106,24 @@ at::Tensor reached(const at::Tensor& indices, const Geometry& g, const KeySteps&
                           : (g.kernel[d] + g.stride[d] - 1) / g.stride[d];
     slots *= tiling.slots[d];
   }
-  at::Tensor cells = at::empty({slots * tiling.pitch + 1}, indices.options());
-  cells.slice(0, -1).fill_(kRulebookNone);
+  const int64_t candidates = slots * tiling.pitch;
+  check_output_count(candidates);
+  const at::Tensor cells = at::empty({candidates}, indices.options());
   launch(aclrtlaunch_sparse_conv_rulebook_reach, "sparse_conv_rulebook_reach",
          blocks_for(tiling.voxels), indices, cells, tiling);
-  // kRulebookNone is the largest value, and the cell that was added above makes sure that it is
-  // there: it is left out.
-  return std::get<0>(at::_unique2(cells, /*sorted=*/true)).slice(0, 0, -1).contiguous();
+  const mxd::npu::Sorted sorted = mxd::npu::sort_keys(cells);
+  const mxd::npu::Unique unique = mxd::npu::unique_keys(
+      sorted.keys.unsqueeze(0), candidates, stats.slice(0, mxd::kernels::kRulebookOutputs));
+  const auto cells_of_grid = static_cast<int64_t>(steps.limit);
+  return {unique.keys.squeeze(0).slice(0, 0, std::min(candidates, cells_of_grid)), {}, -1};
 }
 
-std::tuple<at::Tensor, at::Tensor> decode(const at::Tensor& cells, const Geometry& g,
-                                          const KeySteps& steps, const Numbering& numbering) {
+std::tuple<at::Tensor, Voxels> decode(const Voxels& outputs, const Geometry& g,
+                                      const KeySteps& steps, const Numbering& numbering,
+                                      const at::Tensor& stats) {
+  const at::Tensor& cells = outputs.cells;
   SparseConvDecodeTiling tiling{};
-  tiling.cells = cells.size(0);
+  tiling.cells = outputs.count;
   tiling.columns = g.ndim + 1;
   tiling.inverse_columns = a_little_less_than_inverse(tiling.columns);
   tiling.shift = numbering.shift;
@@ -88,47 +132,49 @@ std::tuple<at::Tensor, at::Tensor> decode(const at::Tensor& cells, const Geometr
     tiling.inverse[column] = a_little_less_than_inverse(tiling.divisor[column]);
     tiling.step[column] = numbering.step[column];
   }
-  at::Tensor indices = at::empty({cells.size(0), g.ndim + 1}, cells.options());
-  at::Tensor others = at::empty_like(cells);
+  const at::Tensor indices = at::empty({cells.size(0), g.ndim + 1}, cells.options());
+  const at::Tensor others = at::empty_like(cells);
   launch(aclrtlaunch_sparse_conv_rulebook_decode, "sparse_conv_rulebook_decode",
-         blocks_for(tiling.cells), cells, indices, others, tiling);
-  return {indices, others};
+         blocks_for(room(outputs)), cells, stats, indices, others, tiling);
+  return {indices, Voxels{others, {}, outputs.count}};
 }
 
-std::tuple<at::Tensor, at::Tensor> join(const Voxels& windows, const Voxels& voxels,
-                                        const KernelRows& kernel) {
-  const int64_t tiles = tile_count(windows.cells.size(0)), volume = kernel.rows * kernel.run;
-  SparseConvJoinTiling tiling{};
-  tiling.windows = windows.cells.size(0);
-  tiling.voxels = voxels.cells.size(0);
-  tiling.head_distance =
-      std::max<int64_t>(64, (voxels.cells.size(0) + kRulebookHeads - 1) / kRulebookHeads);
-  const at::Tensor heads = voxels.cells.slice(0, 0, {}, tiling.head_distance).contiguous();
-  tiling.heads = heads.size(0);
+Join count_pairs(const Voxels& windows, const Voxels& voxels, const KernelRows& kernel,
+                 const at::Tensor& stats) {
+  const int64_t tiles = tile_count(room(windows));
+  const auto options = windows.cells.options();
+  // Both inputs and outputs are sorted; of the inputs, and only of them, it is to be known that
+  // they are right.
+  const bool same = windows.cells.is_same(voxels.cells);
+  if (!same && windows.count >= 0) heads_of(windows, true, stats);
+  const Join join{windows, voxels, kernel, heads_of(voxels, voxels.count >= 0, stats),
+                  at::zeros({tiles, kernel.rows * kernel.run + 1}, options.dtype(at::kLong))};
+  const at::Tensor counts = at::zeros({tiles, kernel.run, kernel.rows}, options);
+  launch(aclrtlaunch_sparse_conv_rulebook_count, "sparse_conv_rulebook_count",
+         join_blocks(room(windows)), windows.cells, voxels.cells, join.heads, stats, counts,
+         make_tiling(windows, voxels, kernel));
+  SparseConvBoundsTiling tiling{};
+  tiling.windows = windows.count;
   tiling.rows = kernel.rows;
   tiling.run = kernel.run;
-  tiling.dims = kernel.dims;
-  tiling.shift = kernel.shift;
-  std::copy(kernel.kernel.begin(), kernel.kernel.end(), tiling.kernel);
-  std::copy(kernel.step.begin(), kernel.step.end(), tiling.step);
-
-  const int64_t blocks = std::min(tiles, vector_cores());
-  const at::Tensor counts = at::zeros({tiles, kernel.run, kernel.rows}, voxels.rows.options());
-  launch(aclrtlaunch_sparse_conv_rulebook_count, "sparse_conv_rulebook_count", blocks,
-         windows.cells, voxels.cells, heads, counts, tiling);
-  const at::Tensor sizes = counts.transpose(1, 2).reshape({tiles, volume});
-  const at::Tensor bounds =
-      at::constant_pad_nd(sizes, {1, 0}).flatten().cumsum(0, at::kLong).view({tiles, volume + 1});
-  const at::Tensor pairs =
-      at::zeros({bounds.view(-1).select(0, -1).item<int64_t>(), 2}, voxels.rows.options());
-  if (pairs.size(0) > 0)
-    launch(aclrtlaunch_sparse_conv_rulebook_fill, "sparse_conv_rulebook_fill", blocks,
-           windows.cells, windows.rows, voxels.cells, voxels.rows, heads, bounds, pairs, tiling);
-  return {pairs, bounds};
+  launch(aclrtlaunch_sparse_conv_rulebook_bounds, "sparse_conv_rulebook_bounds",
+         join_blocks(room(windows)), counts, stats, join.bounds, tiling);
+  return join;
 }
 
-}  // namespace
+std::tuple<at::Tensor, at::Tensor> write_pairs(const Join& join, int64_t outputs, int64_t pairs) {
+  const auto known = [&](Voxels voxels) {
+    if (voxels.count < 0) voxels.count = outputs;
+    if (!voxels.rows.defined()) voxels.rows = at::arange(voxels.count, voxels.cells.options());
+    return voxels;
+  };
+  const Voxels windows = known(join.windows), voxels = known(join.voxels);
+  const at::Tensor to = at::zeros({pairs, 2}, windows.cells.options());
+  if (pairs > 0)
+    launch(aclrtlaunch_sparse_conv_rulebook_fill, "sparse_conv_rulebook_fill",
+           join_blocks(windows.count), windows.cells, windows.rows, voxels.cells, voxels.rows,
+           join.heads, join.bounds, to, make_tiling(windows, voxels, join.kernel));
+  return {to, join.bounds.slice(0, 0, tile_count(windows.count))};
+}
 
-const Path narrow{cells, reached, decode, join};
-
-}  // namespace mxd::sparse_conv::npu
+}  // namespace mxd::sparse_conv::npu::narrow

@@ -1,17 +1,11 @@
 // Accounts for the calls of ATen operators as CANN would serve them: what it refuses is an error;
-// what runs on the AI CPU or the host is one with MXD_SOFTNPU_STRICT=1, except where
-// MXD_SOFTNPU_ALLOW ("sort@ops/sparse_conv.py;unique_dim@") has the operator and a part of its
-// place. With MXD_SOFTNPU_PROFILE each call is a line of JSON in that file.
+// what runs on the AI CPU or the host is one with MXD_SOFTNPU_STRICT=1. MXD_SOFTNPU_ALLOW names
+// exceptions, each an operator and a part of its place: "sort@ops/sparse_conv.py;*@models/". With
+// MXD_SOFTNPU_PROFILE_ATEN=1 each call is a line of JSON in the file MXD_SOFTNPU_PROFILE.
 #pragma once
-#include <ATen/core/dispatch/Dispatcher.h>
-#include <ATen/core/ivalue.h>
+#include "placement.h"
 
 namespace softnpu {
-
-using Values = c10::ArrayRef<c10::IValue>;
-
-// An operator that torch_npu has no kernel for: its fallback runs it on the host.
-void lacks_kernel(const c10::OperatorHandle& op);
 
 // A call that has just run, with its arguments and results.
 void account(const c10::OperatorHandle& op, Values arguments, Values results);

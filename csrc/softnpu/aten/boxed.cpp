@@ -140,8 +140,8 @@ at::Tensor& copy_(at::Tensor& self, const at::Tensor& source, bool non_blocking)
     transfer(self, source, non_blocking);
   } else {  // only dense tensors of one dtype cross over; the rest is done on either side
     auto dense = source.to(self.dtype()).expand_as(self).contiguous();
-    auto arrived = self.is_contiguous() ? self
-                                        : at::empty_like(dense, dense.options().device(self.device()));
+    auto arrived =
+        self.is_contiguous() ? self : at::empty_like(dense, dense.options().device(self.device()));
     transfer(arrived, dense, /*non_blocking=*/false);
     if (!arrived.is_same(self)) self.copy_(arrived);
   }
@@ -219,8 +219,8 @@ std::vector<std::pair<std::string, c10::OperatorHandle>> aten_ops() {
 }
 
 // Registered with a function of their own, below or in formulas.cpp.
-const std::set<std::string> kWritten = {
-    "copy_", "_local_scalar_dense", "_to_copy", "clone", "_pack_padded_sequence", "native_dropout"};
+const std::set<std::string> kWritten = {"copy_", "_local_scalar_dense",   "_to_copy",
+                                        "clone", "_pack_padded_sequence", "native_dropout"};
 
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
   transfer_kernel = npu_kernel("aten::copy_");

@@ -13,10 +13,10 @@ namespace softnpu {
 namespace {
 
 const std::map<std::string, c10::ScalarType> kDtypes = {
-    {"f16", c10::kHalf},     {"f32", c10::kFloat},         {"f64", c10::kDouble},
-    {"bf16", c10::kBFloat16}, {"i8", c10::kChar},           {"i16", c10::kShort},
-    {"i32", c10::kInt},      {"i64", c10::kLong},          {"u8", c10::kByte},
-    {"bool", c10::kBool},    {"c64", c10::kComplexFloat},  {"c128", c10::kComplexDouble},
+    {"f16", c10::kHalf},      {"f32", c10::kFloat},        {"f64", c10::kDouble},
+    {"bf16", c10::kBFloat16}, {"i8", c10::kChar},          {"i16", c10::kShort},
+    {"i32", c10::kInt},       {"i64", c10::kLong},         {"u8", c10::kByte},
+    {"bool", c10::kBool},     {"c64", c10::kComplexFloat}, {"c128", c10::kComplexDouble},
 };
 
 template <class Parts = std::vector<std::string>>
@@ -70,7 +70,9 @@ const Operator* look_up(const c10::OperatorName& name) {
 
 }  // namespace
 
-std::string dtype_name(c10::ScalarType dtype) { return std::string(c10::getDtypeNames(dtype).first); }
+std::string dtype_name(c10::ScalarType dtype) {
+  return std::string(c10::getDtypeNames(dtype).first);
+}
 
 std::string short_name(const c10::OperatorName& name) {
   const auto base = name.name.substr(name.name.find("::") + 2);

@@ -45,7 +45,8 @@ class ForwardPlaces {
   void add(uint64_t node, const Place& place) {
     std::lock_guard lock(mutex_);
     places_.try_emplace(node, place);  // what a node's own forward calls later makes none
-    if (places_.size() > kMost) places_.erase(places_.begin(), std::next(places_.begin(), kMost / 2));
+    if (places_.size() > kMost)
+      places_.erase(places_.begin(), std::next(places_.begin(), kMost / 2));
   }
 
   // Views make nodes too, but no launches: theirs is the place before them.

@@ -74,7 +74,7 @@ def _class_tables(
     num_classes: int, class_names: Optional[Sequence[str]], test_cfg: dict
 ) -> tuple[list[int], dict[int, float]]:
     """The labels of small classes, and how near boxes of a label suppress each other; see `TransFusionHead`."""
-    dataset = test_cfg.get('dataset')
+    dataset = str(test_cfg.get('dataset'))
     small = test_cfg.get('small_classes', SMALL_CLASSES.get(dataset, ()))
     radius = test_cfg.get('nms_radius', NMS_RADIUS.get(dataset, {}))
     names = list(CLASS_NAMES.get(dataset, ()) if class_names is None else class_names)
@@ -452,7 +452,8 @@ class TransFusionHead(nn.Module):
         predicted: dict[str, Tensor],
     ) -> list:
         """Which ground truth the queries predict: an `AssignResult` for each sample and, in it, each layer."""
-        assigner, results, problems = self.bbox_assigner, [], []
+        assigner: Any = self.bbox_assigner
+        results, problems = [], []
         for i, truth in enumerate(batch_gt_instances_3d):
             gt_boxes = truth.bboxes_3d.tensor.to(predicted['heatmap'].device)
             gt_labels = truth.labels_3d.to(gt_boxes.device)

@@ -19,7 +19,7 @@ from .layers import linear_relu_ln
 def _index_tables(
     shapes: tuple[tuple[int, int], ...], cameras: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Sizes and first pixels of maps, see `flatten_maps`. The same tensors for the same maps: operators read them once."""
+    """Sizes and first pixels, see `flatten_maps`: the same tensors for the same maps, so that they are read once."""
     starts, start = [], 0
     for _ in range(cameras):
         for height, width in shapes:

@@ -81,7 +81,9 @@ def offset_of_pairs(bounds: Tensor) -> Tensor:
 
 
 @plain_form('sparse_conv_rulebook_transpose')
-def rulebook_transpose(pairs: Tensor, bounds: Tensor, num_in: int) -> tuple[Tensor, Tensor]:
+def rulebook_transpose(
+    pairs: Tensor, bounds: Tensor, num_in: int, trusted: bool = False
+) -> tuple[Tensor, Tensor]:
     """Exchange inputs and outputs; see `Rulebook.transpose`."""
     offset = offset_of_pairs(bounds)
     order = torch.argsort(offset, stable=True)

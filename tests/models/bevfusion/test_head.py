@@ -11,7 +11,8 @@ from mmengine.structures import InstanceData
 from scipy.optimize import linear_sum_assignment
 
 from mxd_mmplugin.models.bevfusion import TransFusionBBoxCoder
-from mxd_mmplugin.models.bevfusion.box_coder import draw_gaussians, gaussian_radii
+from mxd_mmplugin.models.heatmap import gaussian_radii
+from mxd_mmplugin.ops import draw_gaussians
 from tests.conftest import ROOT
 
 AREA = [-12.0, -16.0, -5.0, 12.0, 16.0, 3.0]
@@ -110,10 +111,10 @@ def test_radii_and_bumps_are_mmdet3ds():
         one_by_one = [gaussian_radius((length, width), overlap) for length, width in sizes]
         assert torch.allclose(gaussian_radii(sizes, overlap), torch.stack(one_by_one), atol=1e-5)
 
-    radii = gaussian_radii(sizes, 0.1).long().clamp(min=2)
-    centers = torch.stack([torch.randint(-3, 24, (60,)), torch.randint(-3, 20, (60,))], 1)
+    radii = gaussian_radii(sizes, 0.1).int().clamp(min=2)
+    centers = torch.stack([torch.randint(-3, 24, (60,)), torch.randint(-3, 20, (60,))], 1).int()
     inside = ((centers >= 0) & (centers < torch.tensor([20, 17]))).all(1)
-    channels = torch.randint(0, 3, (60,))
+    channels = torch.randint(0, 3, (60,)).int()
     found = draw_gaussians(channels[inside], centers[inside], radii[inside], (3, 20, 17))
     expected = torch.zeros(3, 20, 17)
     for channel, center, radius in zip(channels[inside], centers[inside], radii[inside]):

@@ -17,6 +17,7 @@ from mxd_mmplugin.models.sparse4d import (
     SparseBox3DRefinementModule,
     SparseBox3DTarget,
 )
+from mxd_mmplugin.models.sparse4d.aggregation import flatten_maps
 from mxd_mmplugin.models.sparse4d.anchors import make_anchors
 from mxd_mmplugin.models.sparse4d.box3d import Truth, decode, encode
 from mxd_mmplugin.models.sparse4d.target import NEGATIVE, PAD
@@ -357,3 +358,14 @@ def test_anchors_are_where_objects_are():
     np.testing.assert_array_equal(anchors, make_anchors(boxes, 3, 55))
     with pytest.raises(ValueError, match='need as many boxes'):
         make_anchors(boxes, 301, 55)
+
+
+def test_index_tables_of_the_same_maps_are_the_same_tensors():
+    maps = [torch.rand(1, 2, 4, 6, 8), torch.rand(1, 2, 4, 3, 4)]
+    with torch.inference_mode():
+        first = flatten_maps(maps)
+    rows, shapes, starts = flatten_maps(maps)
+    assert shapes is first[1] and starts is first[2] and not shapes.is_inference()
+    assert shapes.tolist() == [[[6, 8], [3, 4]]] * 2 and starts.tolist() == [[0, 48], [60, 108]]
+    assert rows.shape == (1, 120, 4)
+    assert flatten_maps(maps[:1])[1] is not shapes

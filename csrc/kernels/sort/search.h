@@ -1,0 +1,42 @@
+// Binary search in lanes.
+#pragma once
+
+#include "../common/buffers.h"
+#include "kernel_operator.h"
+
+namespace mxd::kernels {
+
+using namespace AscendC;
+
+// The smallest power of two above `size`.
+__aicore__ inline int32_t PowerAbove(int32_t size) {
+  int32_t power = 1;
+  while (power <= size) power *= 2;
+  return power;
+}
+
+// position = how many of the table's entries, which ascend, are below each lane's target, times 4.
+// The table has fewer than `power` entries, a power of two, and behind them, up to `power`, words
+// above all targets. Differences of entries and targets fit int32.
+__aicore__ inline void CountBelow(const LocalTensor<int32_t>& position,
+                                  const LocalTensor<int32_t>& table,
+                                  const LocalTensor<int32_t>& target,
+                                  const LocalTensor<int32_t>& scratch, int32_t power,
+                                  int32_t lanes) {
+  Duplicate(position, 0, lanes);
+  PipeBarrier<PIPE_V>();
+  for (int32_t step = power / 2; step > 0; step /= 2) {
+    Gather(scratch, table, position.ReinterpretCast<uint32_t>(), (step - 1) * kWord, lanes);
+    PipeBarrier<PIPE_V>();
+    Sub(scratch, scratch, target, lanes);
+    PipeBarrier<PIPE_V>();
+    ShiftRight(scratch, scratch, 31, lanes);  // -1 where the entry is below the target, else 0
+    PipeBarrier<PIPE_V>();
+    Muls(scratch, scratch, -step * kWord, lanes);
+    PipeBarrier<PIPE_V>();
+    Add(position, position, scratch, lanes);
+    PipeBarrier<PIPE_V>();
+  }
+}
+
+}  // namespace mxd::kernels
