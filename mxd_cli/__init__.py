@@ -52,7 +52,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     try:
         module = importlib.import_module(args.module)
     except (ImportError, ValueError) as error:  # ValueError: MXD_DISABLE names what is not there
-        print(f'mxd {args.command}: {error}: `mxd doctor` tells what is missing', file=sys.stderr)
+        doctor = args.command == 'doctor'  # which needs nothing else
+        remedy = 'pip install rich' if doctor else '`mxd doctor` tells what is missing'
+        print(f'mxd {args.command}: {error}: {remedy}', file=sys.stderr)
         return 1
     if hasattr(module, 'main'):
         return module.main(rest) or 0

@@ -590,7 +590,8 @@ def _model(device: str) -> Iterator[Callable[[], Optional[float]]]:
 
 
 def _bits(tensor: Tensor) -> Tensor:
-    return tensor.contiguous().flatten().view(torch.uint8)
+    # The stride of an axis of one may be anything, and view() asks for 1.
+    return tensor.flatten().clone(memory_format=torch.contiguous_format).view(torch.uint8)
 
 
 def _error(found: Tensor, wanted: Tensor) -> float:

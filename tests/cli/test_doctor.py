@@ -134,17 +134,21 @@ def test_a_folder_named_as_a_package_is_not_the_package(tmp_path):
     assert [row[1] for row in rows] == expected
 
 
-def test_another_command_says_what_is_missing(tmp_path):
+@pytest.mark.parametrize(
+    ('command', 'hidden', 'remedy'),
+    [('bench', 'torch', '`mxd doctor` tells'), ('doctor', 'rich', 'pip install rich')],
+)
+def test_a_command_says_what_it_lacks(command, hidden, remedy, tmp_path):
     (tmp_path / 'sitecustomize.py').write_text(HIDE)
     result = subprocess.run(
-        [sys.executable, '-m', 'mxd_cli', 'bench'],
-        env=dict(os.environ, PYTHONPATH=str(tmp_path), HIDE='torch'),
+        [sys.executable, '-m', 'mxd_cli', command],
+        env=dict(os.environ, PYTHONPATH=str(tmp_path), HIDE=hidden),
         capture_output=True,
         text=True,
     )
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()
-    assert "No module named 'torch'" in line and 'mxd doctor' in line
+    assert f"No module named '{hidden}'" in line and remedy in line
 
 
 def test_names_come_as_families(capsys):

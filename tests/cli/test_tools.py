@@ -38,11 +38,11 @@ def test_options_are_those_of_mmdet3d(name, option):
     assert option in result.stdout and f'usage: {name}' in result.stdout
 
 
-def test_the_converters_are_those_of_mmdet3d():
+def test_the_converters_are_those_of_mmdet3d(tmp_path):
     # It stops at the missing data, in mmdet3d's converter.
     result = run(
         *(sys.executable, TOOLS / 'create_data.py', 'nuscenes'),
-        *('--root-path', '/nowhere', '--out-dir', '/nowhere', '--version', 'v1.0-mini'),
+        *('--root-path', tmp_path, '--out-dir', tmp_path, '--version', 'v1.0-mini'),
         PYTHONPATH=str(ROOT),
     )
     assert result.returncode != 0

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from mmdet3d.models.utils import draw_heatmap_gaussian
 
 from mxd_mmplugin.ops import draw_gaussians, fallback
+from tests.conftest import traces
 
 
 def ints(*values):
@@ -99,6 +100,7 @@ def test_non_contiguous_inputs():
     )
 
 
+@traces
 def test_compiles_and_exports():
     def run(channels, centers, radii):
         return draw_gaussians(channels, centers, radii, (2, 8, 9)) * 2
