@@ -24,6 +24,8 @@ from mxd_mmplugin.packages import is_installed
 ALLOWED = {
     '*@ops/fallback/': 'plain PyTorch, until a kernel serves the operator',
     'masked_fill_@ops/sparse_conv.py': 'keys of int64 in rulebooks of very large grids',
+    'index@bevfusion/layers.py': 'how PyTorch enlarges maps with deterministic algorithms',
+    'index_put_@bevfusion/layers.py': 'the gradient of that',
     'scatter_reduce_@bevfusion/view_transform.py': 'the nearest depth of a pixel',
     'index@sparse4d/instance_bank.py': 'indices of different shapes',
     'cumsum@sparse4d/instance_bank.py': 'a count along a mask',
