@@ -295,13 +295,14 @@ with torch.no_grad():
     torch.testing.assert_close(a.dense(), b.dense())
     mirrored = (indices - torch.tensor([0, 7, 7, 7], dtype=torch.int32)).abs()[:9]
     other = spconv.SparseConvTensor(args[0][:9], mirrored, [8, 8, 8], 1)
-    # Its strided layers replace the features of our tensor before its indices.
+    # Its strided layers replace the features of our tensor before its indices. On a CPU it adds no bias.
     for layer in (
-        spconv.SparseConv3d(4, 4, 3, 2, 1, indice_key='a'),
+        spconv.SparseConv3d(4, 4, 3, 2, 1, bias=False, indice_key='a'),
         spconv.SparseMaxPool3d(3, 2),
-        spconv.SparseConvTranspose3d(4, 4, 3, 2),
+        spconv.SparseConvTranspose3d(4, 4, 3, 2, bias=False),
         spconv.SparseSequential(
-            spconv.SparseConv3d(4, 4, 3, 2, indice_key='a'), spconv.SparseInverseConv3d(4, 4, 3, 'a')
+            spconv.SparseConv3d(4, 4, 3, 2, bias=False, indice_key='b'),
+            spconv.SparseInverseConv3d(4, 4, 3, 'b', bias=False),
         ),
     ):
         a, b = (layer.eval()(cls(*positive)) for cls in (spconv.SparseConvTensor, mxd.SparseConvTensor))

@@ -122,10 +122,10 @@ def test_other_voxels_are_sorted_and_have_no_rulebooks():
     assert torch.equal(out.features[0], x.features[1] + y.features[1])
 
 
-def test_it_answers_with_the_class_of_the_first():
+def test_its_answer_is_ours_and_passes_for_the_class_of_the_first():
     theirs = tensor([3, 4], mmcv.ops.SparseConvTensor)
-    assert type(sparse_add(theirs, tensor([5]))) is mmcv.ops.SparseConvTensor
-    assert type(sparse_add(tensor([5]), theirs)) is SparseConvTensor
+    for out in (sparse_add(theirs, tensor([5])), sparse_add(tensor([5]), theirs)):
+        assert type(out) is SparseConvTensor and isinstance(out, mmcv.ops.SparseConvTensor)
     assert sparse_add(tensor([5])).features.shape == (1, 3)
 
 
