@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.logging import MessageHub
 from mmengine.utils import digit_version
 
 ROOT = Path(__file__).parents[1]
@@ -115,5 +116,7 @@ def sequences(folder) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _seed():
+def _alone(request):
+    """No test goes on from the random numbers or the counts of iterations of another."""
     torch.manual_seed(0)
+    MessageHub.get_instance(request.node.nodeid)
