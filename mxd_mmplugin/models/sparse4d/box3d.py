@@ -14,6 +14,14 @@ from torch import Tensor
 CENTER, SIZE, YAW, VELOCITY = slice(0, 3), slice(3, 6), slice(6, 8), slice(8, None)
 
 
+def parts(states: Tensor) -> Sequence[Tensor]:
+    """The middles, sizes, yaws and velocities of states, [..., 3], [..., 3], [..., 2] and the rest.
+
+    One gradient goes back for all of them: slices would each bring one of the whole state.
+    """
+    return states.split([3, 3, 2, states.shape[-1] - 8], -1)
+
+
 def encode(boxes: Tensor) -> Tensor:
     """Boxes as states.
 

@@ -10,11 +10,21 @@ from mmengine.model import BaseModule
 from mmengine.registry import Registry
 from torch import Tensor, nn
 
+from ...constants import constant
 from .aggregation import DeformableFeatureAggregation
 from .box3d import Frame, Truth
-from .target import Noisy
+from .loss import sum_layers
 
 STATE = 10  # parts of a state that are learned: velocity in z is not
+
+
+def _by_layer(losses: dict, kind: str) -> dict:
+    """Losses [L] as one number for each layer, with its number in the name."""
+    return {
+        f'{name}{kind}_{i}': value
+        for name, values in losses.items()
+        for i, value in enumerate(values.unbind())
+    }
 
 
 class Sparse4DHead(BaseModule):
@@ -152,9 +162,10 @@ class Sparse4DHead(BaseModule):
     ) -> Tensor:
         """Attention to the frame before; samples that begin anew attend to their own instances."""
         known = self.instance_bank.known
-        if temp_feature is None or temp_embed is None or not known.any():
+        goes_on = known.tolist()
+        if temp_feature is None or temp_embed is None or not any(goes_on):
             return self._attend(layer, feature, embed, None, attn_mask=attn_mask)
-        if known.all():
+        if all(goes_on):
             return self._attend(layer, feature, embed, temp_feature, temp_feature, temp_embed)
         device = feature.device
         old, new = (rows.nonzero()[:, 0].to(device) for rows in (known, ~known))
@@ -258,10 +269,16 @@ class Sparse4DHead(BaseModule):
                     if temp_embed is not None and len(predictions) > self.num_single_frame_decoder:
                         temp_embed = embed[:, : bank.num_temp_instances]
 
+        # The instances and the noise; one gradient goes back for both.
+        sizes = [free, anchor.shape[1] - free]
+        logits, boxes, qualities = (
+            [(None, None) if x is None else x.split(sizes, 1) for x in values]
+            for values in (logits, predictions, qualities)
+        )
         out: dict[str, Any] = dict(
-            classification=[x if x is None else x[:, :free] for x in logits],
-            prediction=[x[:, :free] for x in predictions],
-            quality=[x if x is None else x[:, :free] for x in qualities],
+            classification=[x for x, _ in logits],
+            prediction=[x for x, _ in boxes],
+            quality=[x for x, _ in qualities],
         )
         if self.training:
             noise = None if truth is None or truth.ids is None else (temp_noisy or noisy)
@@ -270,13 +287,13 @@ class Sparse4DHead(BaseModule):
             out.update(
                 noisy=noisy,
                 temp_noisy=temp_noisy,
-                dn_classification=[x[:, free:] for x in logits],
-                dn_prediction=[x[:, free:] for x in predictions],
+                dn_classification=[x for _, x in logits],
+                dn_prediction=[x for _, x in boxes],
             )
         out['instance_id'] = bank.cache(
             feature[:, :free],
             anchor[:, :free],
-            logits[-1][:, :free],
+            logits[-1][0],
             frame,
             feature_maps,
             getattr(self.decoder, 'score_threshold', None),
@@ -284,52 +301,65 @@ class Sparse4DHead(BaseModule):
         return out
 
     def loss(self, out: dict, truth: Truth, feature_maps: Sequence[Tensor], frame: Frame) -> dict:
-        """Losses of what `forward` returned in training."""
-        losses = {}
-        count = feature_maps[0].new_ones(())
-        for i, (cls, box, quality) in enumerate(
-            zip(out['classification'], out['prediction'], out['quality'])
-        ):
-            box = box[..., :STATE]
-            labels, target, weight = self.sampler.sample(cls, box, truth)
-            positive = labels < cls.shape[-1]
-            count = reduce_mean(positive.sum().to(cls)).clamp(min=1)
-            losses[f'loss_cls_{i}'] = self.loss_cls(
-                cls.flatten(0, 1), labels.flatten(), avg_factor=count
-            )
-            if self.cls_threshold_to_reg > 0:
-                positive = positive & (cls.amax(-1).sigmoid() > self.cls_threshold_to_reg)
-            losses.update(
-                self.loss_reg(
-                    box[positive],
-                    target[positive],
-                    weight[positive] * weight.new_tensor(self.reg_weights),
-                    count,
-                    f'_{i}',
-                    None if quality is None else quality[positive],
-                    labels[positive],
-                )
-            )
-        if 'noisy' in out:
-            self._denoising_loss(out, losses)
-        if self.depth_module is not None and self.kps_generator is not None:
-            losses['loss_depth'] = self._depth_loss(truth, feature_maps, frame) / count
-        return losses
+        """Losses of what `forward` returned in training, each for all layers at once; one wait for the device."""
+        logits, boxes = (torch.stack(out[name]) for name in ('classification', 'prediction'))
+        boxes = boxes[..., :STATE]
+        found = self.sampler.match(logits.detach(), boxes.detach(), truth)
+        logits, boxes = logits.flatten(1, 2), boxes.flatten(1, 2)
+        total = logits.new_full((), found.rows.shape[1])
+        count = reduce_mean(total).clamp(min=1)
+        losses = {'loss_cls': sum_layers(self.loss_cls, logits, found.labels, None, count)}
 
-    def _denoising_loss(self, out: dict, losses: dict) -> None:
-        """The noisy boxes' losses: they know which object they are."""
-        noisy: Noisy = out['noisy']
-        for i, (cls, box) in enumerate(zip(out['dn_classification'], out['dn_prediction'])):
-            if out['temp_noisy'] is not None and i == self.num_single_frame_decoder:
-                noisy = out['temp_noisy']
-            valid, labels = noisy.valid.flatten(1), noisy.labels.flatten(1)
-            count = reduce_mean(valid.sum().to(cls)).clamp(min=1)
-            labels = torch.where(labels < 0, cls.shape[-1], labels)
-            losses[f'loss_cls_dn_{i}'] = self.loss_cls(cls[valid], labels[valid], avg_factor=count)
-            valid = valid & (labels < cls.shape[-1])
-            box, target = box[valid][:, :STATE], noisy.boxes.flatten(1, 2)[valid]
-            weight = box.new_tensor(self.reg_weights).expand_as(box)
-            losses.update(self.loss_reg(box, target.to(box), weight, count, f'_dn_{i}'))
+        def at_objects(values: Tensor) -> Tensor:  # [L, B * A, ...] -> [L, K, ...]
+            index = found.rows.view(*found.rows.shape, *[1] * (values.dim() - 2))
+            return values.gather(1, index.expand(*found.rows.shape, *values.shape[2:]))
+
+        weights = found.weights * constant(self.reg_weights, boxes.device, boxes.dtype)
+        counted = None
+        if self.cls_threshold_to_reg > 0:
+            scores = at_objects(logits.detach()).amax(-1).sigmoid()
+            counted = (scores > self.cls_threshold_to_reg).to(boxes)
+            weights = weights * counted[..., None]
+        quality = out['quality'][0]
+        if quality is not None:
+            quality = at_objects(torch.stack(out['quality']).flatten(1, 2))
+        labels = found.labels.gather(1, found.rows)
+        losses.update(
+            self.loss_reg(at_objects(boxes), found.boxes, weights, count, quality, labels, counted)
+        )
+        named = _by_layer(losses, '')
+        if 'noisy' in out:
+            named.update(_by_layer(self._denoising_losses(out), '_dn'))
+        if self.depth_module is not None and self.kps_generator is not None:
+            named['loss_depth'] = self._depth_loss(truth, feature_maps, frame) / count
+        return named
+
+    def _denoising_losses(self, out: dict) -> dict:
+        """The noisy boxes' losses, [L] each: they know which object they are."""
+        logits, boxes = (torch.stack(out[name]) for name in ('dn_classification', 'dn_prediction'))
+        layers, before = len(logits), self.num_single_frame_decoder
+        if out['temp_noisy'] is None:
+            before = layers
+
+        def of_layers(name: str) -> Tensor:
+            """Of the noise that each layer sees, [L, B * G * n, ...]."""
+            kinds = [(out['noisy'], before)]
+            if before < layers:
+                kinds.append((out['temp_noisy'], layers - before))
+            rows = [getattr(noisy, name).flatten(0, 2)[None] for noisy, _ in kinds]
+            return torch.cat([x.expand(n, *x.shape[1:]) for x, (_, n) in zip(rows, kinds)])
+
+        valid, labels = of_layers('valid').to(logits), of_layers('labels')
+        classes = logits.shape[-1]
+        objects = (labels >= 0).to(logits) * valid
+        labels = torch.where(labels < 0, classes, labels)
+        count = reduce_mean(valid.sum(1)).clamp(min=1)
+        weights = objects[..., None] * constant(self.reg_weights, boxes.device, boxes.dtype)
+        boxes, target = boxes.flatten(1, 2)[..., :STATE], of_layers('boxes').to(boxes)
+        return {
+            'loss_cls': sum_layers(self.loss_cls, logits.flatten(1, 2), labels, valid, count),
+            **self.loss_reg(boxes, target, weights, count),
+        }
 
     def _depth_loss(self, truth: Truth, feature_maps: Sequence[Tensor], frame: Frame) -> Tensor:
         """What is seen at the points of an object is at their depth."""

@@ -192,7 +192,7 @@ class InstanceBank(BaseModule):
         if self.history is None:
             return features, anchors, None, None, seconds
         self.rows, self.known = rows, known = self._match(frame, self.history.frame)
-        if not known.any():
+        if not any(known.tolist()):
             return features, anchors, None, None, seconds
         self.before = before = self.history.rows(rows)
         self.mask = known.to(features.device)
@@ -216,7 +216,7 @@ class InstanceBank(BaseModule):
         found = []
         for maps, past in self._queue:
             rows, known = self._match(frame, past)
-            if known.any():
+            if any(known.tolist()):
                 on_device = rows.to(maps[0].device)
                 past = past.rows(rows)
                 past.valid = known
@@ -281,7 +281,8 @@ class InstanceBank(BaseModule):
         new = ids < 0
         if threshold is not None:
             new &= confidence >= threshold
-        ids = torch.where(new, next_id[:, None] + new.cumsum(1) - 1, ids)
+        order = new.cumsum(1, dtype=torch.int32)  # which an NPU sums fast
+        ids = torch.where(new, next_id[:, None] + order - 1, ids)
         next_id = next_id + new.sum(1)
         if kept > 0:
             if before is not None:

@@ -11,20 +11,32 @@ from mmcv.cnn.bricks.transformer import FFN
 from mmengine.model import BaseModule, bias_init_with_prob, xavier_init
 from torch import Tensor, nn
 
-from .box3d import CENTER, SIZE, VELOCITY, YAW
+from .box3d import CENTER, SIZE, VELOCITY, YAW, parts
 
 
 def linear_relu_ln(
     embed_dims: int, in_loops: int, out_loops: int, input_dims: Optional[int] = None
 ) -> list:
-    """`out_loops` times: `in_loops` linear layers, each with a ReLU, and a layer norm."""
+    """`out_loops` times: `in_loops` linear layers, each with a ReLU, and a layer norm.
+
+    No ReLU is in place. What a linear layer returns is a view, and the gradient of a view that was changed in place
+    takes four operators more.
+    """
     dims, layers = input_dims or embed_dims, []
     for _ in range(out_loops):
         for _ in range(in_loops):
-            layers += [nn.Linear(dims, embed_dims), nn.ReLU(inplace=True)]
+            layers += [nn.Linear(dims, embed_dims), nn.ReLU()]
             dims = embed_dims
         layers.append(nn.LayerNorm(embed_dims))
     return layers
+
+
+def _activation(cfg: dict) -> nn.Module:
+    """An activation of a config, not in place: see `linear_relu_ln`."""
+    layer = build_activation_layer(cfg)
+    if hasattr(layer, 'inplace'):
+        layer.inplace = False
+    return layer
 
 
 class SparseBox3DEncoder(BaseModule):
@@ -74,14 +86,11 @@ class SparseBox3DEncoder(BaseModule):
         Returns:
             Tensor: [..., C].
         """
-        parts = [
-            self.pos_fc(box_3d[..., CENTER]),
-            self.size_fc(box_3d[..., SIZE]),
-            self.yaw_fc(box_3d[..., YAW]),
-        ]
+        center, size, yaw, velocity = parts(box_3d)
+        embedded = [self.pos_fc(center), self.size_fc(size), self.yaw_fc(yaw)]
         if self.vel_dims > 0:
-            parts.append(self.vel_fc(box_3d[..., VELOCITY][..., : self.vel_dims]))
-        out = sum(parts[1:], parts[0]) if self.mode == 'add' else torch.cat(parts, -1)
+            embedded.append(self.vel_fc(velocity[..., : self.vel_dims]))
+        out = sum(embedded[1:], embedded[0]) if self.mode == 'add' else torch.cat(embedded, -1)
         return out if self.output_fc is None else self.output_fc(out)
 
 
@@ -138,10 +147,11 @@ class SparseBox3DKeyPointsGenerator(BaseModule):
         if self.num_learnable_pts > 0 and instance_feature is not None:
             placed = self.learnable_fc(instance_feature).sigmoid() - 0.5
             scale = torch.cat([scale, placed.unflatten(-1, (self.num_learnable_pts, 3))], -2)
-        x, y, z = (scale * anchor[..., None, SIZE].exp()).unbind(-1)
-        sin, cos = anchor[..., None, YAW].unbind(-1)
+        center, size, yaw, _ = parts(anchor[..., None, :])
+        x, y, z = (scale * size.exp()).unbind(-1)
+        sin, cos = yaw.unbind(-1)
         turned = torch.stack([cos * x - sin * y, sin * x + cos * y, z], -1)
-        return turned + anchor[..., None, CENTER]
+        return turned + center
 
     def anchor_projection(self, anchor: Tensor, transform: Tensor, seconds: Tensor) -> Tensor:
         """Boxes where they are later, seen from the LiDAR frame of then.
@@ -249,12 +259,14 @@ class SparseBox3DRefinementModule(BaseModule):
         """
         feature = instance_feature + anchor_embed
         change = self.layers(feature)
-        yaw = change[..., YAW] + anchor[..., YAW] if self.refine_yaw else change[..., YAW]
-        if self.normalize_yaw:
-            yaw = F.normalize(yaw, dim=-1)
-        velocity = anchor[..., VELOCITY] + change[..., VELOCITY] / time_interval[:, None, None]
-        parts = change[..., CENTER] + anchor[..., CENTER], change[..., SIZE] + anchor[..., SIZE]
-        box = torch.cat([*parts, yaw, velocity], -1)
+        # A motion becomes a velocity; all else is divided by one, which changes no bit.
+        motion = time_interval[:, None, None].expand(-1, 1, change.shape[-1] - VELOCITY.start)
+        box = anchor + change / F.pad(motion, (VELOCITY.start, 0), value=1.0)
+        if not self.refine_yaw or self.normalize_yaw:
+            center, size, yaw, velocity = parts(box)
+            yaw = yaw if self.refine_yaw else change[..., YAW]
+            yaw = F.normalize(yaw, dim=-1) if self.normalize_yaw else yaw
+            box = torch.cat([center, size, yaw, velocity], -1)
         if not return_cls:
             return box, None, None
         quality = self.quality_layers(feature) if self.with_quality_estimation else None
@@ -295,9 +307,7 @@ class AsymmetricFFN(BaseModule):
         widths = [in_channels] + [feedforward_channels] * (num_fcs - 1)
         self.layers = nn.Sequential(
             *(
-                nn.Sequential(
-                    nn.Linear(before, after), build_activation_layer(act_cfg), nn.Dropout(ffn_drop)
-                )
+                nn.Sequential(nn.Linear(before, after), _activation(act_cfg), nn.Dropout(ffn_drop))
                 for before, after in zip(widths, widths[1:])
             ),
             nn.Linear(feedforward_channels, embed_dims),

@@ -39,41 +39,73 @@ class SparseBox3DLoss(nn.Module):
         target: Tensor,
         weight: Tensor,
         avg_factor: Tensor,
-        suffix: str = '',
         quality: Optional[Tensor] = None,
         labels: Optional[Tensor] = None,
+        counts: Optional[Tensor] = None,
     ) -> dict:
-        """Losses of n boxes.
+        """Losses of n boxes in each of L layers.
 
         Args:
-            box, target, weight (Tensor): [n, 10].
-            avg_factor (Tensor): what the sums are divided by.
-            suffix (str): end of the losses' names.
-            quality (Tensor, optional): logits, [n, 2].
-            labels (Tensor, optional): int64 [n].
+            box, target, weight (Tensor): [L, n, 10].
+            avg_factor (Tensor): what the sums are divided by, one number or [L].
+            quality (Tensor, optional): logits, [L, n, 2].
+            labels (Tensor, optional): int64 [L, n].
+            counts (Tensor, optional): [L, n], 1 for boxes whose quality counts, else 0; all without.
 
         Returns:
-            dict[str, Tensor]: loss_box, and loss_cns and loss_yns where there is a quality.
+            dict[str, Tensor]: loss_box, and loss_cns and loss_yns where there is a quality, [L].
         """
-        agree = F.cosine_similarity(target[:, YAW], box[:, YAW].detach(), dim=-1) > 0
+        seen = box.detach()
+        agree = F.cosine_similarity(target[..., YAW], seen[..., YAW], dim=-1) > 0
         if self.cls_allow_reverse and labels is not None:
-            either = torch.isin(labels, labels.new_tensor(self.cls_allow_reverse))
+            either = torch.zeros_like(agree)
+            for label in self.cls_allow_reverse:
+                either = either | (labels == label)
             sign = torch.where(either & ~agree, -1.0, 1.0).to(target)
-            yaw = target[:, YAW] * sign[:, None]
-            target = torch.cat([target[:, : YAW.start], yaw, target[:, YAW.stop :]], -1)
+            target = target * F.pad(
+                sign[..., None].expand(*sign.shape, YAW.stop - YAW.start),
+                (YAW.start, target.shape[-1] - YAW.stop),
+                value=1.0,
+            )
             agree = agree | either
-        losses = {
-            f'loss_box{suffix}': self.loss_box(box, target, weight=weight, avg_factor=avg_factor)
-        }
+        losses = {'loss_box': sum_layers(self.loss_box, box, target, weight, avg_factor)}
         if quality is not None:
-            distance = (target[:, CENTER] - box[:, CENTER]).detach().norm(dim=-1)
+            distance = (target[..., CENTER] - seen[..., CENTER]).norm(dim=-1)
             centerness, yawness = quality.unbind(-1)
             if self.loss_cns is not None:
-                losses[f'loss_cns{suffix}'] = self.loss_cns(
-                    centerness, torch.exp(-distance), avg_factor=avg_factor
+                losses['loss_cns'] = sum_layers(
+                    self.loss_cns, centerness, torch.exp(-distance), counts, avg_factor
                 )
             if self.loss_yns is not None:
-                losses[f'loss_yns{suffix}'] = self.loss_yns(
-                    yawness.sigmoid(), agree.to(yawness), avg_factor=avg_factor
+                losses['loss_yns'] = sum_layers(
+                    self.loss_yns, yawness.sigmoid(), agree.to(yawness), counts, avg_factor
                 )
         return losses
+
+
+def sum_layers(
+    loss: nn.Module,
+    prediction: Tensor,
+    target: Tensor,
+    weight: Optional[Tensor],
+    avg_factor: Tensor,
+) -> Tensor:
+    """One of mmdet's losses for each layer, by one call for all: the sum, divided by `avg_factor`.
+
+    Args:
+        loss (nn.Module): a loss that takes weight and reduction_override.
+        prediction (Tensor): [L, n] or [L, n, C].
+        target (Tensor): [L, n], or as `prediction`.
+        weight (Tensor, optional): as `target`.
+        avg_factor (Tensor): one number or [L].
+
+    Returns:
+        Tensor: [L].
+    """
+    layers = len(prediction)
+    weight = None if weight is None else weight.flatten(0, 1)
+    each = loss(
+        prediction.flatten(0, 1), target.flatten(0, 1), weight=weight, reduction_override='none'
+    )
+    sums = each.reshape(layers, each.numel() // layers).sum(1)
+    return sums / (avg_factor + torch.finfo(torch.float32).eps)

@@ -2,14 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Callable, Optional, Union, cast
+from typing import Any, Callable, NamedTuple, Optional, Union, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from ...constants import constant
+from ..matching import match
 from .box3d import Truth
 from .instance_bank import InstanceBank
 
@@ -57,10 +58,21 @@ def _padded(values: Sequence[Tensor], size: int, fill: float) -> Tensor:
     return out
 
 
-def _assign(cost: Tensor) -> tuple:
-    """Rows and columns of the cheapest matching."""
-    costs = cost.detach().float().cpu().numpy()
-    return linear_sum_assignment(np.nan_to_num(costs, nan=1e8, posinf=1e8, neginf=1e8))
+class Matched(NamedTuple):
+    """What the A instances of B samples should predict in each of L layers.
+
+    Attributes:
+        labels (Tensor): int64 [L, B * A], `classes` where there is no object.
+        rows (Tensor): int64 [L, K], the instances that predict an object, ascending.
+        objects (Tensor): int64 [L, K], which of the batch's objects.
+        boxes, weights (Tensor): [L, K, 10], states and the weights of their parts.
+    """
+
+    labels: Tensor
+    rows: Tensor
+    objects: Tensor
+    boxes: Tensor
+    weights: Tensor
 
 
 class SparseBox3DTarget:
@@ -132,33 +144,73 @@ class SparseBox3DTarget:
             tuple[Tensor, Tensor, Tensor]: labels, int64 [B, A], `classes` where there is no object; states and the
             weights of their parts, [B, A, 10].
         """
-        labels = torch.full_like(cls_pred[..., 0], cls_pred.shape[-1], dtype=torch.int64)
-        boxes, weights = torch.zeros_like(box_pred), torch.zeros_like(box_pred)
-        with torch.no_grad():
-            for i, (gt_labels, gt_boxes) in enumerate(zip(truth.labels, truth.boxes)):
-                if len(gt_labels) == 0:
-                    continue
-                factors = (~gt_boxes.isnan()).to(box_pred)
-                for label, values in self.cls_wise_reg_weights.items():
-                    factors[gt_labels == int(label)] = factors.new_tensor(values)
-                cost = self._cls_cost(cls_pred[i], gt_labels)
-                cost = cost + self._box_cost(box_pred[i], gt_boxes.nan_to_num(), factors)
-                found, meant = (torch.from_numpy(x).to(labels.device) for x in _assign(cost))
-                labels[i, found] = gt_labels[meant]
-                boxes[i, found] = gt_boxes[meant].nan_to_num().to(boxes)
-                weights[i, found] = factors[meant]
-        return labels, boxes, weights
+        found = self.match(cls_pred[None], box_pred[None], truth)
+        rows = found.rows[0]
+        boxes, weights = (
+            torch.zeros_like(box_pred)
+            .flatten(0, 1)
+            .index_copy(0, rows, values[0])
+            .view_as(box_pred)
+            for values in (found.boxes, found.weights)
+        )
+        return found.labels[0].view(cls_pred.shape[:2]), boxes, weights
 
-    def _cls_cost(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """What a focal loss gains by taking an instance for an object, [A, n]."""
+    @torch.no_grad()
+    def match(self, cls_pred: Tensor, box_pred: Tensor, truth: Truth) -> Matched:
+        """Match the predictions of all layers, with one wait for the device.
+
+        Args:
+            cls_pred (Tensor): logits, [L, B, A, classes].
+            box_pred (Tensor): states, [L, B, A, 10].
+            truth (Truth): the objects.
+
+        Returns:
+            Matched: see there.
+        """
+        layers, size, instances, classes = cls_pred.shape
+        counts = [len(labels) for labels in truth.labels]
+        gt_labels, gt_boxes = torch.cat(truth.labels), torch.cat(truth.boxes)
+        factors = (~gt_boxes.isnan()).to(box_pred)
+        gt_boxes = gt_boxes.nan_to_num().to(box_pred)
+        for label, values in self.cls_wise_reg_weights.items():
+            of_class = constant(values, factors.device, factors.dtype)
+            factors = torch.where((gt_labels == int(label))[:, None], of_class, factors)
+        gain, costs = self._cls_gain(cls_pred), []
+        per_sample = (x.split(counts) for x in (gt_labels, gt_boxes, factors))
+        for i, (labels, boxes, weights) in enumerate(zip(*per_sample)):
+            cost = gain[:, i][..., labels] * self.cls_weight
+            costs += (cost + self._box_cost(box_pred[:, i], boxes, weights)).unbind(0)
+        pairs = match(costs)
+
+        # Sample by sample in `pairs`, and in each layer by layer.
+        firsts = np.cumsum([0, *counts])
+        index = np.array(
+            [
+                [
+                    np.concatenate(
+                        [i * instances + pairs[i * layers + layer][0] for i in range(size)]
+                    ),
+                    np.concatenate([firsts[i] + pairs[i * layers + layer][1] for i in range(size)]),
+                ]
+                for layer in range(layers)
+            ]
+        )
+        rows, objects = torch.from_numpy(index).to(gt_labels.device).unbind(1)
+        layer = torch.arange(layers, device=rows.device)[:, None] * (size * instances)
+        labels = gt_labels.new_full((layers * size * instances,), classes)
+        labels = labels.index_copy(0, (rows + layer).flatten(), gt_labels[objects].flatten())
+        return Matched(labels.view(layers, -1), rows, objects, gt_boxes[objects], factors[objects])
+
+    def _cls_gain(self, logits: Tensor) -> Tensor:
+        """What a focal loss loses by taking an instance for an object of a class, [..., classes]."""
         share = logits.sigmoid()
         no = -(1 - share + self.eps).log() * (1 - self.alpha) * share.pow(self.gamma)
         yes = -(share + self.eps).log() * self.alpha * (1 - share).pow(self.gamma)
-        return (yes - no)[:, labels] * self.cls_weight
+        return yes - no
 
     def _box_cost(self, boxes: Tensor, truth: Tensor, factors: Tensor) -> Tensor:
         """Weighed distance of states [..., A, 10] and [..., n, 10], [..., A, n]."""
-        factors = factors * factors.new_tensor(self.reg_weights)
+        factors = factors * constant(self.reg_weights, factors.device, factors.dtype)
         gap = (boxes[..., :, None, :] - truth[..., None, :, :]).abs()
         return (gap * factors[..., None, :, :]).sum(-1) * self.box_weight
 
@@ -186,7 +238,10 @@ class SparseBox3DTarget:
         groups = self.num_dn_groups
         labels, ids = (x[:, None].expand(-1, groups, -1) for x in (labels, ids))
         boxes = boxes[:, None].expand(-1, groups, -1, -1)
-        scale = boxes.new_tensor(self.dn_noise_scale)
+        noise = self.dn_noise_scale
+        scale: Union[float, Tensor] = (
+            constant(noise, boxes.device, boxes.dtype) if isinstance(noise, Sequence) else noise
+        )
         anchor, slot = boxes + (torch.rand_like(boxes) * 2 - 1) * scale, labels
         if self.add_neg_dn:
             distance = torch.rand_like(boxes) + 1
@@ -195,21 +250,25 @@ class SparseBox3DTarget:
 
         # Noise may have carried a box to another object: the nearest ones are meant.
         costs = self._box_cost(anchor, boxes, torch.ones_like(boxes)).flatten(0, 1)
-        pairs = [[torch.from_numpy(x) for x in _assign(cost)] for cost in costs]
-        found, meant = (
-            torch.stack(x).to(labels.device).unflatten(0, (-1, groups)) for x in zip(*pairs)
-        )
+        pairs = torch.from_numpy(np.array(match(costs.unbind(0)))).to(labels.device)
+        found, meant = pairs.unflatten(0, (-1, groups)).unbind(2)
         full = anchor.shape[:3]
+        places = (found, full[2]), (meant, size)
+        group = torch.arange(found.shape[0] * groups, device=found.device)[:, None]
+        to, source = ((x.flatten(0, 1) + group * n).flatten() for x, n in places)
+
+        def place(values: Tensor, fill: float) -> Tensor:
+            """What is meant, where it is found, and elsewhere `fill`."""
+            given = values.flatten(0, 2)[source]
+            out = given.new_full((full.numel(), *given.shape[1:]), fill)
+            return out.index_copy(0, to, given).unflatten(0, full)
+
         targets = Noisy(
             anchor=F.pad(anchor, (0, state_dims - anchor.shape[-1])),
-            boxes=torch.zeros_like(anchor).scatter_(
-                2,
-                found[..., None].expand_as(boxes),
-                boxes.gather(2, meant[..., None].expand_as(boxes)),
-            ),
-            labels=labels.new_full(full, NEGATIVE).scatter_(2, found, labels.gather(2, meant)),
+            boxes=place(boxes, 0.0),
+            labels=place(labels, NEGATIVE),
             valid=torch.zeros(full, dtype=torch.bool, device=labels.device),
-            ids=ids.new_full(full, -1).scatter_(2, found, ids.gather(2, meant)),
+            ids=place(ids, -1),
         )
         targets.valid = (targets.labels >= 0) | ((slot >= 0) & (targets.labels == NEGATIVE))
         return targets

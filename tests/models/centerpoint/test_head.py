@@ -2,7 +2,6 @@
 
 import copy
 import functools
-from collections import Counter
 
 import numpy as np
 import pytest
@@ -15,20 +14,16 @@ from mmdet3d.registry import MODELS
 from mmdet3d.structures import Det3DDataSample, LiDARInstance3DBoxes
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from mxd_mmplugin.models.centerpoint import CenterHead
 from mxd_mmplugin.models.centerpoint.targets import make_targets
 from mxd_mmplugin.models.heatmap import gaussian_radii
 from mxd_mmplugin.ops import draw_gaussians
+from tests.counting import Counting
 
 AREA, VOXEL, FACTOR = [-12.0, -16.0, -5.0, 12.0, 16.0, 3.0], [0.25, 0.5, 0.2], 4
 GRID = [96, 64, 40]  # 24 x 16 cells: x and y differ
 TASKS = (1,), (2, 3), (1, 2, 2, 1)
-WAITS = {
-    *('aten::_local_scalar_dense', 'aten::nonzero', 'aten::masked_select', 'aten::equal'),
-    *('aten::is_nonzero', 'aten::unique_dim', 'aten::_unique2', 'aten::unique_consecutive'),
-}
 
 
 @pytest.fixture(autouse=True)
@@ -299,26 +294,6 @@ def test_classes_of_users_stay_as_they_are():
     assert not isinstance(head, CenterHead)
     assert Mine.get_targets is Stock.get_targets and Mine.loss_by_feat is Stock.loss_by_feat
     assert Stock.__module__.startswith('mmdet3d.') and MODELS.get('CenterHead') is CenterHead
-
-
-class Counting(TorchDispatchMode):
-    """Operators, and those of them that wait for a number."""
-
-    def __init__(self):
-        super().__init__()
-        self.calls = Counter()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func._schema.name
-        mask = name == 'aten::index' and any(
-            x is not None and x.dtype == torch.bool for x in args[1]
-        )
-        self.calls['aten::nonzero' if mask else name] += 1
-        return func(*args, **(kwargs or {}))
-
-    @property
-    def waits(self):
-        return sum(count for name, count in self.calls.items() if name in WAITS)
 
 
 def test_operators_grow_with_nothing_and_nothing_waits():

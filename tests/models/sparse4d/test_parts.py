@@ -6,6 +6,7 @@ import torch
 from mmdet3d.registry import MODELS
 from mmdet3d.structures import LiDARInstance3DBoxes
 from mmengine.registry import init_default_scope
+from scipy.optimize import linear_sum_assignment
 
 from mxd_mmplugin.models.sparse4d import (
     AsymmetricFFN,
@@ -257,12 +258,13 @@ def test_boxes_that_look_the_same_from_behind():
     box = target.clone()
     box[:, 6:8] *= -1
     labels = torch.tensor([0, 1, 2, 2, 1, 0])
+    given = (x[None] for x in (box, target, torch.ones(6, 10)))  # one layer
     losses = some_loss(cls_allow_reverse=[2])(
-        box, target, torch.ones(6, 10), torch.tensor(6.0), quality=torch.zeros(6, 2), labels=labels
+        *given, torch.tensor(6.0), quality=torch.zeros(1, 6, 2), labels=labels[None]
     )
     forward = target[labels != 2]
     expected = 2 * forward[:, 6:8].abs().sum() / 6
-    torch.testing.assert_close(losses['loss_box'], expected)
+    torch.testing.assert_close(losses['loss_box'], expected[None])
     assert set(losses) == {'loss_box', 'loss_cns', 'loss_yns'}
     assert torch.equal(target, encode(some_boxes(6)))  # not changed
 
@@ -273,9 +275,9 @@ def test_quality_is_that_of_the_box():
     with torch.no_grad():
         box[1, 0] += 3.0
     logits = torch.tensor([[8.0, 8.0], [torch.logit(torch.tensor(np.exp(-3.0))), 8.0]])
-    args = torch.ones(2, 10), torch.tensor(2.0)
-    good = some_loss()(box, target, *args, quality=logits.float())
-    bad = some_loss()(box, target, *args, quality=-logits.float())
+    args = box[None], target[None], torch.ones(1, 2, 10), torch.tensor(2.0)
+    good = some_loss()(*args, quality=logits[None].float())
+    bad = some_loss()(*args, quality=-logits[None].float())
     assert good['loss_cns'] < bad['loss_cns'] and good['loss_yns'] < bad['loss_yns']
     good['loss_cns'].requires_grad_().backward()
     assert box.grad is None or not box.grad.any()  # a box is not moved to please its quality
@@ -369,3 +371,55 @@ def test_index_tables_of_the_same_maps_are_the_same_tensors():
     assert shapes.tolist() == [[[6, 8], [3, 4]]] * 2 and starts.tolist() == [[0, 48], [60, 108]]
     assert rows.shape == (1, 120, 4)
     assert flatten_maps(maps[:1])[1] is not shapes
+
+
+def test_layers_are_summed_as_by_one_call_each():
+    """mmdet's mean over `avg_factor`, layer by layer, and with some boxes that do not count."""
+    torch.manual_seed(0)
+    boxes = torch.randn(3, 9, 10, requires_grad=True)
+    target, weights = torch.randn(3, 9, 10), torch.rand(3, 9, 10)
+    quality, labels = torch.randn(3, 9, 2), torch.randint(0, 4, (3, 9))
+    counts = torch.randint(0, 2, (3, 9)).float()
+    averages = torch.tensor([2.0, 1.0, 5.0])
+    loss = some_loss(cls_allow_reverse=[1, 3])
+    weights = weights * counts[..., None]
+    found = loss(boxes, target, weights, averages, quality, labels, counts)
+    for i in range(3):
+        rows = counts[i] > 0
+        one = (x[i, rows][None] for x in (boxes, target, weights))
+        rest = (x[i, rows][None] for x in (quality, labels))
+        expected = loss(*one, averages[i], *rest)
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name][i], value[0])
+    nothing = loss(*(x[:, :0] for x in (boxes, target, weights)), averages, quality[:, :0])
+    assert all(value.tolist() == [0] * 3 for value in nothing.values())
+
+
+@pytest.mark.parametrize('counts', [(4, 0, 7), (0, 0), (45,)])
+def test_all_layers_are_matched_as_one_by_one(counts):
+    """And with one copy to the host: the costs of all layers and samples together."""
+    torch.manual_seed(0)
+    truth = some_truth(*counts)
+    truth.boxes[0][:1, 8:] = torch.nan
+    sampler = SparseBox3DTarget(cls_wise_reg_weights={'2': [3.0] * 10})
+    logits = torch.randn(4, len(counts), 40, CLASSES)
+    boxes = torch.randn(4, len(counts), 40, 10)
+    found = sampler.match(logits, boxes, truth)
+    assert found.rows.shape == (4, sum(min(40, n) for n in counts))
+    for layer in range(4):
+        labels, targets, weights = sampler.sample(logits[layer], boxes[layer], truth)
+        rows = (labels.flatten() < CLASSES).nonzero()[:, 0]
+        assert torch.equal(found.labels[layer], labels.flatten())
+        assert torch.equal(found.rows[layer], rows)
+        assert torch.equal(found.boxes[layer], targets.flatten(0, 1)[rows])
+        assert torch.equal(found.weights[layer], weights.flatten(0, 1)[rows])
+        for i, count in enumerate(counts):
+            # The cheapest matching of this layer and sample alone.
+            cost = sampler._cls_gain(logits[layer, i])[:, truth.labels[i]] * sampler.cls_weight
+            factors = (~truth.boxes[i].isnan()).float()
+            factors[truth.labels[i] == 2] = 3.0
+            cost += sampler._box_cost(boxes[layer, i], truth.boxes[i].nan_to_num(), factors)
+            pairs = linear_sum_assignment(cost)
+            expected = torch.full((40,), CLASSES)
+            expected[pairs[0]] = truth.labels[i][pairs[1]]
+            assert torch.equal(labels[i], expected), count

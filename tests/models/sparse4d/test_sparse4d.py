@@ -13,9 +13,11 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 
-from mxd_mmplugin.models.sparse4d import GridSampleAggregation, Sparse4D
+from mxd_mmplugin.models.matching import match
+from mxd_mmplugin.models.sparse4d import GridSampleAggregation, Sparse4D, target
 from mxd_mmplugin.modules import DeformableAggregation
 from tests.conftest import ROOT
+from tests.counting import Counting
 
 FOLDER = ROOT / 'configs' / 'sparse4d'
 # The column of parameters.txt: lists made by the authors' own code at the tags of each version.
@@ -415,3 +417,21 @@ def test_half_precision_and_one_step():
 def test_wrong_options_are_named(changes, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         MODELS.build(small(head=changes))
+
+
+@pytest.mark.parametrize('samples', [1, 3])
+def test_a_step_waits_for_its_two_matchings_alone(monkeypatch, samples):
+    """That of the noise and that of the predictions, whatever the layers and samples are."""
+    model = built().train()
+    looks = []
+    monkeypatch.setattr(target, 'match', lambda costs: looks.append(len(costs)) or match(costs))
+    for time in range(2):
+        frames = [a_frame(scene, time) for scene in range(samples)]
+        data = model.data_preprocessor(batch_of(*frames), True)
+        looks.clear()
+        with Counting() as counting:
+            losses = model(**data, mode='loss')
+        assert counting.waits == 0, counting.calls
+        groups, layers = model.head.sampler.num_dn_groups, 3
+        assert looks == [groups * samples, layers * samples]
+        sum(losses.values()).backward()
