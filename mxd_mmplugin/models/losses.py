@@ -24,6 +24,8 @@ class L1Loss(losses.L1Loss):
             raise ValueError(
                 f"reduction_override must be None, 'none', 'mean' or 'sum', was {reduction_override!r}"
             )
+        if weight is not None and not pred.numel():  # no mean of nothing
+            return (pred * weight.reshape(pred.shape)).sum()
         reduction = reduction_override or self.reduction
         loss = l1_loss(pred, target, weight, reduction=reduction, avg_factor=avg_factor)
         return self.loss_weight * loss

@@ -79,14 +79,8 @@ class Voxelization(nn.Module):
 
     def extra_repr(self) -> str:
         """See nn.Module."""
-        names = (
-            'voxel_size',
-            'point_cloud_range',
-            'max_num_points',
-            'max_voxels',
-            'deterministic',
-            'layout',
-        )
+        names = ['voxel_size', 'point_cloud_range', 'max_num_points', 'max_voxels', 'deterministic']
+        names += ['layout'] * (self.layout is not None)
         return ', '.join(f'{name}={getattr(self, name)}' for name in names)
 
 

@@ -141,7 +141,7 @@ def hard_voxelize_batch(
         [*_floats(voxel_size), 1.0],
         [*_floats(coors_range[:ndim]), 0.0, *_floats(coors_range[ndim:]), float(samples)],
         int(max_points),
-        int(max_voxels) * samples,
+        int(max_voxels) if samples == 1 else len(rows),  # each sample has its own limit, below
     )
     if samples > 1 and len(coors) > max_voxels:  # a sample may have too many
         index = torch.arange(samples, device=coors.device)

@@ -175,7 +175,8 @@ class SparseBox3DTarget:
         for label, values in self.cls_wise_reg_weights.items():
             of_class = constant(values, factors.device, factors.dtype)
             factors = torch.where((gt_labels == int(label))[:, None], of_class, factors)
-        gain, costs = self._cls_gain(cls_pred), []
+        gain = self._cls_gain(cls_pred)
+        costs: list[Tensor] = []
         per_sample = (x.split(counts) for x in (gt_labels, gt_boxes, factors))
         for i, (labels, boxes, weights) in enumerate(zip(*per_sample)):
             cost = gain[:, i][..., labels] * self.cls_weight

@@ -374,7 +374,7 @@ def test_index_tables_of_the_same_maps_are_the_same_tensors():
 
 
 def test_layers_are_summed_as_by_one_call_each():
-    """mmdet's mean over `avg_factor`, layer by layer, and with some boxes that do not count."""
+    """The mean over `avg_factor`, layer by layer, and with some boxes that do not count."""
     torch.manual_seed(0)
     boxes = torch.randn(3, 9, 10, requires_grad=True)
     target, weights = torch.randn(3, 9, 10), torch.rand(3, 9, 10)
