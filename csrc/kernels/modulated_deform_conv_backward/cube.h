@@ -2,6 +2,8 @@
 // and the weight; and the gradient of the weight, from the output's gradient and the columns.
 #pragma once
 
+#include <type_traits>
+
 #include "../common/buffers.h"
 #include "../common/events.h"
 #include "../common/matrix_unit.h"
@@ -22,11 +24,16 @@ constexpr int32_t kDeepest = kContractionBytes / kBlockBytes;
 template <typename T>
 constexpr int32_t kSquare = kFractalRows / kFractalColumns<T>;
 
+// What a copy takes T for: CANN 8.1's headers do not compile it for bf16.
+template <typename T>
+using Bits = std::conditional_t<sizeof(T) == sizeof(half), half, float>;
+
 // Rows of a matrix in L1, as squares: [rows / 16, columns / 16, kSquare fractals]. Missing rows of
 // the last 16 keep what was there.
 template <typename T>
-__aicore__ inline void LoadSquares(const LocalTensor<T>& to, const GlobalTensor<T>& from,
+__aicore__ inline void LoadSquares(const LocalTensor<T>& squares, const GlobalTensor<Bits<T>>& from,
                                    int32_t rows, int32_t columns, int32_t stride) {
+  const LocalTensor<Bits<T>> to = squares.template ReinterpretCast<Bits<T>>();
   constexpr int32_t kFarthest = 0xffff;  // elements, of the instruction's strides
   const int32_t whole = rows / kFractalRows, sixteen = kFractalRows * columns;
   if (whole > 0 && stride * kFractalRows <= kFarthest) {
@@ -59,7 +66,7 @@ class OutputGrads {
         panels_(tiling.groups * tiling.panels),
         place_elements_(tiling.tile * tiling.panel),
         places_(Take<T, TPosition::A1>(pipe, kPlaces * place_elements_)) {
-    grad_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(grad));
+    grad_.SetGlobalBuffer(reinterpret_cast<__gm__ Bits<T>*>(grad));
   }
   __aicore__ inline void Begin() {
     // What missing rows are multiplied by is 0: then they must be finite.
@@ -87,7 +94,7 @@ class OutputGrads {
  private:
   const ModulatedDeformConvTiling& tiling_;
   const int32_t panels_, place_elements_;
-  GlobalTensor<T> grad_;
+  GlobalTensor<Bits<T>> grad_;
   LocalTensor<T> places_;
   int64_t held_[kPlaces] = {-1, -1, -1, -1};
 };
@@ -175,7 +182,7 @@ class CubeCore {
                  tiling_),
         matrix_(pipe_) {
     const int64_t first = GetBlockIdx() * kSlots * static_cast<int64_t>(step_elements_);
-    ring_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(ring) + first);
+    ring_.SetGlobalBuffer(reinterpret_cast<__gm__ Bits<T>*>(ring) + first);
     grad_ring_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(column_grads) + first);
     parts_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(parts));
     columns_free_.Init(pipe_, 2);
@@ -334,7 +341,7 @@ class CubeCore {
   OutputGrads<T> grads_;
   Weights<T> weights_;
   MatrixUnit<T> matrix_;
-  GlobalTensor<T> ring_;
+  GlobalTensor<Bits<T>> ring_;
   GlobalTensor<float> grad_ring_, parts_;
   Events<HardEvent::MTE1_MTE2> columns_free_;
   Events<HardEvent::MTE2_MTE1> columns_full_;
