@@ -149,6 +149,7 @@ def rulebooks(dtype: torch.dtype, generator: torch.Generator) -> Iterator[Proble
     """Output voxels, and the pairs in an order that no layout changes, forward and transposed."""
 
     def ordered(pairs: Tensor, bounds: Tensor) -> Tensor:
+        pairs, bounds = pairs.cpu(), bounds.cpu()  # an NPU has no good sort of int64
         offsets = fallback.sparse_conv.offset_of_pairs(bounds)
         return ((offsets << 42) + (pairs[:, 0].long() << 21) + pairs[:, 1]).sort().values
 
