@@ -165,19 +165,17 @@ def test_data_loader_workers_inherit_the_device():
 
 
 def test_an_operator_of_cann_is_refused_by_name():
-    """In a process of its own: torch_npu's queue stays broken, as on the hardware.
-
-    It empties the queue before it notes the failure, so that the first copy may come between.
-    """
+    """In a process of its own, without torch_npu's queue: that may lose a failure, or report it late."""
     code = (
-        'import time, torch\n'
-        'boxes = torch.ones(1, 2, 5).npu()\n'
-        'result = torch.ops.npu.npu_rotated_iou(boxes, boxes)\n'
-        'while True:\n'
-        '    result.cpu()\n'
-        '    time.sleep(0.01)\n'
+        'import torch; boxes = torch.ones(1, 2, 5).npu(); torch.ops.npu.npu_rotated_iou(boxes, boxes)'
     )
-    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, '-c', code],
+        env={**os.environ, 'TASK_QUEUE_ENABLE': '0'},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode != 0 and 'RuntimeError' in done.stderr
     assert "CANN's operator RotatedIou is not part of the software NPU" in done.stderr
 

@@ -107,5 +107,6 @@ def sum_layers(
     each = loss(
         prediction.flatten(0, 1), target.flatten(0, 1), weight=weight, reduction_override='none'
     )
-    sums = each.reshape(layers, each.numel() // layers).sum(1)
+    # mmdet's losses of no element are one zero, whatever the reduction.
+    sums = each.reshape(layers, -1).sum(1) if each.ndim else each.expand(layers)
     return sums / (avg_factor + torch.finfo(torch.float32).eps)
