@@ -23,8 +23,10 @@ PACKAGES := $(abspath .venv)/lib/python3.11/site-packages
 TORCH := $(shell sed -n "s/^torch==//p" requirements/build.txt)
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
-# Tests run in two processes of one thread each, file by file, the longest first (tests/conftest.py).
-PYTHON_TESTS := OMP_NUM_THREADS=1 $(BIN)/python
+# Tests run in two processes of one thread each, file by file, the longest first; the processes
+# share the generated data set (tests/conftest.py).
+TEST_DATA := $(abspath build/test-data)
+PYTHON_TESTS := OMP_NUM_THREADS=1 MXD_TEST_DATA=$(TEST_DATA) $(BIN)/python
 TWO := -n 2 --dist loadfile --no-loadscope-reorder
 
 .DELETE_ON_ERROR:
@@ -50,6 +52,7 @@ train: $(STAMP)package $(DATA)/sparse4d_anchors.npy  ## train and evaluate on ge
 data: $(DATA)/sparse4d_anchors.npy  ## generate the nuScenes-format scenes and their info files
 
 test: lint softnpu $(STAMP)package $(STAMP)runtime .rivals/.stamp  ## check the style and run all tests
+	rm -rf $(TEST_DATA)
 	status=0; \
 	    $(PYTHON_TESTS) -m pytest $(TWO) --ignore tests/npu || status=1; \
 	    $(PYTHON_TESTS) -m tests.npu $(TWO) || status=1; \

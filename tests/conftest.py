@@ -16,7 +16,10 @@ from mmengine.utils import digit_version
 ROOT = Path(__file__).parents[1]
 DATA = 'data/nuscenes-generated'
 REAL_DATA = Path(os.environ.get('MXD_REAL_DATA', ROOT.parent / 'shared' / 'real'))
-LONG = 'test_train', 'test_bench', 'test_tools', 'test_synth', 'test_vector_widths'
+LONG = (
+    *('test_train', 'test_bench', 'test_tools', 'test_synth', 'test_vector_widths'),
+    *('test_beside', 'test_verify', 'test_models'),
+)
 traces = pytest.mark.skipif(
     not hasattr(torch.library, 'register_fake'), reason='traces on PyTorch 2.4 and later'
 )
@@ -79,10 +82,10 @@ def on_cpu() -> dict:
 def generated(tmp_path_factory) -> Path:
     """A generated data set of two scenes with four key frames each, one of them to train on.
 
-    The processes of a run share it: nothing may be written there.
+    Processes that are given the same folder by MXD_TEST_DATA share it: nothing may be written there.
     """
-    place = tmp_path_factory.getbasetemp()
-    place = place.parent if 'PYTEST_XDIST_WORKER' in os.environ else place
+    place = Path(os.environ.get('MXD_TEST_DATA', tmp_path_factory.getbasetemp()))
+    place.mkdir(parents=True, exist_ok=True)
     folder, done, env = place / 'generated', place / 'generated.done', on_cpu()
     with open(place / 'generated.lock', 'w') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
