@@ -1,7 +1,8 @@
 """mmcv's operators of rotated boxes run on ours for CPU tensors, those too for which mmcv has GPU code alone.
 
 mmcv's Python takes its compiled functions from `mmcv._ext` at each call: those of the table below are exchanged there.
-Tensors of other devices go on to what was there before: npu tensors are served by mmcv's C++ registry (csrc/mmcv_registry).
+Tensors of other devices go on to what was there before: npu tensors are served by mmcv's C++ registry
+(csrc/mmcv_registry).
 """
 
 import functools
