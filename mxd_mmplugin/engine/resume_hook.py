@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 
 
 class ExactResumeHook(Hook):
-    """What a checkpoint does not hold is made not to matter.
+    """Makes a training independent of what a checkpoint does not hold.
 
     Each iteration draws its random numbers from `randomness.seed`, the rank and its own number, so that none depends on
     what was drawn before. A model that remembers the frame before (it has a method `forget`) forgets it where a
