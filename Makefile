@@ -21,6 +21,10 @@ NATIVE := $(shell find csrc tests -name "*.cpp" -o -name "*.h")
 CPU_NATIVE := $(wildcard csrc/ops/*.* csrc/ops/cpu/*.*)
 PACKAGES := $(abspath .venv)/lib/python3.11/site-packages
 TORCH := $(shell sed -n "s/^torch==//p" requirements/build.txt)
+TESTS ?= tests/ops tests/modules
+SANITIZERS = MXD_CPU_LIBRARY=$(abspath build/sanitize/mxd_mmplugin/_C.so) OMP_NUM_THREADS=2 \
+    ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb=4096 UBSAN_OPTIONS=print_stacktrace=1 \
+    LD_PRELOAD="$(shell $(CXX) -print-file-name=libasan.so) $(shell $(CXX) -print-file-name=libstdc++.so.6)"
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
 # Tests run in two processes of one thread each, file by file, the longest first; the processes
@@ -31,10 +35,10 @@ TWO := -n 2 --dist loadfile --no-loadscope-reorder
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: unit devcheck docs help venv train data test lint bench softnpu compat clean
+.PHONY: unit sanitize devcheck docs help venv train data test lint bench softnpu compat clean
 
 help:  ## show this help
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 venv: $(STAMP)package $(STAMP)runtime $(STAMP)test  ## install everything, the test tools too
 
@@ -60,6 +64,13 @@ test: lint softnpu $(STAMP)package $(STAMP)runtime .rivals/.stamp  ## check the 
 
 unit: $(STAMP)package $(STAMP)runtime $(STAMP)test  ## run the tests of operators and layers, with no software NPU and no rivals
 	$(PYTHON_TESTS) -m pytest $(TWO) tests/ops tests/modules tests/test_*.py
+
+# PyTorch and Python free nothing at exit: leaks are not looked for. C++ exceptions pass only where
+# libstdc++ is there before ASan begins.
+sanitize: $(STAMP)package $(STAMP)runtime $(STAMP)test  ## run the operators' tests on a C++ library built with ASan and UBSan (TESTS=tests/ops for those alone)
+	$(BIN)/python setup.py -q build_ext --sanitize
+	$(SANITIZERS) $(BIN)/python -m tests.ops.random_calls --memory 0
+	$(SANITIZERS) $(BIN)/python -m pytest $(TESTS)
 
 # mypy reads the types of torch.
 lint: $(STAMP)build $(STAMP)test  ## check the style of the Python and C++ sources, and the types of Python

@@ -73,7 +73,8 @@ def run(folder, *command, env=None) -> str:
 
 def on_cpu() -> dict:
     """The environment of this process without the software NPU, for `run`."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith('MXD_')}
+    kept = 'MXD_CPU_LIBRARY'  # of `make sanitize`
+    env = {n: value for n, value in os.environ.items() if not n.startswith('MXD_') or n == kept}
     env.update(PYTHONPATH=str(ROOT), LD_LIBRARY_PATH='', TORCH_DEVICE_BACKEND_AUTOLOAD='0')
     return env
 
