@@ -40,7 +40,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> plan_npu(const at::Te
             at::zeros({1}, longs)};
   const at::Tensor rows = coors.contiguous();
   const at::Tensor inside = rows.ge(0).all(1);
-  const at::Tensor extent = rows.to(at::kLong).amax(0).clamp_min(0) + 1;
+  const at::Tensor extent = at::where(inside.unsqueeze(1), rows, 0).to(at::kLong).amax(0) + 1;
   const at::Tensor words = cell_words(rows, inside, extent);
   const npu::Sorted sorted = npu::sort_words(words, count);
   const at::Tensor total = at::zeros({1}, ints);
