@@ -139,8 +139,7 @@ class Chunks {
   __aicore__ inline void LoadLists(const Chunk& chunk) {
     lists_free_.Wait(chunk.list);
     SetWait<HardEvent::S_MTE2>();
-    if (chunk.entries > 0)
-      LoadList(Rows(chunk)[kHeader], rows_[chunk.entry], chunk.entries);
+    if (chunk.entries > 0) LoadList(Rows(chunk)[kHeader], rows_[chunk.entry], chunk.entries);
     DataCopyPad(begins_in_ub_[chunk.list * begins_words_],
                 begins_[2 * static_cast<int64_t>(chunk.segment)], Words(2 * (chunk.segments + 1)),
                 {false, 0, 0, 0});

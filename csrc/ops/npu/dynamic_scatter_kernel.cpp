@@ -25,7 +25,7 @@ at::Tensor cell_words(const at::Tensor& coors, const at::Tensor& inside, const a
 }
 
 // Rows of a table of int32 or int64.
-at::Tensor take(const at::Tensor& table, const at::Tensor& rows) {
+at::Tensor take_coors(const at::Tensor& table, const at::Tensor& rows) {
   if (table.scalar_type() == at::kInt) return npu::take_rows(table, rows);
   return npu::take_rows(table.view(at::kInt), rows).view(at::kLong);
 }
@@ -58,7 +58,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> plan_npu(const at::Te
   const at::Tensor ranks = sorted.rows.slice(0, 0, points);
   const at::Tensor begins = unique.begins.slice(0, 0, voxels);
   const at::Tensor intervals = at::cat({begins, at::full({1}, points, ints)}).to(at::kLong);
-  const at::Tensor voxel_coors = take(rows, npu::take_rows(ranks, begins));
+  const at::Tensor voxel_coors = take_coors(rows, npu::take_rows(ranks, begins));
   // The voxel of each rank is how many begin up to there; and by the points' numbers.
   at::Tensor voxel = at::full({count}, -1, ints);
   voxel.slice(0, 0, points).copy_(npu::number_keys(sorted.keys, points));
