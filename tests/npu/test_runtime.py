@@ -166,9 +166,7 @@ def test_data_loader_workers_inherit_the_device():
 
 def test_an_operator_of_cann_is_refused_by_name():
     """In a process of its own, without torch_npu's queue: that may lose a failure, or report it late."""
-    code = (
-        'import torch; boxes = torch.ones(1, 2, 5).npu(); torch.ops.npu.npu_rotated_iou(boxes, boxes)'
-    )
+    code = 'import torch; boxes = torch.ones(1, 2, 5).npu(); torch.ops.npu.npu_rotated_iou(boxes, boxes)'
     done = subprocess.run(
         [sys.executable, '-c', code],
         env={**os.environ, 'TASK_QUEUE_ENABLE': '0'},
