@@ -23,6 +23,12 @@ PACKAGES := $(abspath .venv)/lib/python3.11/site-packages
 TORCH := $(shell sed -n "s/^torch==//p" requirements/build.txt)
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
+# Tests run in two processes of one thread each, file by file, the longest first; the processes
+# share the generated data set (tests/conftest.py).
+TEST_DATA := $(abspath build/test-data)
+PYTHON_TESTS := OMP_NUM_THREADS=1 MXD_TEST_DATA=$(TEST_DATA) $(BIN)/python
+TWO := -n 2 --dist loadfile --no-loadscope-reorder
+
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: unit devcheck docs help venv train data test lint bench softnpu compat clean
@@ -46,10 +52,14 @@ train: $(STAMP)package $(DATA)/sparse4d_anchors.npy  ## train and evaluate on ge
 data: $(DATA)/sparse4d_anchors.npy  ## generate the nuScenes-format scenes and their info files
 
 test: lint softnpu $(STAMP)package $(STAMP)runtime .rivals/.stamp  ## check the style and run all tests
-	$(BIN)/python -m pytest
+	rm -rf $(TEST_DATA)
+	status=0; \
+	    $(PYTHON_TESTS) -m pytest $(TWO) --ignore tests/npu || status=1; \
+	    $(PYTHON_TESTS) -m tests.npu $(TWO) || status=1; \
+	    exit $$status
 
 unit: $(STAMP)package $(STAMP)runtime $(STAMP)test  ## run the tests of operators and layers, with no software NPU and no rivals
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests/ops tests/modules tests/test_*.py
+	$(PYTHON_TESTS) -m pytest $(TWO) tests/ops tests/modules tests/test_*.py
 
 # mypy reads the types of torch.
 lint: $(STAMP)build $(STAMP)test  ## check the style of the Python and C++ sources, and the types of Python

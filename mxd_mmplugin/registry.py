@@ -139,6 +139,7 @@ def _mmdet3d_table(swap: bool) -> list[Entry]:
     from .models.centerpoint import CenterHead
     from .models.data_preprocessor import Det3DDataPreprocessor
     from .models.losses import FocalLoss, L1Loss
+    from .models.swin import SwinTransformer
 
     note = "for mmdet3d's, which needs np.long"
     entries = [
@@ -151,13 +152,14 @@ def _mmdet3d_table(swap: bool) -> list[Entry]:
             (MMDET3D_MODELS, Det3DDataPreprocessor, "mmdet3d's", 'which takes sample by sample'),
             (MMDET_MODELS, FocalLoss, "mmdet's", 'which looks at the labels'),
             (MMDET_MODELS, L1Loss, "mmdet's", 'which looks at the weights'),
+            (MMDET_MODELS, SwinTransformer, "mmdet's", 'which makes its masks again in each step'),
         )
     ]
     return entries
 
 
 def _waitless(parent: Registry, cls: type, owner: str, why: str, swap: bool) -> Entry:
-    """A class that stands in for one of the same name because that one waits for the device."""
+    """A class that stands in for one of the same name because that one asks more of the device."""
     note = f'for {owner}, {why}' if swap else f'left to {owner}'
     return Entry(parent, cls, f'Mxd{cls.__name__}', cls.__name__, swap, note)
 
