@@ -23,6 +23,7 @@ OPS = (
     'voxelize',
     'dynamic_scatter',
     'bev_pool',
+    'rotated_iou',
     'view_transform',
     'sparse4d',
     'step',
