@@ -25,6 +25,7 @@ OPS = (
     'bev_pool',
     'view_transform',
     'sparse4d',
+    'step',
 )
 # Op -> the rival that is a package which nothing else needs.
 RIVALS = dict(sparse_conv='spconv', voxelize='spconv')

@@ -8,8 +8,19 @@ import argparse
 import torch
 from torch import Tensor
 
-from ..ops import Rulebook, build_rulebook
+from ..ops import (
+    Rulebook,
+    bev_pool_plan,
+    build_rulebook,
+    sparse_max_pool,
+    sparse_sum,
+    sparse_union,
+)
+from ..ops import bev_pool as pool
 from ..ops import deformable_aggregation as aggregate
+from ..ops import (
+    dynamic_scatter as scatter,
+)
 from ..ops import modulated_deform_conv2d as convolve_deformed
 from ..ops import sparse_conv as convolve
 from .deformable_aggregation import make_inputs
@@ -89,6 +100,59 @@ def modulated_deform_conv() -> None:
         out.backward(torch.randn(out.shape, generator=generator).to('npu', dtype))
 
 
+def _print_traffic(name: str, moved: int) -> None:
+    """The bound of work that moves so many bytes between the L2 and all cores."""
+    bound = moved / L2_BYTES_A_CYCLE / VECTOR_CORES / CYCLES_A_MICROSECOND
+    print(f'{name}: bound {bound:.1f} us')
+
+
+def bev_pool() -> None:
+    """A million points of 80 channels on 360 x 360 cells: plan, forward and backward."""
+    points, channels, size = 1_000_000, 80, 360
+    generator = torch.Generator().manual_seed(0)
+    coords = torch.randint(size, (points, 4), generator=generator, dtype=torch.int32)
+    coords[:, 2:] = 0
+    plan = bev_pool_plan(coords.to('npu'), 1, 1, size, size)
+    feats = torch.randn(points, channels, generator=generator).to('npu').requires_grad_()
+    # More than the L2 holds: from device memory, 1.6 TB/s.
+    bound = (points + size * size) * channels * 4 / 1.6e6
+    print(f'bev_pool: {points} points x {channels}, bound {bound:.0f} us')
+    pool(feats, plan).sum().backward()
+
+
+def dynamic_scatter() -> None:
+    """200,000 points of 64 channels in about 80,000 voxels, in the three ways."""
+    points, channels = 200_000, 64
+    generator = torch.Generator().manual_seed(0)
+    coors = torch.randint(320, (points, 2), generator=generator, dtype=torch.int32).to('npu')
+    feats = torch.randn(points, channels, generator=generator).to('npu').requires_grad_()
+    for reduce_type in ('sum', 'mean', 'max'):
+        out, _ = scatter(feats, coors, reduce_type)
+        _print_traffic(f'dynamic_scatter {reduce_type}', (points + len(out)) * channels * 4)
+        out.sum().backward()
+
+
+def sparse_pool() -> None:
+    """Max pooling, kernel 3, stride 2, of about 80,000 voxels of a sweep, 64 channels."""
+    indices, batch_size = voxels(80_000)
+    book = _rulebook(indices.to('npu'), batch_size, 2, subm=False)
+    features = torch.randn(len(indices), 64).to('npu').requires_grad_()
+    out = sparse_max_pool(features, book)
+    _print_traffic('sparse_max_pool', (len(book.pairs) + 2 * len(out)) * 64 * 4)
+    out.sum().backward()
+
+
+def sparse_add() -> None:
+    """The sum of two sparse tensors of about 80,000 voxels each, 64 channels."""
+    indices, batch_size = voxels(80_000)
+    half = len(indices) // 2
+    parts = [indices[: half + 20_000], indices[half - 20_000 :]]
+    sites, rows = sparse_union([part.to('npu') for part in parts], batch_size, GRID)
+    features = [torch.randn(len(part), 64).to('npu').requires_grad_() for part in parts]
+    _print_traffic('sparse_sum', (len(rows) + len(sites)) * 64 * 4)
+    sparse_sum(features, rows, len(sites)).sum().backward()
+
+
 OPS = {
     function.__name__: function
     for function in (
@@ -96,6 +160,10 @@ OPS = {
         sparse_conv_rulebook,
         sparse_conv,
         modulated_deform_conv,
+        bev_pool,
+        dynamic_scatter,
+        sparse_pool,
+        sparse_add,
     )
 }
 

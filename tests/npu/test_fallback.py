@@ -110,6 +110,15 @@ def test_integers():
 
 
 def test_every_operator_is_served():
-    ascend = ('deformable_aggregation', 'modulated_deform_conv', 'sparse_conv')
+    ascend = (
+        'bev_pool',
+        'deformable_aggregation',
+        'dynamic_scatter',
+        'modulated_deform_conv',
+        'sparse_conv',
+        'sparse_max_pool',
+        'sparse_sum',
+        'sparse_union',
+    )
     for op, devices in ops.backends().items():
         assert devices['npu'] == ('Ascend kernel' if op.startswith(ascend) else 'plain PyTorch'), op
