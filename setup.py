@@ -9,8 +9,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import setuptools
 from setuptools import setup
 from setuptools.command.build_py import build_py
+
+# Before 61 it does not read pyproject.toml: the package would be called UNKNOWN and have no `mxd`.
+if int(setuptools.__version__.split('.')[0]) < 61:
+    raise SystemExit(
+        f'mxd_mmplugin is built by setuptools 61 to 80, and {setuptools.__version__} is installed: '
+        "pip install 'setuptools>=61,<81'"
+    )
 
 try:
     import torch
