@@ -1,7 +1,7 @@
-"""mmcv's operators of rotated boxes run on ours for CPU tensors, those too for which mmcv has GPU code alone.
+"""The operators of mmcv for rotated boxes run on ours for CPU tensors, those too for which mmcv has GPU code alone.
 
 mmcv's Python takes its compiled functions from `mmcv._ext` at each call: those of the table below are exchanged there.
-Tensors of other devices go on to what was there before: npu tensors are served by mmcv's C++ registry (csrc/mmcv_registry).
+Tensors of other devices go on to what was there before: npu tensors to mmcv's C++ registry (csrc/mmcv_registry).
 """
 
 import functools
@@ -58,10 +58,19 @@ FUNCTIONS: dict[str, Callable] = {
 }
 
 
-def _on_cpu(ours: Callable, mmcvs: Callable) -> Callable:
+_MMCVS: dict[str, Callable] = {}
+
+
+def mmcvs(name: str) -> Callable:
+    """The function of mmcv itself, one of `FUNCTIONS`."""
+    return _MMCVS[name]
+
+
+def _on_cpu(name: str) -> Callable:
     @torch.no_grad()
     def function(boxes: Tensor, *args: Any, **kwargs: Any) -> Any:
-        return (ours if boxes.device.type == 'cpu' else mmcvs)(boxes, *args, **kwargs)
+        table = FUNCTIONS if boxes.device.type == 'cpu' else _MMCVS
+        return table[name](boxes, *args, **kwargs)
 
     return function
 
@@ -76,6 +85,7 @@ def serve_boxes() -> bool:
         return False
     import mmcv._ext as extension
 
-    for name, ours in FUNCTIONS.items():
-        setattr(extension, name, _on_cpu(ours, getattr(extension, name)))
+    for name in FUNCTIONS.keys() - _MMCVS.keys():
+        _MMCVS[name] = getattr(extension, name)
+        setattr(extension, name, _on_cpu(name))
     return True

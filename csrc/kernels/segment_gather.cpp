@@ -4,6 +4,7 @@
 #include "common/buffers.h"
 #include "common/events.h"
 #include "common/index_list.h"
+#include "segment_reduce/list.h"
 #include "segment_reduce_tiling.h"
 
 namespace mxd::kernels {
@@ -58,7 +59,7 @@ class Gathered {
 
   __aicore__ inline void LoadList(int64_t begin, int32_t buffer) {
     SetWait<HardEvent::S_MTE2>();
-    DataCopyPad(lists_[buffer], list_[begin], Words(Count(begin)), {false, 0, 0, 0});
+    segment_reduce::LoadList(lists_[buffer], list_[begin], Count(begin));
     listed_.Set(buffer);
   }
 

@@ -43,10 +43,16 @@ class Maximum : public Reducer<T, Maximum<T>> {
     const int32_t pitch = this->pitch_;
     NumberSlots();
     const LocalTensor<float> values = this->Values(chunk);
-    const LocalTensor<float> best = this->Results();
     const Slots filled = this->Filled(chunk);
-    const int32_t begin = filled.begin * pitch / kLanes * kLanes;
-    const int32_t count = RoundUp(filled.end * pitch - begin, kLanes);
+    const bool has_rows = filled.begin < filled.end;
+    if (!has_rows && chunk.segments == 0) {
+      this->FreeValues();
+      return;
+    }
+    const LocalTensor<float> best = this->Results();
+    // Whole repeats.
+    const int32_t begin = has_rows ? filled.begin * pitch / kLanes * kLanes : 0;
+    const int32_t count = RoundUp(has_rows ? filled.end * pitch - begin : pitch, kLanes);
     Compare(mask_, values[begin], values[begin], CMPMODE::NE, count);
     PipeBarrier<PIPE_V>();
     if (this->tiling_.nan) {

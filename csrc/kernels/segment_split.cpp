@@ -48,8 +48,10 @@ class SegmentSplit {
                 Words(kPairWords * count), {false, 0, 0, 0});
     DataCopyPad(before_, begins_[static_cast<int64_t>(kPairWords) * first], Words(kPairWords),
                 {false, 0, 0, 0});
+    SetWait<HardEvent::S_V>();
     Duplicate(table_, kSortPad, power);
     SetWait<HardEvent::MTE2_V>();
+    PipeBarrier<PIPE_V>();
     PairWords(table_, words_, 0, count);
     PipeBarrier<PIPE_V>();
     Adds(table_, table_, first, count);

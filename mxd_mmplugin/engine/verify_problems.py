@@ -402,6 +402,46 @@ def draw_gaussians(dtype: torch.dtype, generator: torch.Generator) -> Iterator[P
         yield Problem(f'{count} bumps', function, (), rest)
 
 
+def _boxes(generator: torch.Generator, dtype: torch.dtype, count: int, spread: float) -> Tensor:
+    """Rotated boxes [count, 5] in a square with sides of `spread`."""
+    boxes = torch.rand(count, 5, generator=generator)
+    boxes = boxes * torch.tensor([spread, spread, 4, 4, 8]) + torch.tensor([0, 0, 0.2, 0.2, -4])
+    return boxes.to(dtype)
+
+
+def rotated_iou(dtype: torch.dtype, generator: torch.Generator) -> Iterator[Problem]:
+    """Overlaps of rotated boxes, all pairs and aligned."""
+    for first, second in ((9, 12), (0, 3), (1, 1), (200, 60), (3, 1500), (700, 5)):
+
+        def function(a: Tensor, b: Tensor) -> tuple[Tensor, ...]:
+            few = min(len(a), len(b))
+            return (
+                ops.box_iou_rotated(a, b),
+                ops.box_iou_rotated(a, b, 'iof', clockwise=False),
+                ops.box_iou_rotated(a[:few], b[:few], aligned=True),
+            )
+
+        rest = _boxes(generator, dtype, first, 8), _boxes(generator, dtype, second, 8)
+        yield Problem(f'{first} and {second} boxes', function, (), rest)
+
+
+def rotated_nms(dtype: torch.dtype, generator: torch.Generator) -> Iterator[Problem]:
+    """Suppression by overlap, with and without labels, and by distance."""
+    for count in (12, 0, 1, 64, 257, 1000):
+
+        def function(boxes: Tensor, scores: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+            return (
+                ops.nms_rotated(boxes, scores, 0.2)[1],
+                ops.nms_rotated(boxes, scores, 0.2, labels)[1],
+                ops.circle_nms(boxes[:, :2], scores, 2.0),
+            )
+
+        scores = torch.randn(count, generator=generator).to(dtype)
+        labels = torch.randint(3, (count,), generator=generator).int()
+        boxes = _boxes(generator, dtype, count, max(count, 4) ** 0.5)
+        yield Problem(f'{count} boxes', function, (), (boxes, scores, labels))
+
+
 OPERATORS = {
     'sparse_conv_rulebook': Operator('sparse_conv', rulebooks, (torch.int32,)),
     'sparse_conv': Operator('sparse_conv', sparse_conv),
@@ -416,4 +456,6 @@ OPERATORS = {
     'dynamic_scatter': Operator('dynamic_scatter', dynamic_scatter),
     'draw_gaussians': Operator('draw_gaussians', draw_gaussians, (torch.float32,)),
     'bev_pool': Operator('bev_pool', bev_pool),
+    'rotated_iou': Operator('rotated_iou', rotated_iou),
+    'rotated_nms': Operator('rotated_iou', rotated_nms, (torch.float32,)),
 }

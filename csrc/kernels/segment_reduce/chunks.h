@@ -7,6 +7,7 @@
 #include "../common/index_list.h"
 #include "../segment_reduce_tiling.h"
 #include "kernel_operator.h"
+#include "list.h"
 
 namespace mxd::kernels::segment_reduce {
 
@@ -138,8 +139,7 @@ class Chunks {
   __aicore__ inline void LoadLists(const Chunk& chunk) {
     lists_free_.Wait(chunk.list);
     SetWait<HardEvent::S_MTE2>();
-    if (chunk.entries > 0)
-      DataCopyPad(Rows(chunk)[kHeader], rows_[chunk.entry], Words(chunk.entries), {false, 0, 0, 0});
+    if (chunk.entries > 0) LoadList(Rows(chunk)[kHeader], rows_[chunk.entry], chunk.entries);
     DataCopyPad(begins_in_ub_[chunk.list * begins_words_],
                 begins_[2 * static_cast<int64_t>(chunk.segment)], Words(2 * (chunk.segments + 1)),
                 {false, 0, 0, 0});

@@ -170,13 +170,13 @@ at::Tensor iou_cpu(const at::Tensor& boxes1, const at::Tensor& boxes2, int64_t m
   const auto out = aligned ? at::empty({rows}, doubles) : at::empty({rows, columns}, doubles);
   double* values = out.mutable_data_ptr<double>();
   if (out.numel() == 0) return out.to(boxes1.scalar_type());
-  const Boxes second(boxes2);
+  const Boxes second(aligned ? boxes2.slice(0, 0, 0) : boxes2);
   const int64_t grain = std::max<int64_t>(kPairsOfThread / (aligned ? 1 : columns), 1);
   at::parallel_for(0, rows, grain, [&](int64_t begin, int64_t end) {
     const Boxes first(boxes1.slice(0, begin, end));
     if (aligned)
-      cpu::run_widest<Aligned>(first, begin == 0 ? second : Boxes(boxes2.slice(0, begin, end)),
-                               end - begin, mode, values + begin);
+      cpu::run_widest<Aligned>(first, Boxes(boxes2.slice(0, begin, end)), end - begin, mode,
+                               values + begin);
     else
       cpu::run_widest<AllPairs>(first, second, end - begin, columns, mode,
                                 values + begin * columns);

@@ -25,7 +25,7 @@ at::Tensor cell_words(const at::Tensor& coors, const at::Tensor& inside, const a
 }
 
 // Rows of a table of int32 or int64.
-at::Tensor take(const at::Tensor& table, const at::Tensor& rows) {
+at::Tensor take_coors(const at::Tensor& table, const at::Tensor& rows) {
   if (table.scalar_type() == at::kInt) return npu::take_rows(table, rows);
   return npu::take_rows(table.view(at::kInt), rows).view(at::kLong);
 }
@@ -40,7 +40,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> plan_npu(const at::Te
             at::zeros({1}, longs)};
   const at::Tensor rows = coors.contiguous();
   const at::Tensor inside = rows.ge(0).all(1);
-  const at::Tensor extent = rows.to(at::kLong).amax(0).clamp_min(0) + 1;
+  const at::Tensor extent = at::where(inside.unsqueeze(1), rows, 0).to(at::kLong).amax(0) + 1;
   const at::Tensor words = cell_words(rows, inside, extent);
   const npu::Sorted sorted = npu::sort_words(words, count);
   const at::Tensor total = at::zeros({1}, ints);
@@ -58,7 +58,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> plan_npu(const at::Te
   const at::Tensor ranks = sorted.rows.slice(0, 0, points);
   const at::Tensor begins = unique.begins.slice(0, 0, voxels);
   const at::Tensor intervals = at::cat({begins, at::full({1}, points, ints)}).to(at::kLong);
-  const at::Tensor voxel_coors = take(rows, npu::take_rows(ranks, begins));
+  const at::Tensor voxel_coors = take_coors(rows, npu::take_rows(ranks, begins));
   // The voxel of each rank is how many begin up to there; and by the points' numbers.
   at::Tensor voxel = at::full({count}, -1, ints);
   voxel.slice(0, 0, points).copy_(npu::number_keys(sorted.keys, points));

@@ -93,10 +93,8 @@ def nms(
     inclusive: bool,
 ) -> tuple[Tensor, Tensor]:
     """See csrc/ops/rotated_iou.cpp; keep [N] and count [1]."""
-    if scores is None:
-        order = torch.arange(len(boxes), device=boxes.device)
-    else:
-        order = _best_first(scores)
+    rows = torch.arange(len(boxes)).to(boxes.device)
+    order = rows if scores is None else _best_first(scores)
     sorted_boxes = boxes[order].to(compute_dtype(boxes.dtype))
     overlaps = iou(sorted_boxes, sorted_boxes, IOU, False)
     suppresses = overlaps >= threshold if inclusive else overlaps > threshold
