@@ -29,7 +29,6 @@ ALLOWED = {
     'masked_fill_@ops/sparse_conv.py': 'keys of int64 in rulebooks of very large grids',
     'index@bevfusion/layers.py': 'how PyTorch enlarges maps with deterministic algorithms',
     'index_put_@bevfusion/layers.py': 'the gradient of that',
-    'scatter_reduce_@bevfusion/view_transform.py': 'the nearest depth of a pixel',
     'copy_@tests/npu/': 'float64 of tests that expect an error',
     '*@tests/npu/test_aten.py': 'the values of operators, wherever CANN runs them',
 }

@@ -112,9 +112,12 @@ def test_integers():
 def test_every_operator_is_served():
     ascend = (
         'bev_pool',
+        'circle_nms',
         'deformable_aggregation',
         'dynamic_scatter',
         'modulated_deform_conv',
+        'rotated_iou',
+        'rotated_nms',
         'sparse_conv',
         'sparse_max_pool',
         'sparse_sum',
