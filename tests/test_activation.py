@@ -23,8 +23,10 @@ before = snapshot()
 import mxd_mmplugin
 after = snapshot()
 changed = {place for place, value in before.items() if after.get(place) is not value}
-# The types that may be loaded: one of the effects.
-print(changed - {('torch._weights_only_unpickler', '_marked_safe_globals_set')})
+# Of the effects: the types that may be loaded, and what serves rotated boxes on a CPU.
+from mxd_mmplugin.mmcv_boxes import FUNCTIONS
+changed -= {('torch._weights_only_unpickler', '_marked_safe_globals_set')}
+print(changed - {('mmcv._ext', name) for name in FUNCTIONS})
 """
 
 
@@ -33,6 +35,6 @@ def test_activating_again_does_nothing():
     assert set(activation.activate()) == set(activation.EFFECTS)
 
 
-def test_no_function_or_class_of_another_package_is_replaced():
+def test_nothing_but_the_effects_is_replaced_in_another_package():
     result = subprocess.run([sys.executable, '-c', COMPARE], capture_output=True, text=True)
     assert result.stdout.strip().splitlines()[-1] == 'set()', result.stdout + result.stderr

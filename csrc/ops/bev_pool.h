@@ -71,12 +71,12 @@ inline void check_pool(const at::Tensor& feats, const at::Tensor& cells, const a
                       " points of the plan, was ", feats.sym_sizes());
   }
   check_int64("intervals", intervals);
-  check_dim("intervals", intervals, 1, "[tiles + 1]");
-}
-
-inline void check_tiles(const at::Tensor& intervals, int64_t tiles) {
-  TORCH_CHECK_VALUE(intervals.size(0) == tiles + 1, "intervals must have shape [", tiles + 1,
-                    "], was ", intervals.sizes());
+  const c10::SymInt tiles = tile_count(B, D, H, W);
+  // Of the NPU's kernel, beside the plain form's.
+  const bool by_cell = intervals.is_privateuseone() && intervals.dim() == 1 &&
+                       intervals.sym_size(0) == B * D * H * W + 1;
+  TORCH_CHECK_VALUE(by_cell || (intervals.dim() == 1 && intervals.sym_size(0) == tiles + 1),
+                    "intervals must have shape [", tiles + 1, "], was ", intervals.sym_sizes());
 }
 
 inline void check_grad(const at::Tensor& grad, const at::Tensor& cells) {

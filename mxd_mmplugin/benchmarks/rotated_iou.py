@@ -11,6 +11,8 @@ from ..ops import box_iou_rotated, nms_rotated
 from .case import Case
 
 THRESHOLD = 0.2
+# Of a pair: about 20 numbers are added or multiplied for each side of a box.
+OPERATIONS = 80
 
 
 def boxes_of(count: int, seed: int, metres: float) -> Tensor:
@@ -49,6 +51,7 @@ def _overlaps(rows: int, columns: int) -> Iterator[Case]:
         'forward',
         lambda: box_iou_rotated(first, second),
         {'mmcv': mmcv_iou(first, second, False)},
+        flop=rows * columns * OPERATIONS,
         size=rows * columns,
     )
     many, others = boxes_of(rows * 10, 0, 50), boxes_of(rows * 10, 0, 50)
@@ -58,6 +61,7 @@ def _overlaps(rows: int, columns: int) -> Iterator[Case]:
         'forward',
         lambda: box_iou_rotated(many, others, aligned=True),
         {'mmcv': mmcv_iou(many, others, True)},
+        flop=rows * 10 * OPERATIONS,
         size=rows * 10,
     )
 
@@ -70,6 +74,7 @@ def _suppression(count: int) -> Iterator[Case]:
         'forward',
         lambda: nms_rotated(boxes, scores, THRESHOLD),
         {'mmcv': mmcv_nms(boxes, scores)},
+        flop=count * (count - 1) / 2 * OPERATIONS,
         size=count,
     )
 

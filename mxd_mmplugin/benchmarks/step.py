@@ -24,7 +24,9 @@ STRIDE = 8
 def _arguments(cells: int) -> dict:
     """The arguments of a head whose maps have `cells` rows and columns."""
     names = iter(range(sum(TASKS)))
-    grid = dict(out_size_factor=STRIDE, voxel_size=VOXEL_SIZE, point_cloud_range=RANGE)
+    side = cells * STRIDE * VOXEL_SIZE[0]
+    area = [*RANGE[:3], RANGE[0] + side, RANGE[1] + side, RANGE[5]]
+    grid = dict(out_size_factor=STRIDE, voxel_size=VOXEL_SIZE, point_cloud_range=area)
     train_cfg = dict(
         grid,
         grid_size=[cells * STRIDE, cells * STRIDE, GRID[0]],
@@ -104,8 +106,9 @@ def _cases(samples: int, objects: int, cells: int) -> Iterator[Case]:
     leaves = [leaf for part in maps for leaf in part.values()]
 
     def losses(head: StockCenterHead) -> Sequence[Tensor]:
-        """Losses and gradients, of copies: a head writes into the dictionaries that it is given."""
-        found = head.loss_by_feat(tuple([dict(part)] for part in maps), truth)
+        """Losses and gradients, of copies: a head writes into the maps that it is given."""
+        copies = tuple([{name: leaf.clone() for name, leaf in part.items()}] for part in maps)
+        found = head.loss_by_feat(copies, truth)
         total = sum(found.values(), torch.zeros(()))
         return [*found.values(), *torch.autograd.grad(total, leaves, allow_unused=True)]
 

@@ -40,7 +40,7 @@ def test_the_whole_backbone(with_cp):
     options = dict(embed_dims=16, depths=(2, 2), num_heads=(2, 2), strides=(4, 2), window_size=3)
     options.update(out_indices=(0, 1), drop_path_rate=0.2, with_cp=with_cp)
     theirs = stock.SwinTransformer(**options)
-    ours = MODELS.build(dict(type='SwinTransformer', **options))
+    ours = MODELS.build(dict(type='mmdet.SwinTransformer', **options))
     assert type(ours) is swin.SwinTransformer
     assert list(ours.state_dict()) == list(theirs.state_dict())
     ours.load_state_dict(theirs.state_dict())

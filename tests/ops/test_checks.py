@@ -29,6 +29,7 @@ OFFSET, MASK = torch.randn(1, 18, 5, 5), torch.rand(1, 9, 5, 5)
 CONVOLUTION = [1, 1], [1, 1], [1, 1], 1, 1
 GRID = [1.0, 1.0], [0.0, 0.0, 4.0, 4.0]
 SLOTS = torch.tensor([[0, 1], [2, -1]]).int()
+BOXES = torch.rand(3, 5) + 1
 PLAN = torch.tensor([0, 1, 2]).int(), torch.tensor([0, 1, 2]).int(), torch.tensor([0, 3])
 
 # Operator -> good arguments, and position, value of those that are refused one at a time.
@@ -152,6 +153,18 @@ CASES = {
     'bev_pool': (
         (torch.rand(3, 2), torch.zeros(3).int(), PLAN[1], PLAN[2][:2], 1, 1, 2, 2),
         [(0, torch.rand(4, 2)), (1, torch.zeros(3)), (2, PLAN[1][1:]), (3, PLAN[2][:1]), (4, 0)],
+    ),
+    'rotated_iou': (
+        (BOXES, BOXES[:2], 0, False),
+        [(0, BOXES[:, :4]), (0, BOXES.int()), (1, BOXES.double()), (2, 3), (3, True)],
+    ),
+    'rotated_nms': (
+        (BOXES, BOXES[:, 0], None, 0.5, True),
+        [(0, BOXES[0]), (1, BOXES[:2, 0]), (1, BOXES), (2, BOXES[:2, 0]), (3, float('nan'))],
+    ),
+    'circle_nms': (
+        (BOXES[:, :2], BOXES[:, 0], 0.5),
+        [(0, BOXES), (0, BOXES[:, :2].int()), (1, BOXES[:2, 0]), (2, float('nan'))],
     ),
     'bev_pool_grad': (
         (torch.rand(4, 2), torch.zeros(3).int()),

@@ -57,7 +57,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> plan_npu(const at::Tensor& coords
 at::Tensor pool_npu(const at::Tensor& feats, const at::Tensor& cells, const at::Tensor& ranks,
                     const at::Tensor& intervals, int64_t B, int64_t D, int64_t H, int64_t W) {
   check_pool(feats, cells, ranks, intervals, B, D, H, W);
-  check_tiles(intervals, cell_count({B, D, H, W}, feats));
+  const int64_t count = cell_count({B, D, H, W}, feats);
+  TORCH_CHECK_VALUE(intervals.size(0) == count + 1, "intervals must have shape [", count + 1,
+                    "] of an NPU's plan, was ", intervals.sizes());
   return npu::segment_sum(feats, ranks.contiguous(), intervals.contiguous())
       .view({B, D, H, W, feats.size(1)});
 }

@@ -21,14 +21,15 @@ def weights(folder, name):
 
 
 @pytest.fixture(scope='module')
-def log(folder):
-    """Of a training by one epoch, with an evaluation, in `work`."""
-    return train(folder, 'work', 'train_cfg.max_epochs=1', 'train_cfg.val_interval=1')
+def trained(folder):
+    """Log and weights of a training by one epoch, with an evaluation, in `work`."""
+    log = train(folder, 'work', 'train_cfg.max_epochs=1', 'train_cfg.val_interval=1')
+    return log, weights(folder, 'work/epoch_1')
 
 
-def test_train_evaluate_resume_and_test(folder, log):
+def test_train_evaluate_resume_and_test(folder, trained):
+    log, first = trained
     assert 'NuScenes/mAP' in log and len(list(folder.glob('work/pictures/**/*.png'))) == 4
-    first = weights(folder, 'work/epoch_1')
     options = 'train_cfg.max_epochs=2', 'train_cfg.val_interval=9'
     log = train(folder, 'work', *options, resume=['--resume'])
     assert 'resumed epoch: 1' in log and 'Epoch(train) [2]' in ' '.join(log.split())
@@ -39,8 +40,8 @@ def test_train_evaluate_resume_and_test(folder, log):
     assert 'NuScenes/mAP' in run(folder, *test)
 
 
-def test_the_same_seed_gives_the_same_weights(folder, log):
+def test_the_same_seed_gives_the_same_weights(folder, trained):
     train(folder, 'again', 'train_cfg.max_epochs=1', 'train_cfg.val_interval=9')
-    first, again = weights(folder, 'work/epoch_1'), weights(folder, 'again/epoch_1')
+    first, again = trained[1], weights(folder, 'again/epoch_1')
     assert first.keys() == again.keys()
     assert all(torch.equal(first[name], again[name]) for name in first)
