@@ -148,8 +148,9 @@ at::Tensor to_words(const at::Tensor& numbers) {
   const at::Tensor words =
       at::zeros({kNumberWords, whole_blocks(count)}, numbers.options().dtype(at::kInt));
   for (int64_t w = 0; w < kNumberWords; w++) {
-    at::Tensor word = numbers.bitwise_right_shift((kNumberWords - 1 - w) * kWordBits);
-    if (w > 0) word = word.bitwise_and((int64_t{1} << kWordBits) - 1);
+    // No shifts: the AI core divides int64.
+    at::Tensor word = numbers.floor_divide(int64_t{1} << (kNumberWords - 1 - w) * kWordBits);
+    if (w > 0) word = word.remainder(int64_t{1} << kWordBits);
     words.select(0, w).slice(0, 0, count).copy_(word);
   }
   return words;
@@ -158,7 +159,7 @@ at::Tensor to_words(const at::Tensor& numbers) {
 at::Tensor from_words(const at::Tensor& words, int64_t count) {
   at::Tensor numbers = words.select(0, 0).slice(0, 0, count).to(at::kLong);
   for (int64_t w = 1; w < kNumberWords; w++)
-    numbers = numbers.bitwise_left_shift(kWordBits) + words.select(0, w).slice(0, 0, count);
+    numbers = numbers * (int64_t{1} << kWordBits) + words.select(0, w).slice(0, 0, count);
   return numbers;
 }
 

@@ -6,6 +6,7 @@
 #include <torch_npu/csrc/core/npu/NPUStream.h>
 
 #include "../acl/memory.h"
+#include "gil.h"
 
 extern "C" const char* aclGetRecentErrMsg();
 
@@ -14,7 +15,10 @@ namespace softnpu {
 at::Tensor as_cpu(const at::Tensor& tensor) {
   if (!tensor.defined() || !tensor.is_privateuseone()) return tensor;
   // Hands out the raw stream only when the queue before it is empty, and throws what failed there.
-  c10_npu::getCurrentNPUStream(tensor.device().index()).stream();
+  {
+    const WithoutGil waiting;
+    c10_npu::getCurrentNPUStream(tensor.device().index()).stream();
+  }
   c10::Storage storage = tensor.storage();
   void* data = storage.mutable_data();
   TORCH_CHECK(storage.nbytes() == 0 ||

@@ -10,6 +10,7 @@
 
 #include "account.h"
 #include "alias.h"
+#include "gil.h"
 
 namespace softnpu {
 namespace {
@@ -141,6 +142,7 @@ std::optional<c10::SafeKernelFunction> npu_kernel(const char* name) {
 }
 
 void call(const c10::SafeKernelFunction& kernel, Stack* stack) {
+  const WithoutGil waiting;
   kernel.callBoxed(kernel.opHandle(), c10::DispatchKeySet(Key::PrivateUse1), stack);
 }
 
