@@ -24,5 +24,6 @@ def gaussian_radii(sizes: Tensor, min_overlap: float) -> Tensor:
         (4, 2 * total, (1 - min_overlap) * length * width),
         (4 * min_overlap, -2 * min_overlap * total, (min_overlap - 1) * length * width),
     )
-    roots = [(b + (b**2 - 4 * a * c).sqrt()) / 2 for a, b, c in quadratics]
-    return torch.minimum(torch.minimum(roots[0], roots[1]), roots[2])
+    linear = torch.stack([b for _, b, _ in quadratics])
+    offset = torch.stack([4 * a * c for a, _, c in quadratics])
+    return ((linear + (linear**2 - offset).sqrt()) / 2).amin(0)

@@ -49,7 +49,8 @@ class ShiftWindowMSA(swin.ShiftWindowMSA):
         """
         size = self.window_size
         image = query.unflatten(1, hw_shape)
-        image = F.pad(image, (0, 0, 0, -hw_shape[1] % size, 0, -hw_shape[0] % size))
+        below, right = (-length % size for length in hw_shape)
+        image = F.pad(image, (0, 0, 0, right, 0, below))
         rows, columns = image.shape[1:3]
         mask = None
         if self.shift_size:
@@ -59,7 +60,9 @@ class ShiftWindowMSA(swin.ShiftWindowMSA):
         image = self.window_reverse(windows.unflatten(1, (size, size)), rows, columns)
         if self.shift_size:
             image = image.roll((self.shift_size, self.shift_size), (1, 2))
-        return self.drop(image[:, : hw_shape[0], : hw_shape[1]].flatten(1, 2))
+        if below or right:  # the gradient of one pad is one operator, that of two slices four
+            image = F.pad(image, (0, 0, 0, -right, 0, -below))
+        return self.drop(image.flatten(1, 2))
 
 
 class SwinTransformer(swin.SwinTransformer):

@@ -12,6 +12,7 @@ from typing import NamedTuple, Optional
 import torch
 from torch import Tensor, nn
 
+from ...constants import constant
 from ...ops import BEVPoolPlan, bev_pool, bev_pool_plan, dynamic_scatter
 from ...ops.sizes import wholes
 
@@ -88,9 +89,12 @@ def depth_images(
         pixel = seen[:, :2] / seen[:, 2:].clamp(min=1e-5)
         pixel = augment[:, :2, :2] @ pixel + augment[:, :2, 3:]
         views.append(torch.cat([pixel, seen[:, 2:], row.expand(-1, 1, len(sample))], dim=1))
-    x, y, depth, row = torch.cat(views, dim=-1).unbind(1)  # each [N, points of all samples]
-    inside = (depth > 0) & (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    place = ((row.int() + y.int()) * width + x.int()).where(inside, -1)
+    seen = torch.cat(views, dim=-1)  # [N, 4, points of all samples]
+    pixel, depth = seen[:, :2], seen[:, 2]
+    limit = constant((width, height), device).view(2, 1)
+    inside = ((pixel >= 0) & (pixel < limit)).all(1) & (depth > 0)
+    x, y, _, row = seen.int().unbind(1)
+    place = ((row + y) * width + x).where(inside, -1)
     # The maximum by pixel that serves points by voxel: a pixel is a voxel, the nearest has the most.
     nearest, pixels = dynamic_scatter(-depth.reshape(-1, 1), place.reshape(-1, 1), 'max')
     images = depth.new_zeros(len(points) * cameras * height * width)
@@ -212,9 +216,10 @@ class ViewTransform(nn.Module):
 
     def _lift(self, features: Tensor) -> Tensor:
         """Logits of D depths and C channels [B * N, D + C, fH, fW] -> [B * N * D * fH * fW, C]."""
-        depth = features[:, : self.D].softmax(dim=1)
+        depth, context = features.split([self.D, self.C], dim=1)
+        depth = depth.softmax(dim=1)
         # Channels last, so that a point's channels are one row for the pooling, without a copy.
-        context = features[:, self.D :].permute(0, 2, 3, 1).contiguous()
+        context = context.permute(0, 2, 3, 1).contiguous()
         return (depth.unsqueeze(-1) * context.unsqueeze(1)).flatten(0, 3)
 
     def get_cam_feats(self, img: Tensor, depth: Callable[[], Tensor]) -> Tensor:
