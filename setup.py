@@ -29,7 +29,7 @@ except (ImportError, OSError) as error:  # OSError: a library of torch's that do
         'install torch, then `pip install --no-build-isolation .` (without this option pip hides the torch)'
     ) from None
 
-# Without optimization: GCC takes an hour for the kernels of convolutions with it.
+# Without optimization, with which GCC takes minutes for one file of these.
 SANITIZE = [
     '-fsanitize=address,undefined',
     '-fno-sanitize-recover=all',

@@ -10,7 +10,7 @@ from typing import Any, Callable
 import torch
 from torch import Tensor
 
-from .ops.rotated_iou import AREA, from_above
+from .ops.rotated_iou import boxes_overlap_bev, from_above
 from .packages import is_installed
 
 
@@ -36,8 +36,7 @@ def _nms_rotated(
 
 
 def _boxes_overlap_bev(boxes_a: Tensor, boxes_b: Tensor, ans_overlap: Tensor) -> None:
-    first, second = from_above('boxes_a', boxes_a), from_above('boxes_b', boxes_b)
-    ans_overlap.copy_(torch.ops.mxd.rotated_iou(first, second, AREA, False))
+    ans_overlap.copy_(boxes_overlap_bev(boxes_a, boxes_b))
 
 
 def _nms3d(

@@ -71,6 +71,27 @@ def run(folder, *command, env=None) -> str:
     return result.stdout
 
 
+def run_pair(script: str, ending: str, *arguments: object) -> None:
+    """Run a script in two processes side by side, on the CPU, each given its rank and the arguments.
+
+    Raises:
+        AssertionError: the output of one does not end as it should.
+    """
+    processes = [
+        subprocess.Popen(
+            [sys.executable, '-c', script, str(rank), *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=on_cpu(),
+        )
+        for rank in range(2)
+    ]
+    for process in processes:
+        out, error = process.communicate(timeout=300)
+        assert out.strip().endswith(ending), out[-500:] + error[-3000:]
+
+
 def on_cpu() -> dict:
     """The environment of this process without the software NPU, for `run`."""
     kept = 'MXD_CPU_LIBRARY'  # of `make sanitize`

@@ -2,8 +2,6 @@
 
 import contextlib
 import itertools
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -17,7 +15,7 @@ from torch.utils.data import Dataset
 
 from mxd_mmplugin.models.sparse4d import GroupInBatchSampler, NuScenes3DDetTrackDataset
 from mxd_mmplugin.models.sparse4d.dataset import NOTHING, seeded
-from tests.conftest import on_cpu
+from tests.conftest import run_pair
 from tests.models.sparse4d.test_sparse4d import a_frame, small
 
 LENGTHS = 3, 4, 2
@@ -168,19 +166,7 @@ print('same')
 
 
 def test_each_process_resumes_as_if_it_had_never_stopped(tmp_path):
-    processes = [
-        subprocess.Popen(
-            [sys.executable, '-c', PROCESS, str(rank), str(tmp_path), '0'],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=on_cpu(),
-        )
-        for rank in range(2)
-    ]
-    for process in processes:
-        out, error = process.communicate(timeout=300)
-        assert out.strip().endswith('same'), out[-500:] + error[-3000:]
+    run_pair(PROCESS, 'same', tmp_path, 0)
 
 
 def test_workers_draw_the_same(tmp_path):

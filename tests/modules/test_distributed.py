@@ -1,9 +1,6 @@
 """Distributed training (gloo, two processes) in which a process has no voxel: it goes on, with equal weights."""
 
-import subprocess
-import sys
-
-from tests.conftest import on_cpu
+from tests.conftest import run_pair
 
 SCRIPT = """
 import sys
@@ -69,16 +66,4 @@ print('equal')
 
 
 def test_a_process_without_voxels(tmp_path):
-    processes = [
-        subprocess.Popen(
-            [sys.executable, '-c', SCRIPT, str(rank), str(tmp_path / 'store')],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=on_cpu(),
-        )
-        for rank in range(2)
-    ]
-    for process in processes:
-        out, error = process.communicate(timeout=300)
-        assert out.strip().endswith('equal'), error[-3000:]
+    run_pair(SCRIPT, 'equal', tmp_path / 'store')
