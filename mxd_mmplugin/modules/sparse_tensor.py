@@ -77,10 +77,8 @@ def like(
     # Not type(x), which PyTorch 2.6 cannot trace.
     cls: type = SparseConvTensor if x.__class__ in TENSORS else x.__class__
     out = cls(features, indices, spatial_shape, x.batch_size)
-    names = _CARRIED
-    if indices is x.indices and not is_compiling():
-        names += ('_rulebooks',)  # those of submanifold layers, for these voxels
-    for name in names:
+    same = not is_compiling() and indices is x.indices
+    for name in (*_CARRIED, '_rulebooks') if same else _CARRIED:  # what is known of these voxels
         if hasattr(x, name):
             setattr(out, name, getattr(x, name))
     return out
