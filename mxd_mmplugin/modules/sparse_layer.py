@@ -85,6 +85,8 @@ class SparseLayer(SparseModule):
         self.indice_key = indice_key
 
     def _rulebook(self, x: SparseTensor) -> Rulebook:
+        if isinstance(x.batch_size, Tensor):  # each time that it is read the host waits
+            x.batch_size = whole('batch_size', x.batch_size)
         geometry: dict[str, Any] = dict(
             batch_size=whole('batch_size', x.batch_size),
             spatial_shape=wholes('spatial_shape', x.spatial_shape),

@@ -231,6 +231,15 @@ def test_a_shared_rulebook_is_of_these_voxels_and_this_geometry():
     assert built(lambda: layer(turned))[0] == 0
 
 
+def test_a_batch_size_in_a_tensor_is_read_once():
+    x = sparse_tensor()
+    x.batch_size = x.indices[:, 0].max() + 1
+    with Counting() as counting:
+        out = SubMConv3d(4, 4, 3)(x)
+        SparseConv3d(4, 4, 3, 2, 1)(x)
+        assert out.batch_size == 2 and counting.waits == 1
+
+
 def test_no_rulebook_is_shared_where_changes_are_not_counted():
     layer, x = SubMConv3d(4, 4, 3), sparse_tensor()
     with torch.inference_mode():
