@@ -114,6 +114,7 @@ def test_every_operator_is_served():
         'bev_pool',
         'circle_nms',
         'deformable_aggregation',
+        'draw_gaussians',
         'dynamic_scatter',
         'modulated_deform_conv',
         'rotated_iou',
