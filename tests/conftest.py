@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -100,28 +101,49 @@ def on_cpu() -> dict:
     return env
 
 
-@pytest.fixture(scope='session')
-def generated(tmp_path_factory) -> Path:
-    """A generated data set of two scenes with four key frames each, one of them to train on.
+def made_once(name: str, make: Callable[[Path], None], factory: pytest.TempPathFactory) -> Path:
+    """A folder that `make` fills, for the first process that asks for it; the others wait.
 
     Processes that are given the same folder by MXD_TEST_DATA share it: nothing may be written there.
     """
-    place = Path(os.environ.get('MXD_TEST_DATA', tmp_path_factory.getbasetemp()))
+    place = Path(os.environ.get('MXD_TEST_DATA', factory.getbasetemp()))
     place.mkdir(parents=True, exist_ok=True)
-    folder, done, env = place / 'generated', place / 'generated.done', on_cpu()
-    with open(place / 'generated.lock', 'w') as lock:
+    folder, done = place / name, place / f'{name}.done'
+    with open(place / f'{name}.lock', 'w') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not done.exists():
-            folder.mkdir(exist_ok=True)
-            synth = 'synth', '--out', DATA, '--scenes', 2, '--keyframes', 4
-            run(folder, '-m', 'mxd_mmplugin', *synth, env=env)
-            run(
-                *(folder, ROOT / 'tools' / 'create_data.py', 'nuscenes', '--version', 'v1.0-mini'),
-                *('--root-path', DATA, '--out-dir', DATA, '--extra-tag', 'nuscenes'),
-                env=env,
-            )
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
             done.touch()
-    return folder / DATA
+    return folder
+
+
+def generate(folder: Path) -> None:
+    """A data set of two scenes with four key frames each, with its info files."""
+    synth = 'synth', '--out', DATA, '--scenes', 2, '--keyframes', 4
+    run(folder, '-m', 'mxd_mmplugin', *synth, env=on_cpu())
+    run(
+        *(folder, ROOT / 'tools' / 'create_data.py', 'nuscenes', '--version', 'v1.0-mini'),
+        *('--root-path', DATA, '--out-dir', DATA, '--extra-tag', 'nuscenes'),
+        env=on_cpu(),
+    )
+
+
+def link_data(generated: Path, folder: Path) -> None:
+    """Put a data set where the configs look for it: its info files are copies, the rest are links."""
+    (folder / DATA).mkdir(parents=True)
+    for path in generated.iterdir():
+        if path.suffix == '.pkl':
+            shutil.copy(path, folder / DATA)
+        else:
+            (folder / DATA / path.name).symlink_to(path)
+
+
+@pytest.fixture(scope='session')
+def generated(tmp_path_factory) -> Path:
+    """A generated data set of two scenes with four key frames each, one of them to train on; see `made_once`."""
+    return made_once('generated', generate, tmp_path_factory) / DATA
 
 
 @pytest.fixture(scope='session')
@@ -138,29 +160,40 @@ def sweep(request):
 
 @pytest.fixture(scope='module')
 def folder(generated, tmp_path_factory) -> Path:
-    """A working folder with the generated data set where the configs look for it.
-
-    Its info files are copies, the rest are links.
-    """
+    """A working folder with the generated data set where the configs look for it."""
     folder = tmp_path_factory.mktemp('work')
-    (folder / DATA).mkdir(parents=True)
-    for path in generated.iterdir():
-        if path.suffix == '.pkl':
-            shutil.copy(path, folder / DATA)
-        else:
-            (folder / DATA / path.name).symlink_to(path)
+    link_data(generated, folder)
     return folder
 
 
+# One process for both commands of the page on Sparse4D.
+SEQUENCES = f"""
+from mxd_cli import main
+
+train, val = ('{DATA}/nuscenes_infos_train.pkl', '{DATA}/nuscenes_infos_val.pkl')
+infos = ['sparse4d-infos', '--root', '{DATA}', '--version', 'v1.0-mini', train, val]
+anchors = ['sparse4d-anchors', train, '--num', '300', '--range', '40']
+status = main(infos) or main([*anchors, '--out', '{DATA}/sparse4d_anchors.npy'])
+assert not status, status
+"""
+
+
+@pytest.fixture(scope='session')
+def _sequences(generated, tmp_path_factory) -> Path:
+    """The info files that know their sequences, and the anchors; see `made_once`."""
+
+    def make(folder):
+        link_data(generated, folder)
+        run(folder, '-c', SEQUENCES, env=on_cpu())
+
+    return made_once('sequences', make, tmp_path_factory) / DATA
+
+
 @pytest.fixture(scope='module')
-def sequences(folder) -> Path:
+def sequences(folder, _sequences) -> Path:
     """The working folder; the info files know their sequences, and there are anchors for Sparse4D."""
-    train, val = (f'{DATA}/nuscenes_infos_{part}.pkl' for part in ('train', 'val'))
-    for command in (
-        f'sparse4d-infos --root {DATA} --version v1.0-mini {train} {val}',
-        f'sparse4d-anchors {train} --num 300 --range 40 --out {DATA}/sparse4d_anchors.npy',
-    ):
-        run(folder, '-m', 'mxd_mmplugin', *command.split(), env=on_cpu())
+    for part in 'nuscenes_infos_train.pkl', 'nuscenes_infos_val.pkl', 'sparse4d_anchors.npy':
+        shutil.copy(_sequences / part, folder / DATA)
     return folder
 
 
