@@ -159,7 +159,7 @@ def _mmdet3d_table(swap: bool) -> list[Entry]:
 
 
 def _waitless(parent: Registry, cls: type, owner: str, why: str, swap: bool) -> Entry:
-    """A class that stands in for one of the same name because that one asks more of the device."""
+    """A class of ours under the name of one that needs more launches or waits."""
     note = f'for {owner}, {why}' if swap else f'left to {owner}'
     return Entry(parent, cls, f'Mxd{cls.__name__}', cls.__name__, swap, note)
 

@@ -82,8 +82,8 @@ class RotatedIou {
     PipeBarrier<PIPE_V>();
   }
 
-  // The second boxes of a chunk that are in two rows at most: those of the first row, from `column`
-  // on, and behind them those of the second one.
+  // The second boxes of a chunk that touches two rows at most: first those of its first row, from
+  // `column` on, then those of its second row.
   __aicore__ inline void LoadPieces(int32_t column, int32_t count) {
     const int32_t first = FirstPiece(column, count);
     Load(rows2_, boxes2_, column, first);
@@ -94,7 +94,7 @@ class RotatedIou {
     return MinOf(count, tiling_.columns - column);
   }
 
-  // row_ and column_: where each pair's boxes begin in rows1_ and rows2_, in bytes.
+  // Fills row_ and column_: where the boxes of each pair begin in rows1_ and rows2_, in bytes.
   __aicore__ inline void Locate(int32_t column, int32_t rows, int32_t count, int32_t lanes) {
     Adds(column_, numbers_, column, lanes);
     PipeBarrier<PIPE_V>();
@@ -111,7 +111,7 @@ class RotatedIou {
       Mins(column_, column_, last - 1, lanes);
       PipeBarrier<PIPE_V>();
     }
-    Mins(row_, row_, rows - 1, lanes);  // of lanes behind the last pair
+    Mins(row_, row_, rows - 1, lanes);  // lanes behind the last pair take some row
     Muls(column_, column_, kRowBytes, lanes);
     PipeBarrier<PIPE_V>();
     Muls(row_, row_, kRowBytes, lanes);

@@ -1,7 +1,7 @@
-// Non-maximum suppression. Boxes come sorted, the best first. rotated_nms_mask tells by a bit for
-// each pair which box suppresses which, rotated_nms_keep chooses: boxes are decided by groups of
-// 64, the bits of a group among themselves one after the other as integers, and then the bits of
-// all that were kept are joined, in lanes, for the groups behind.
+// Non-maximum suppression. Boxes come sorted, the best first. rotated_nms_mask writes a bit for
+// each pair: whether one box suppresses the other. rotated_nms_keep chooses in groups of 64 boxes:
+// within a group the scalar unit decides one box after the other; then the vector unit joins the
+// bits of the kept boxes, which tell what they suppress in later groups.
 #include "common/buffers.h"
 #include "common/chunks.h"
 #include "common/events.h"
@@ -11,8 +11,9 @@
 namespace mxd::kernels {
 namespace {
 
-// fp32 scores, descending, as two words of ascending keys for the sort: read as unsigned integers,
-// the bits of negative numbers ascend as the numbers descend, those of others the other way round.
+// fp32 scores as two words of keys, so that ascending keys are descending scores. The bits of a
+// negative number, read as an unsigned integer, grow as the number falls: they serve as they are.
+// The bits of other numbers are reversed.
 class RotatedNmsKeys {
   static constexpr int32_t kChunk = 4096;
   static_assert(6 * kChunk * kWord <= kUbBytes);
@@ -53,7 +54,7 @@ class RotatedNmsKeys {
   __aicore__ inline void MakeKeys(int32_t count) {
     constexpr uint32_t kNotANumber = 0x7fc00000;
     const LocalTensor<int32_t> bits = score_.ReinterpretCast<int32_t>();
-    // What is no number comes first, as PyTorch sorts, and -0 is 0.
+    // NaN comes first, as PyTorch sorts, and -0 counts as 0.
     Compare(number_, score_, score_, CMPMODE::EQ, count);
     Adds(score_, score_, 0.0f, count);
     PipeBarrier<PIPE_V>();
@@ -68,8 +69,8 @@ class RotatedNmsKeys {
     ShiftLeft(low_half_, high_half_, 16, count);
     PipeBarrier<PIPE_V>();
     Sub(low_half_, bits, low_half_, count);
-    // high: 32767 - high half, or 65536 + high half of negative numbers; low: 65535 - low half, or
-    // low half.
+    // high: 32767 - high half; of negative numbers 65536 + high half.
+    // low: 65535 - low half; of negative numbers the low half.
     Muls(scratch_, sign_, -2, count);
     PipeBarrier<PIPE_V>();
     Adds(scratch_, scratch_, -1, count);  // 1 of negative numbers, else -1
@@ -133,7 +134,7 @@ class RotatedNmsMask {
     for (int32_t first = GetBlockIdx(); first < tiling_.count; first += kRows * blocks) {
       const int32_t rows = MinOf(kRows, CeilDiv(tiling_.count - first, blocks));
       LoadRows(first, rows, blocks);
-      // A box suppresses those behind it: a chunk of them meets the rows before its end.
+      // A box suppresses only boxes behind it, so a chunk is compared with the rows before its end.
       for (int32_t begin = first / kPairsAtOnce * kPairsAtOnce; begin < tiling_.count;
            begin += kPairsAtOnce) {
         LoadColumns(begin);
@@ -253,7 +254,7 @@ class RotatedNmsKeep {
     for (int32_t first = 0; first < tiling_.count; first += kNmsGroup) {
       const int32_t rows = MinOf(kNmsGroup, tiling_.count - first);
       SetWait<HardEvent::S_MTE2>();
-      // Two words of each row, those of the group, in a block of 32 bytes.
+      // Of each row the two words with the group's bits, in a block of 32 bytes of their own.
       LoadBits(among_, first, rows, first / 32, 2);
       if (ordered_) DataCopyPad(number_, order_[first], Words(rows), {false, 0, 0, 0});
       SetWait<HardEvent::MTE2_S>();
@@ -284,7 +285,7 @@ class RotatedNmsKeep {
     SetWait<HardEvent::MTE3_S>();
     for (int32_t row = 0; row < rows; row++) {
       if ((left >> row & 1) == 0) continue;
-      // Those behind, which this one suppresses, are left no longer.
+      // The boxes behind that this one suppresses are no longer left.
       const uint64_t behind = ~uint64_t{1} << row;
       left &= ~(bits.GetValue(row * (kBlockBytes / 8)) & behind);
       const int32_t box = ordered_ ? number_.GetValue(row) : first + row;
@@ -298,7 +299,7 @@ class RotatedNmsKeep {
     return left;
   }
 
-  // gone_: also those behind the group that a kept one suppresses.
+  // Adds to gone_ what the kept boxes suppress behind the group.
   __aicore__ inline void Join(int32_t first, int32_t rows, uint64_t kept) {
     SetWait<HardEvent::S_V>();
     const int32_t begin = (first + kNmsGroup) / 32 / kBlockWords * kBlockWords;

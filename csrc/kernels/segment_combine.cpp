@@ -1,5 +1,5 @@
-// The segments that lie in several units of a reduction: what each unit has of them, put together
-// in the order of the units. The unit that has a segment's end writes its row.
+// Segments that lie in several units of a reduction: the units' parts are put together in the order
+// of the units. The core that works on the unit with a segment's end writes the segment's row.
 #include "common/buffers.h"
 #include "common/events.h"
 #include "segment_reduce_tiling.h"
@@ -69,7 +69,7 @@ class Combine {
     return begins_.GetValue(2 * static_cast<int64_t>(segment));
   }
 
-  // Takes in `rows` rows of partials, every other one from `row` on.
+  // Adds `rows` rows of partials, every second one from `row` on, to the result.
   __aicore__ inline void Add(int32_t row, int32_t rows, int32_t channel) {
     const int32_t padded = RoundUp(width_, kBlockWords);
     const int64_t from = static_cast<int64_t>(row) * tiling_.pitch + channel;
@@ -97,7 +97,7 @@ class Combine {
     }
   }
 
-  // The first of equal numbers stays; NaN, where it counts, takes the place of any.
+  // Of equal numbers the first stays. A NaN replaces any number, if NaNs count.
   __aicore__ inline void TakeGreater(const LocalTensor<float>& next,
                                      const LocalTensor<int32_t>& next_arg, int32_t padded) {
     const int32_t count = RoundUp(padded, kLanes);

@@ -86,7 +86,7 @@ class Maximum : public Reducer<T, Maximum<T>> {
     this->Write(chunk, best);
   }
 
-  // to: the reduction of each segment's slots of `from`, which is overwritten.
+  // Reduces the slots of each segment in `from` to a row in `to`. `from` is overwritten.
   template <typename Operation>
   __aicore__ inline void Reduce(const Chunk& chunk, const LocalTensor<float>& to,
                                 const LocalTensor<float>& from, float nothing) {
@@ -103,7 +103,7 @@ class Maximum : public Reducer<T, Maximum<T>> {
     });
   }
 
-  // wide_: in each slot its segment's row.
+  // Fills wide_: each slot gets the row of its segment.
   __aicore__ inline void Spread(const Chunk& chunk, const LocalTensor<float>& rows) {
     const int32_t pitch = this->pitch_;
     this->ForEachSegment(chunk, [&](int32_t row, Slots slots, int32_t segments,
@@ -119,7 +119,7 @@ class Maximum : public Reducer<T, Maximum<T>> {
     });
   }
 
-  // slot_: in each slot its number, in fp32.
+  // Fills slot_: each slot gets its own number, in fp32.
   __aicore__ inline void NumberSlots() {
     const int32_t pitch = this->pitch_, slots = this->tiling_.chunk + 1;
     if (numbered_ == pitch) return;
@@ -141,7 +141,7 @@ class Maximum : public Reducer<T, Maximum<T>> {
     PipeBarrier<PIPE_V>();
   }
 
-  // args_: the rows that are in the slots of place_; -1 for no slot.
+  // Fills args_: the row that was in the slot which place_ names; -1 where it names none.
   __aicore__ inline void FindRows(const Chunk& chunk, int32_t count) {
     const int32_t pitch = this->pitch_;
     const LocalTensor<int32_t> place = work_.template ReinterpretCast<int32_t>();

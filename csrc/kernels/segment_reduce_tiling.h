@@ -37,12 +37,12 @@ struct SegmentGatherTiling {
 namespace mxd::kernels {
 
 constexpr int32_t kSegmentFloat = 0, kSegmentHalf = 1, kSegmentBfloat16 = 2;
-// Numbers of the rows of a chunk, of one that is carried over from the chunk before among them.
+// How many numbers the rows of a chunk may have, with the row carried over from the chunk before.
 constexpr int32_t kSegmentSumWords = 8192, kSegmentMaxWords = 3072, kSegmentWhereWords = 4608;
-constexpr int32_t kSegmentChunk = 1016;  // of a sequence, at most
-constexpr int32_t kSegmentLeast = 64;    // the same at least, as far as they fit
+constexpr int32_t kSegmentChunk = 1016;  // places of the sequence, at most
+constexpr int32_t kSegmentLeast = 64;    // at least, if UB holds the rows of so many
 constexpr int32_t kSegmentUnit = 1024;   // chunks of a unit, at most
-constexpr int32_t kSegmentUnits = 320;   // aimed at: more than cores, so that they are busy alike
+constexpr int32_t kSegmentUnits = 320;   // wanted: several for each core, so that all are busy
 constexpr int32_t kSegmentSlice = 256;   // channels at a time, at most
 constexpr int32_t kSegmentGatherBytes = 49152, kSegmentGatherRows = 2048;  // of a buffer
 

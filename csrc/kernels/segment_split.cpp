@@ -60,7 +60,7 @@ class SegmentSplit {
     PipeBarrier<PIPE_V>();
     SetWait<HardEvent::V_S>();
     SetWait<HardEvent::MTE2_S>();
-    // The chunks that begin behind the end before this piece, and not behind its last one.
+    // The chunks that begin after the last end before this piece, up to its own last end.
     const int32_t before = before_.GetValue(0) + first - 1, last = table_.GetValue(count - 1);
     const int32_t begin = first == 0 ? 0 : before / tiling_.chunk + 1;
     const int32_t end =

@@ -7,7 +7,8 @@
 namespace mxd::kernels::segment_reduce {
 namespace {
 
-// `kWhere`: of a row only the numbers whose `sources`, a matrix like x, name the segment.
+// `kWhere`: only those numbers of a row are summed whose `sources`, a matrix like x, name the
+// segment.
 template <typename T, bool kWhere>
 class Sum : public Reducer<T, Sum<T, kWhere>> {
   using Base = Reducer<T, Sum<T, kWhere>>;
@@ -78,7 +79,7 @@ class Sum : public Reducer<T, Sum<T, kWhere>> {
     const int32_t count = (chunk.loaded_end - chunk.loaded) * pitch;
     PipeBarrier<PIPE_V>();
     if (count > 0) {
-      // Masks are of whole repeats; there is room for the last one.
+      // Compare works on whole repeats. The buffers have room for the last one.
       const int32_t begin = first / kLanes * kLanes;
       const int32_t compared = RoundUp(first + count - begin, kLanes);
       Compare(equal_, sources[begin], segments_[begin], CMPMODE::EQ, compared);

@@ -13,13 +13,13 @@ from .scalars import log_scalars
 
 @contextmanager
 def merged_groups(optimizer: Optimizer) -> Iterator[None]:
-    """Within: the optimizer's groups of parameters with equal settings are one.
+    """Join the optimizer's groups of parameters that have equal settings, for the time of a `with` block.
 
     With `paramwise_cfg`, mmengine makes a group for each parameter, and an optimizer starts its operators anew for each
     group. Afterwards the groups are as they were, and so are checkpoints.
 
     Args:
-        optimizer (Optimizer): those of torch.optim go through each group by itself; another one may not, and is left.
+        optimizer (Optimizer): one of torch.optim. Others are left alone: groups may mean more to them.
     """
     groups = optimizer.param_groups
     merged: list[dict[str, Any]] = []

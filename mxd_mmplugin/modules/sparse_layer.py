@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..ops import Rulebook, build_rulebook
 from ..ops.sizes import whole, wholes
+from ..ops.tracing import is_compiling
 from .sparse_modules import SparseModule
 from .sparse_tensor import SparseTensor
 
@@ -50,7 +51,8 @@ class SparseLayer(SparseModule):
     Args:
         kernel_size, stride, padding, dilation, output_padding (int or Sequence[int]): one number, or one for each
             dimension.
-        indice_key (str, optional): layers with the same key share one rulebook.
+        indice_key (str, optional): layers with the same key share one rulebook. Submanifold layers of one geometry
+            share it without a key too.
         options (dict): those of spconv's further arguments that were given; they have no effect here.
     """
 
@@ -83,6 +85,8 @@ class SparseLayer(SparseModule):
         self.indice_key = indice_key
 
     def _rulebook(self, x: SparseTensor) -> Rulebook:
+        if isinstance(x.batch_size, Tensor):  # each time that it is read the host waits
+            x.batch_size = whole('batch_size', x.batch_size)
         geometry: dict[str, Any] = dict(
             batch_size=whole('batch_size', x.batch_size),
             spatial_shape=wholes('spatial_shape', x.spatial_shape),
@@ -97,9 +101,25 @@ class SparseLayer(SparseModule):
         shared = x.find_indice_pair(self.indice_key)
         if shared is not None and self._can_share(shared, geometry, x.indices):
             return shared
-        rulebook = build_rulebook(x.indices, **geometry)
+        rulebook = self._known_or_new(x, geometry)
         if self.indice_key is not None and shared is None:
             x.indice_dict[self.indice_key] = rulebook
+        return rulebook
+
+    def _known_or_new(self, x: SparseTensor, geometry: dict[str, Any]) -> Rulebook:
+        """A submanifold layer keeps the voxels, so the next one, with no key too, may need the same rulebook.
+
+        It goes along with the sparse tensors of these voxels and ends with them.
+        """
+        if not self.subm or is_compiling():
+            return build_rulebook(x.indices, **geometry)
+        known = x.__dict__.setdefault('_rulebooks', {})
+        window = tuple(geometry.values())
+        rulebook = known.get(window)
+        if rulebook is None or rulebook.indices is not x.indices or not rulebook.is_from(x.indices):
+            rulebook = build_rulebook(x.indices, **geometry)
+            if rulebook.counts_changes:
+                known[window] = rulebook
         return rulebook
 
     def _check_ours(self, rulebook: object) -> str:

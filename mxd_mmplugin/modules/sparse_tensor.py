@@ -11,6 +11,7 @@ from torch import Tensor
 from ..ops import sparse_from_dense, sparse_sum, sparse_to_dense, sparse_union
 from ..ops.autocast import promoted
 from ..ops.sizes import whole, wholes
+from ..ops.tracing import is_compiling
 from ..packages import is_installed
 
 
@@ -76,7 +77,8 @@ def like(
     # Not type(x), which PyTorch 2.6 cannot trace.
     cls: type = SparseConvTensor if x.__class__ in TENSORS else x.__class__
     out = cls(features, indices, spatial_shape, x.batch_size)
-    for name in _CARRIED:
+    same = not is_compiling() and indices is x.indices
+    for name in (*_CARRIED, '_rulebooks') if same else _CARRIED:  # what is known of these voxels
         if hasattr(x, name):
             setattr(out, name, getattr(x, name))
     return out

@@ -43,7 +43,7 @@ def box_iou_rotated(
     Args:
         bboxes1, bboxes2 (Tensor): [N, 5] and [M, 5], one floating dtype. A box that is not finite, or
             whose area is below 1e-14, overlaps nothing.
-        mode (str): 'iou', the shared area by that of the union, or 'iof', by that of the first box.
+        mode (str): the shared area divided by the union's ('iou') or by the first box's ('iof').
         aligned (bool): each box with the one of the same row, all pairs otherwise.
         clockwise (bool): the sense of a positive angle, in an image.
 
@@ -86,14 +86,14 @@ def nms_rotated(
     labels: Optional[Tensor] = None,
     clockwise: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """The boxes that no better one overlaps by at least the threshold.
+    """Choose boxes: one stays unless a better one that stays overlaps it by the threshold or more.
 
     The only wait for the device is that for how many are left. Of equal scores the first is the better one.
 
     Args:
         dets (Tensor): [N, 5].
         scores (Tensor): [N].
-        iou_threshold (float): of the shared area by that of the union.
+        iou_threshold (float): of the shared area divided by the area of the union.
         labels (Tensor, optional): [N], whole numbers below 2**24; boxes of different labels do not
             suppress each other. (mmcv ignores them on a CPU.)
         clockwise (bool): the sense of a positive angle, in an image.
@@ -111,12 +111,12 @@ def nms_rotated(
 
 @torch.no_grad()
 def nms3d(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
-    """The boxes that no better one overlaps, seen from above, by more than the threshold.
+    """Choose boxes: one stays unless a better one that stays overlaps it, seen from above, by more than the threshold.
 
     Args:
         boxes (Tensor): [N, 7], x, y, z, sizes, yaw.
         scores (Tensor): [N].
-        iou_threshold (float): of the shared area by that of the union.
+        iou_threshold (float): of the shared area divided by the area of the union.
 
     Returns:
         Tensor: rows, int64 [K], the best first.
@@ -136,12 +136,12 @@ def nms3d_normal(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
 def circle_nms(
     centers: Tensor, scores: Tensor, threshold: float, post_max_size: Optional[int] = 83
 ) -> Tensor:
-    """The boxes with no better one's middle near, as mmdet3d's `circle_nms` chooses.
+    """Choose boxes as mmdet3d's `circle_nms`: one stays unless the center of a better one that stays is near.
 
     Args:
         centers (Tensor): [N, 2], x and y.
         scores (Tensor): [N].
-        threshold (float): of the SQUARED distance; at most that far is near.
+        threshold (float): the greatest SQUARED distance that counts as near.
         post_max_size (int, optional): how many are returned at most.
 
     Returns:

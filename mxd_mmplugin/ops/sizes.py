@@ -4,6 +4,8 @@ import operator
 from collections.abc import Iterable
 from typing import Any, Optional
 
+from torch import Tensor
+
 
 def whole(name: str, value: Any, least: Optional[int] = None) -> int:
     """A size.
@@ -43,8 +45,8 @@ def _without_fraction(name: str, value: Any) -> int:
 
 
 def wholes(name: str, values: Iterable, least: Optional[int] = None) -> tuple[int, ...]:
-    """Several sizes, see `whole`; the error shows all of them."""
-    values = tuple(values)
+    """Several sizes, see `whole`; the error shows all of them. A tensor is read at once."""
+    values = tuple(values.tolist() if isinstance(values, Tensor) else values)
     try:
         return tuple(whole(name, value, least) for value in values)
     except ValueError as error:

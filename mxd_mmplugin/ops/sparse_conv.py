@@ -72,7 +72,28 @@ class Rulebook:
     _versions: tuple[int, int] = field(init=False, repr=False)  # of indices and out_indices
 
     def __post_init__(self) -> None:
-        self._versions = _version(self.indices), _version(self.out_indices)
+        self._versions = self._changes()
+
+    def _changes(self) -> tuple[int, int]:
+        return _version(self.indices), _version(self.out_indices)
+
+    # A copy's tensors count from another number: what goes along is how often they were changed since.
+    def __getstate__(self) -> dict:
+        since = tuple(now - then for now, then in zip(self._changes(), self._versions))
+        return {**self.__dict__, '_versions': since}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        since = state['_versions']
+        self._versions = self._changes()[0] - since[0], self._changes()[1] - since[1]
+
+    @property
+    def counts_changes(self) -> bool:
+        """Whether a change in place would be known. It is not of inference tensors, nor in a trace.
+
+        False too for pairs that no gradient can use, as they were made in inference mode.
+        """
+        return not (is_compiling() or self.indices.is_inference() or self.pairs.is_inference())
 
     def is_from(self, indices: Tensor) -> Optional[bool]:
         """Whether the input's voxels are `indices`; None if only their values could tell, which are not read on NPUs.

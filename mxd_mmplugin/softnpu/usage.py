@@ -153,11 +153,11 @@ def waits_table(rows: list[dict], native_line: dict[str, str]) -> Table:
     return table
 
 
-def parts_table(rows: list[dict]) -> Table:
-    """Launches, waits and time by part of the model and phase."""
+def parts_table(rows: list[dict], title: str, *keys: str) -> Table:
+    """Launches, waits and time by phase, or by phase and part of the model, as `keys` name it."""
     heads = 'part', 'launches', 'waits', 'host', 'device', 'AI CPU', 'on host', 'unknown'
-    table = _table('Parts of the model', *heads)
-    groups = grouped(rows, 'phase', 'part')
+    table = _table(title, *heads)
+    groups = grouped(rows, *keys)
     order = sorted(groups, key=lambda key: (PHASES.index(key[0]), -host_us(groups[key])))
     for key, members in [(' '.join(key), groups[key]) for key in order] + [('all', rows)]:
         places = Counter(row['on'] for row in members)
@@ -176,7 +176,8 @@ def report(console: Console, rows: list[dict], native_line: dict[str, str]) -> N
     """Print the tables of a run, and what bounds it."""
     console.print(operators_table(rows))
     console.print(waits_table(rows, native_line))
-    console.print(parts_table(rows))
+    console.print(parts_table(rows, 'Parts of the model', 'phase', 'part'))
+    console.print(parts_table(rows, 'Phases', 'phase'))
     names = {row['name'] for row in rows if row['on'] not in (*COPIES, 'kernel')}
     lacking = unknown(rows)
     console.print(

@@ -1,9 +1,13 @@
 """Sparse convolution layers: mmcv's and spconv's tensors, containers, weights and conventions."""
 
+import copy
+import gc
 import math
 import os
+import pickle
 import subprocess
 import sys
+import weakref
 
 import mmcv.ops
 import pytest
@@ -24,6 +28,7 @@ from mxd_mmplugin import (
 from mxd_mmplugin import SparseConvTensor as OurSparseConvTensor
 from mxd_mmplugin.ops import Rulebook, build_rulebook
 from tests.conftest import ROOT
+from tests.counting import Counting
 from tests.ops import sparse_reference as reference
 from tests.ops.sparse_problems import coordinates
 
@@ -164,6 +169,117 @@ def test_voxels_that_changed_in_place_share_no_rulebook():
     x.indices.add_(0)
     with pytest.raises(ValueError, match='made for other voxels'):
         down(x)
+
+
+def built(call):
+    """Rulebooks that a call builds, and what it gives."""
+    with Counting() as counting:
+        out = call()
+    return counting.calls['mxd::sparse_conv_rulebook'], out
+
+
+@pytest.mark.parametrize('training', [True, False])
+def test_submanifold_layers_without_keys_share_one_rulebook(training):
+    first, second, third, fourth = (SubMConv3d(4, 4, 3) for _ in range(4))
+    other = SubMConv3d(4, 4, 3, dilation=2)
+    keyed = SubMConv3d(4, 4, 3, indice_key='a')
+    layers = [first, other, keyed, second, other, third]
+    x = sparse_tensor()
+
+    def run(apart):
+        parameters = [p for layer in layers for p in layer.parameters()]
+        x.features.requires_grad_(training)
+        out = x
+        for layer in layers:
+            if apart:
+                out = SparseConvTensor(out.features, out.indices.clone(), x.spatial_shape, 2)
+            out = layer(out)
+        beside = fourth(SparseConvTensor(x.features, x.indices, x.spatial_shape, 2) if apart else x)
+        numbers = out.features, beside.features
+        if training:
+            numbers += torch.autograd.grad(out.features.square().sum(), [x.features, *parameters])
+        return numbers
+
+    with torch.set_grad_enabled(training):
+        (shared, together), (fresh, apart) = built(lambda: run(False)), built(lambda: run(True))
+    assert (shared, fresh) == (2, 7)
+    assert all(map(torch.equal, together, apart))
+
+
+def test_a_shared_rulebook_is_of_these_voxels_and_this_geometry():
+    layer, x = SubMConv3d(4, 4, 3), sparse_tensor()
+    out = layer(x)
+    assert built(lambda: layer(out))[0] == 0
+    for others in (
+        SubMConv3d(4, 4, (1, 3, 3)),
+        SubMConv3d(4, 4, 3, dilation=2),
+        SparseConv3d(4, 4, 3, 1, 1),
+    ):
+        assert built(lambda layer=others: layer(out))[0] == 1
+    out.spatial_shape = [7, 6, 6]
+    assert built(lambda: layer(out))[0] == 1
+
+    out = layer(x)
+    few = out.select_by_index(torch.arange(9))
+    count, less = built(lambda: layer(few))
+    assert count == 1 and torch.equal(less.indices, x.indices[:9])
+
+    out.indices[:, 1:] = 5 - out.indices[:, 1:]  # the voxels are mirrored
+    count, turned = built(lambda: layer(out))
+    fresh = SparseConvTensor(out.features, out.indices.clone(), x.spatial_shape, 2)
+    assert count == 1 and torch.equal(turned.features, layer(fresh).features)
+    assert built(lambda: layer(turned))[0] == 0
+
+
+def test_a_batch_size_in_a_tensor_is_read_once():
+    x = sparse_tensor()
+    x.batch_size = x.indices[:, 0].max() + 1
+    with Counting() as counting:
+        out = SubMConv3d(4, 4, 3)(x)
+        SparseConv3d(4, 4, 3, 2, 1)(x)
+        assert out.batch_size == 2 and counting.waits == 1
+
+
+def test_no_rulebook_is_shared_where_changes_are_not_counted():
+    layer, x = SubMConv3d(4, 4, 3), sparse_tensor()
+    with torch.inference_mode():
+        out = layer(x)
+        assert built(lambda: layer(out))[0] == 1
+    assert built(lambda: layer(x))[0] == 1  # and no gradient can use what was made there
+    layer(x).features.sum().backward()
+
+
+def test_a_shared_rulebook_ends_with_the_voxels():
+    layer, x = SubMConv3d(4, 4, 3), sparse_tensor()
+    out = layer(layer(x))
+    ends = [weakref.ref(x.indices), weakref.ref(*out._rulebooks.values())]
+    down = SparseConv3d(4, 4, 3, 2, 1)(out)
+    gc.disable()
+    try:
+        del x, out
+        assert [end() for end in ends] == [None, None]
+    finally:
+        gc.enable()
+    assert layer(down).features.shape == down.features.shape
+
+
+@pytest.mark.parametrize('key', [None, 'a'])
+@pytest.mark.parametrize('copied', [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_copies_keep_the_rulebook_of_their_voxels(key, copied):
+    layer, x = SubMConv3d(4, 4, 3, indice_key=key), sparse_tensor()
+    x.indices.add_(0)
+    x.features = layer(x).features.detach()
+    twin = copied(x)
+    count, out = built(lambda: layer(twin))
+    assert count == 0 and torch.equal(out.features, layer(x).features)
+    x.indices.add_(0)
+    for late in (copied(x), twin):
+        late.indices.add_(0)
+        if key is None:
+            assert built(lambda late=late: layer(late))[0] == 1
+        else:
+            with pytest.raises(ValueError, match='made for other voxels'):
+                layer(late)
 
 
 def test_a_tensor_of_the_user_s_own_class_stays_one():

@@ -9,6 +9,7 @@ from torch import nn
 
 from mxd_mmplugin.modules.sparse_conv import SparseConvolution
 from tests.conftest import ROOT
+from tests.counting import Counting
 from tests.ops import sparse_reference as reference
 
 STOCK = 'centerpoint_voxel0075_second_secfpn_8xb4-cyclic-20e_nus-3d.py'
@@ -122,7 +123,11 @@ def test_stock_encoder_equals_dense_network(real_points, monkeypatch):
                 patch.setattr(
                     'mmdet3d.models.middle_encoders.sparse_encoder.SparseConvTensor', tensor
                 )
-            out = net(x, indices, 1)
+            with Counting() as counting:
+                out = net(x, indices, 1)
+            # One for each of the four strided layers, and one for the submanifold layers of each of the four grids.
+            rulebooks = counting.calls['mxd::sparse_conv_rulebook']
+            assert rulebooks == (8 if net is sparse else 0)
         weight = torch.sin(torch.arange(out.numel(), dtype=out.dtype)).view_as(out)
         (out * weight).sum().backward()
         runs.append((out, x.grad, [p.grad for p in net.parameters()]))

@@ -26,9 +26,6 @@ ALLOWED = {
     '*@ops/fallback/sparse_dense.py': 'plain PyTorch, until a kernel serves the operator',
     '*@ops/fallback/voxelize.py': 'plain PyTorch, until a kernel serves the operator',
     '*@ops/fallback/voxels.py': 'plain PyTorch, until a kernel serves the operator',
-    'masked_fill_@ops/sparse_conv.py': 'keys of int64 in rulebooks of very large grids',
-    'index@bevfusion/layers.py': 'how PyTorch enlarges maps with deterministic algorithms',
-    'index_put_@bevfusion/layers.py': 'the gradient of that',
     'copy_@tests/npu/': 'float64 of tests that expect an error',
     '*@tests/npu/test_aten.py': 'the values of operators, wherever CANN runs them',
 }

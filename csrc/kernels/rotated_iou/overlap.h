@@ -93,7 +93,7 @@ class Overlap {
 
  private:
   static constexpr float kLeastArea = 1e-14f, kTiny = 1.17549435e-38f;
-  static constexpr float kFar = 1e18f;  // farther away than this is as far away
+  static constexpr float kFar = 1e18f;  // greater distances count as this one
 
   // Directions of the first boxes, and of the second ones as seen from them.
   __aicore__ inline void Turn(int32_t n) const {
@@ -104,7 +104,7 @@ class Overlap {
     turns_.CosSin(cosine_, sine_, turn_, 2 * n);
   }
 
-  // x_, y_: the second box's corners in the frame of the first one.
+  // Fills x_, y_: the second box's corners in the frame of the first one.
   __aicore__ inline void PlaceCorners(int32_t n) const {
     const InOrder lanes(n);
     const auto dx = ends_, dy = ends_[n], a = limit_;
@@ -140,7 +140,7 @@ class Overlap {
     Add(x_[n], u_, px, n);
     Add(y_[n], v_, py, n);
     PipeBarrier<PIPE_V>();
-    // Behind the first two corners, which still lie in the middle, those of the other side.
+    // The first two corners are still in the middle of a side; the last two come from them.
     Add(x_[2 * n], x_[n], qx, n);
     Add(y_[2 * n], y_[n], qy, n);
     Add(x_[3 * n], x_, qx, n);
@@ -156,7 +156,7 @@ class Overlap {
     PipeBarrier<PIPE_V>();
   }
 
-  // limit_ and opposite_: half a side of the first boxes and its opposite, `times` times.
+  // Fills limit_ with half a side of the first boxes, `times` times; opposite_ with its negative.
   __aicore__ inline void SetLimits(int32_t number, int32_t times, int32_t n) const {
     Muls(limit_, Numbers(number), 0.5f, n);
     PipeBarrier<PIPE_V>();
@@ -167,7 +167,7 @@ class Overlap {
     InOrder(times * n).Muls(opposite_, limit_, -1.0f);
   }
 
-  // inside_: y of the corners, cut to where |y| < b; ends_: x where the sides begin and end there.
+  // Fills inside_: y of the corners, cut to |y| < b; ends_: x where the cut sides begin and end.
   __aicore__ inline void CutSides(int32_t n) const {
     const InOrder sides(4 * n), both(8 * n), corners(kCorners * n);
     const auto rise = work_, run = work_[4 * n], begin = ends_, end = ends_[4 * n];
@@ -191,7 +191,7 @@ class Overlap {
     sides.Sub(end, x_[n], end);
   }
 
-  // x_: the shared area.
+  // Fills x_ with the shared area.
   __aicore__ inline void Integrate(int32_t n) const {
     const InOrder sides(4 * n), both(8 * n);
     const auto low = work_, high = work_[4 * n], above = x_, below = y_;

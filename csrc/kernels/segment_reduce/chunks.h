@@ -14,7 +14,7 @@ namespace mxd::kernels::segment_reduce {
 struct Chunk {
   int32_t unit, list;  // which of the lists in UB
   bool begins_unit, ends_unit;
-  int32_t segment, segments;  // the first one that ends here or behind, and how many end here
+  int32_t segment, segments;  // the first one that does not end earlier, and how many end here
   int32_t entry, entries;
   int32_t loaded, loaded_end;  // entries of the chunk whose rows are loaded, counted from `entry`
 };
@@ -24,8 +24,7 @@ class Chunks {
   static constexpr int32_t kSplits = RoundUp(kSegmentUnit + 1, kBlockWords);
 
  public:
-  // Words before the rows' numbers; the last one stands for the row that is carried over. They
-  // are -1.
+  // Words before the row numbers, all -1. The last one stands for the row carried over.
   static constexpr int32_t kHeader = kBlockWords;
 
   __aicore__ inline Chunks(TPipe& pipe, const SegmentReduceTiling& tiling, GM_ADDR rows,
@@ -126,7 +125,7 @@ class Chunks {
   }
 
  private:
-  // Of unit_.
+  // Loads the splits of unit_.
   __aicore__ inline void LoadSplits() {
     if (unit_ >= tiling_.units) return;
     const int32_t first = unit_ * tiling_.unit;

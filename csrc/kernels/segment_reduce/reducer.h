@@ -65,7 +65,8 @@ class Reducer {
     Clear(in_queue_);
   }
 
-  // Vector instructions work on whole repeats: no lane of them is without a number.
+  // Vector instructions work on whole repeats, so they also read lanes behind the rows: these must
+  // hold numbers.
   template <typename Queue>
   __aicore__ inline void Clear(Queue& queue) {
     for (int32_t i = 0; i < kInBuffers; i++) {
@@ -138,7 +139,8 @@ class Reducer {
   }
   __aicore__ inline void FreeValues() { in_queue_.FreeTensor(rows_); }
 
-  // Where the chunk's results go, a row for each segment that ends here and one for that behind.
+  // Where the chunk's results go: a row for each segment that ends here, then one for the segment
+  // that goes on behind the chunk.
   __aicore__ inline LocalTensor<float> Results() {
     results_ = out_queue_.template AllocTensor<T>();
     if constexpr (kConvert)
@@ -152,9 +154,10 @@ class Reducer {
     return {carried_ ? 0 : 1 + chunk.loaded, 1 + chunk.loaded_end};
   }
 
-  // Calls body(row, slots, segments, entries) for each segment that ends here, and for what there
-  // is of the one behind. Segments that follow each other and have one slot each, or none, come
-  // together: `segments` of them. `entries` is the number of a segment's entries in all.
+  // Calls body(row, slots, segments, entries) for each segment that ends here, and for the part
+  // here of the segment that goes on behind the chunk. Neighbours with one slot each, or with none,
+  // come in one call: `segments` of them. `entries` is how many entries a segment has in all
+  // chunks.
   template <typename Body>
   __aicore__ inline void ForEachSegment(const Chunk& chunk, const Body& body) {
     auto begins = chunks_.Begins(chunk);
@@ -188,8 +191,8 @@ class Reducer {
     return chunk.segments > 0 && chunks_.Begins(chunk).Get(0) < chunks_.UnitEntry();
   }
 
-  // `values` and what Derived has beside them: rows that end here to the output, the others to the
-  // partials or to the next chunk.
+  // Writes `values`, and what Derived keeps beside them: segments that end here to the output, the
+  // others to the partials or to the next chunk.
   __aicore__ inline void Write(const Chunk& chunk, const LocalTensor<float>& values) {
     const int32_t head = IsHead(chunk);
     Derived* const derived = static_cast<Derived*>(this);

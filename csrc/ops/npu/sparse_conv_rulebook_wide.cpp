@@ -27,7 +27,7 @@ at::Tensor cells(const at::Tensor& indices, const Geometry& g, const Numbering& 
     inside = inside & value.ge(0) & value.lt(limit);
     cells = cells + value * numbering.step[column];
   }
-  return cells.masked_fill(inside.logical_not(), -1);
+  return at::where(inside, cells, -1);  // a masked fill of int64 would run on the AI CPU
 }
 
 at::Tensor reached(const at::Tensor& indices, const Geometry& g, const KeySteps& steps) {

@@ -1,99 +1,27 @@
 """TransFusion's head: queries from the peaks of a heatmap, decoded with the map from above (Bai et al. 2022)."""
 
 import copy
-import logging
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Optional, Union
+from typing import Any, Optional, Union
 
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule, build_conv_layer
 from mmdet3d.models.dense_heads.centerpoint_head import SeparateHead
 from mmdet3d.registry import MODELS, TASK_UTILS
-from mmengine.logging import print_log
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from ...constants import constant
-from ...ops import circle_nms, draw_gaussians, nms_rotated
+from ...ops import circle_nms, nms_rotated
 from ...ops.sizes import whole, wholes
-from ..heatmap import gaussian_radii
-from .assigner import HeuristicAssigner3D, HungarianAssigner3D, matched, result
+from .classes import class_tables
+from .targets import Targets, assign, draw_heatmap
 
-# The classes of data sets in the order of their published configs, for a head that is given no names.
-CLASS_NAMES: dict[str, tuple[str, ...]] = {
-    'nuScenes': (
-        *('car', 'truck', 'construction_vehicle', 'bus', 'trailer', 'barrier', 'motorcycle'),
-        *('bicycle', 'pedestrian', 'traffic_cone'),
-    ),
-    'Waymo': ('Car', 'Pedestrian', 'Cyclist'),
-}
-# Classes whose objects are so small that each cell may be a peak of its own.
-SMALL_CLASSES: dict[str, tuple[str, ...]] = {
-    'nuScenes': ('pedestrian', 'traffic_cone'),
-    'Waymo': ('Pedestrian', 'Cyclist'),
-}
-# Classes whose boxes suppress each other, and how near (metres of circle NMS, overlap of rotated NMS).
-NMS_RADIUS: dict[str, dict[str, float]] = {
-    'nuScenes': dict(pedestrian=0.175, traffic_cone=0.175),
-    'Waymo': dict(Car=0.7, Pedestrian=0.7, Cyclist=0.7),
-}
 # The branches that predict a box, in the order of its code.
 CODES = 'center', 'height', 'dim', 'rot', 'vel'
 # Of a heatmap's logits before training: one cell in ten has an object (Law and Deng 2018).
 PRIOR = -2.19
-
-
-class Targets(NamedTuple):
-    """What the predictions should be, for P queries of each decoder layer.
-
-    Attributes:
-        labels (Tensor): [B, L * P], `num_classes` where there is no object.
-        label_weights (Tensor): [B, L * P].
-        boxes (Tensor): [B, L * P, code_size], encoded.
-        box_weights (Tensor): [B, L * P, code_size], 0 where there is no object.
-        num_pos (Tensor): queries with an object, float32.
-        matched_iou (Tensor): the mean overlap of those with it, the mean over samples.
-        heatmap (Tensor): [B, num_classes, X, Y].
-    """
-
-    labels: Tensor
-    label_weights: Tensor
-    boxes: Tensor
-    box_weights: Tensor
-    num_pos: Tensor
-    matched_iou: Tensor
-    heatmap: Tensor
-
-
-def _class_tables(
-    num_classes: int, class_names: Optional[Sequence[str]], test_cfg: dict
-) -> tuple[list[int], dict[int, float]]:
-    """The labels of small classes, and how near boxes of a label suppress each other; see `TransFusionHead`."""
-    dataset = str(test_cfg.get('dataset'))
-    small = test_cfg.get('small_classes', SMALL_CLASSES.get(dataset, ()))
-    radius = test_cfg.get('nms_radius', NMS_RADIUS.get(dataset, {}))
-    names = list(CLASS_NAMES.get(dataset, ()) if class_names is None else class_names)
-    if len(names) != num_classes and class_names is not None:
-        raise ValueError(
-            f'class_names must name the {num_classes} classes (num_classes), was {names}'
-        )
-    if len(names) != num_classes and (small or radius):
-        print_log(
-            f'class_names of the head is not given, and num_classes is {num_classes}, not the {len(names)} of '
-            f'{dataset}: no class is treated as a small one',
-            logger='current',
-            level=logging.WARNING,
-        )
-        names = []
-    if test_cfg.get('nms_type') is not None and not (names and radius):
-        raise ValueError(
-            f'nms_type {test_cfg["nms_type"]!r} needs class_names of the head, was {class_names}, and for dataset '
-            f'{dataset!r} nms_radius of test_cfg (class -> metres or overlap), was {radius}'
-        )
-    labels = {name: label for label, name in enumerate(names)}
-    found = {labels[name]: value for name, value in radius.items() if name in labels}
-    return [labels[name] for name in small if name in labels], found
 
 
 class TransFusionHead(nn.Module):
@@ -165,7 +93,7 @@ class TransFusionHead(nn.Module):
         self.nms_kernel_size = nms_kernel_size
         self.bn_momentum = bn_momentum
         self.train_cfg, self.test_cfg = train_cfg or {}, test_cfg or {}
-        self.small_labels, self.nms_radius = _class_tables(num_classes, class_names, self.test_cfg)
+        self.small_labels, self.nms_radius = class_tables(num_classes, class_names, self.test_cfg)
 
         self.loss_cls = MODELS.build(loss_cls)
         self.loss_bbox = MODELS.build(loss_bbox)
@@ -408,7 +336,9 @@ class TransFusionHead(nn.Module):
             predicted.get('vel'),
         )
         layers = score.shape[2] // self.num_proposals
-        assigned = self._assign(decoded, batch_gt_instances_3d, predicted)
+        assigned = assign(
+            self.bbox_assigner, decoded, batch_gt_instances_3d, predicted, self.train_cfg
+        )
         labels_of, boxes_of, found_of, ious = [], [], [], []
         for i, truth in enumerate(batch_gt_instances_3d):
             of_layers = assigned[i * layers : (i + 1) * layers]
@@ -433,57 +363,14 @@ class TransFusionHead(nn.Module):
             positive[..., None].expand_as(boxes).float(),
             positive.float().sum(),
             torch.stack(ious).mean(),
-            self._heatmap(batch_gt_instances_3d, score.device),
+            draw_heatmap(
+                batch_gt_instances_3d,
+                self.num_classes,
+                self._map_size(self.train_cfg),
+                self.train_cfg,
+                score.device,
+            ),
         )
-
-    def _assign(
-        self,
-        decoded: Sequence[dict],
-        batch_gt_instances_3d: Sequence[InstanceData],
-        predicted: dict[str, Tensor],
-    ) -> list:
-        """Which ground truth the queries predict: an `AssignResult` for each sample and, in it, each layer."""
-        assigner: Any = self.bbox_assigner
-        results, problems = [], []
-        for i, truth in enumerate(batch_gt_instances_3d):
-            gt_boxes = truth.bboxes_3d.tensor.to(predicted['heatmap'].device)
-            gt_labels = truth.labels_3d.to(gt_boxes.device)
-            boxes = decoded[i]['bboxes'].split(self.num_proposals)
-            scores = predicted['heatmap'][i : i + 1].split(self.num_proposals, dim=2)
-            for box, score in zip(boxes, scores):
-                given = box, gt_boxes, gt_labels, score, self.train_cfg
-                if type(assigner) is HungarianAssigner3D:
-                    problems.append((gt_labels, *assigner.cost(*given)))
-                elif isinstance(assigner, HeuristicAssigner3D):
-                    labels = predicted['query_labels'][i]
-                    results.append(
-                        assigner.assign(box, gt_boxes, gt_labels=gt_labels, query_labels=labels)
-                    )
-                else:
-                    results.append(assigner.assign(*given))
-        if problems:  # all at once: each look at costs waits for the device
-            gt_of_box = matched([cost for _, cost, _ in problems])
-            results = [result(gt, labels, iou) for gt, (labels, _, iou) in zip(gt_of_box, problems)]
-        return results
-
-    def _heatmap(self, batch_gt_instances_3d: list, device: torch.device) -> Tensor:
-        """The bumps of all boxes of the batch, [B, num_classes, X, Y]."""
-        cfg = self.train_cfg
-        boxes = torch.cat([truth.bboxes_3d.tensor for truth in batch_gt_instances_3d]).to(device)
-        labels = torch.cat([truth.labels_3d for truth in batch_gt_instances_3d]).to(device)
-        counts = [len(truth.labels_3d) for truth in batch_gt_instances_3d]
-        samples = torch.cat([labels.new_full((n,), i) for i, n in enumerate(counts)])
-        low = constant(cfg['point_cloud_range'][:2], device)
-        cell = cfg['out_size_factor'] * constant(cfg['voxel_size'][:2], device)
-        sizes = boxes[:, 3:5] / cell
-        solid = (sizes > 0).all(dim=1) & (labels >= 0) & (labels < self.num_classes)
-        radii = gaussian_radii(sizes, cfg['gaussian_overlap']).int().clamp(min=cfg['min_radius'])
-        centers = ((boxes[:, :2] - low) / cell).int()
-        rows, columns = self._map_size(cfg)
-        channels = (samples * self.num_classes + labels).where(solid, -1).int()
-        maps = len(counts) * self.num_classes
-        drawn = draw_gaussians(channels, centers, radii, (maps, rows, columns))
-        return drawn.view(len(counts), self.num_classes, rows, columns)
 
     def loss(self, batch_feats: Union[Tensor, Sequence[Tensor]], batch_data_samples: list) -> dict:
         """Losses of a batch; see `forward` and `loss_by_feat`."""

@@ -1,6 +1,7 @@
 """The sparse encoder, the image neck, the fusion and the decoder layer of BEVFusion."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Optional, Union
 
 import torch
@@ -95,6 +96,45 @@ class BEVFusionSparseEncoder(SparseEncoder):
         return (dense, stages) if self.return_middle_feats else dense
 
 
+# Keywords of `F.interpolate` that `resize_bilinear` can serve, with any align_corners.
+_BILINEAR = dict(mode='bilinear', align_corners=None)
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)  # what is kept must serve gradients too
+def _line_weights(
+    size: int, out: int, align_corners: Optional[bool], device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """[out, size]: what each pixel of a line gives to each pixel of the resized line."""
+    lines = torch.eye(size, dtype=torch.float64)[None]
+    weights = F.interpolate(lines, size=out, mode='linear', align_corners=align_corners)
+    return weights[0].T.to(device, dtype)
+
+
+def resize_bilinear(
+    maps: Tensor, size: Sequence[int], align_corners: Optional[bool] = None
+) -> Tensor:
+    """`F.interpolate(maps, size, mode='bilinear', align_corners=align_corners)` by two matrix products.
+
+    The gradient is the same from run to run. PyTorch's own way to that, on all devices but the CPU, gathers and
+    scatters pixels by index, which the AI core of an NPU cannot.
+
+    Args:
+        maps (Tensor): [B, C, H, W].
+        size (Sequence[int]): H and W of the result.
+        align_corners (bool, optional): see `torch.nn.functional.interpolate`.
+
+    Returns:
+        Tensor: [B, C, *size], equal but for rounding.
+    """
+    rows, columns = (
+        _line_weights(before, after, align_corners, maps.device, maps.dtype)
+        for before, after in zip(maps.shape[2:], size)
+    )
+    with torch.autocast(maps.device.type, enabled=False):
+        return rows @ (maps @ columns.T)
+
+
 class GeneralizedLSSFPN(BaseModule):
     """Image neck: each level is joined with the upsampled one above it, then convolved.
 
@@ -161,10 +201,17 @@ class GeneralizedLSSFPN(BaseModule):
             raise ValueError(f'inputs must be {len(self.in_channels)} levels, was {len(inputs)}')
         maps = list(inputs[self.start_level : self.start_level + len(self.lateral_convs) + 1])
         for i in reversed(range(len(self.lateral_convs))):
-            above = F.interpolate(maps[i + 1], size=maps[i].shape[2:], **self.upsample_cfg)
+            above = self._enlarge(maps[i + 1], maps[i].shape[2:])
             maps[i] = self.lateral_convs[i](torch.cat([maps[i], above], dim=1))
             maps[i] = self.fpn_convs[i](maps[i])
         return tuple(maps[:-1])
+
+    def _enlarge(self, maps: Tensor, size: Sequence[int]) -> Tensor:
+        config = self.upsample_cfg
+        deterministic = torch.are_deterministic_algorithms_enabled() and not maps.is_cpu
+        if deterministic and {**config, 'align_corners': None} == _BILINEAR:
+            return resize_bilinear(maps, size, config.get('align_corners'))
+        return F.interpolate(maps, size=size, **config)
 
 
 class ConvFuser(nn.Sequential):

@@ -33,7 +33,7 @@ class CenterHead(centerpoint_head.CenterHead):
             self._check_options(kwargs.get('common_heads'))
 
     def _check_options(self, common_heads: Optional[dict]) -> None:
-        """Refuse weights that are not one for each number of a box, and a grid that is not the range's."""
+        """Refuse code_weights of another number than a box has, and a grid_size that does not fit the range."""
         weights = self.train_cfg.get('code_weights')
         if common_heads and weights is not None:
             numbers = sum(channels for channels, _ in common_heads.values())

@@ -66,8 +66,8 @@ def collect(batch: Sequence[InstanceData], columns: int) -> Objects:
     least = min(boxes.tensor.shape[1] for boxes in instances)
     if least < columns:
         raise ValueError(
-            f'bboxes_3d must have {columns} columns or more, had {least}: velocities come with with_velocity=True of '
-            "the data set, and without 'vel' in common_heads none are needed"
+            f'bboxes_3d must have {columns} columns or more, had {least}: set with_velocity=True of the data set, or '
+            "take 'vel' out of common_heads"
         )
     joined = type(instances[0]).cat(instances)
     boxes = torch.cat([joined.gravity_center, joined.tensor[:, 3:columns]], dim=1)

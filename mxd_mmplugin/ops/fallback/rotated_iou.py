@@ -71,7 +71,7 @@ def _best_first(scores: Tensor) -> Tensor:
 
 
 def _keep(order: Tensor, suppresses: Tensor) -> tuple[Tensor, Tensor]:
-    """The boxes, bool [N, N] telling which suppress which, that no better one suppresses."""
+    """The boxes that no better one suppresses; bool [N, N]: whether row's box suppresses column's."""
     gone = torch.zeros(len(order), dtype=torch.bool)
     kept = []
     for i, row in enumerate(suppresses.cpu()):

@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from mmdet3d.registry import MODELS
 from mmdet3d.structures import Det3DDataSample, LiDARInstance3DBoxes
 from mmengine.config import Config
@@ -14,6 +17,7 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 
 from mxd_mmplugin.bevfusion_ops import Voxelization, voxelization
+from mxd_mmplugin.models.bevfusion.layers import resize_bilinear
 from mxd_mmplugin.modules import SparseConv3d, SubMConv3d
 from tests.conftest import ROOT
 from tests.models.bevfusion.test_head import boxes
@@ -167,6 +171,22 @@ def test_fusion_is_needed_for_two_maps():
     model.fusion_layer = None
     with pytest.raises(ValueError, match='fusion_layer must be given'):
         model(**model.data_preprocessor(batch(), True), mode='tensor')
+
+
+@settings(deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 12), min_size=4, max_size=4),
+    align_corners=st.sampled_from([None, False, True]),
+)
+def test_maps_are_resized_by_products_as_by_interpolation(sizes, align_corners):
+    maps = torch.randn(2, 3, *sizes[:2], dtype=torch.float64, requires_grad=True)
+    options = dict(size=sizes[2:], align_corners=align_corners)
+    expected = F.interpolate(maps, mode='bilinear', **options)
+    out = resize_bilinear(maps, **options)
+    torch.testing.assert_close(out, expected)
+    weight = torch.randn_like(out)
+    grads = (torch.autograd.grad((x * weight).sum(), maps)[0] for x in (out, expected))
+    torch.testing.assert_close(*grads)
 
 
 def test_parts_that_do_not_fit_are_refused():
