@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,11 @@ from mmengine.utils import digit_version
 ROOT = Path(__file__).parents[1]
 DATA = 'data/nuscenes-generated'
 REAL_DATA = Path(os.environ.get('MXD_REAL_DATA', ROOT.parent / 'shared' / 'real'))
+# The files that take longest, the longest first.
 LONG = (
-    *('test_train', 'test_bench', 'test_tools', 'test_synth', 'test_vector_widths'),
-    *('test_beside', 'test_verify', 'test_models'),
+    *('test_training', 'test_bevfusion_training', 'test_overfit_frame', 'test_train'),
+    *('test_sparse4d_training', 'test_beside', 'test_real', 'test_synth', 'test_classes'),
+    *('test_tools', 'test_verify', 'test_bench', 'test_vector_widths', 'test_models'),
 )
 traces = pytest.mark.skipif(
     not hasattr(torch.library, 'register_fake'), reason='traces on PyTorch 2.4 and later'
@@ -48,11 +51,14 @@ def real_points(real_nuscenes) -> torch.Tensor:
 
 def pytest_collection_modifyitems(items):
     """The files that take longest come first: then several processes end at about the same time."""
-    items.sort(key=lambda item: item.path.stem not in LONG and 'training' not in item.path.stem)
+    place = {name: number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
 
 
 def run(folder, *command, env=None) -> str:
     """Run Python with a command line in a folder; by default in the environment of this process.
+
+    Configs are not laid out, see tests/stand_ins/yapf.
 
     Returns:
         str: the standard output.
@@ -60,12 +66,14 @@ def run(folder, *command, env=None) -> str:
     Raises:
         AssertionError: it failed.
     """
+    env = {**os.environ, 'PYTHONPATH': str(ROOT)} if env is None else env
+    path = f'{ROOT / "tests" / "stand_ins"}:{env.get("PYTHONPATH", ROOT)}'
     result = subprocess.run(
         [sys.executable, *map(str, command)],
         cwd=folder,
         capture_output=True,
         text=True,
-        env={**os.environ, 'PYTHONPATH': str(ROOT)} if env is None else env,
+        env={**env, 'PYTHONPATH': path},
     )
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     return result.stdout
@@ -100,28 +108,49 @@ def on_cpu() -> dict:
     return env
 
 
-@pytest.fixture(scope='session')
-def generated(tmp_path_factory) -> Path:
-    """A generated data set of two scenes with four key frames each, one of them to train on.
+def made_once(name: str, make: Callable[[Path], None], factory: pytest.TempPathFactory) -> Path:
+    """A folder that `make` fills, for the first process that asks for it; the others wait.
 
     Processes that are given the same folder by MXD_TEST_DATA share it: nothing may be written there.
     """
-    place = Path(os.environ.get('MXD_TEST_DATA', tmp_path_factory.getbasetemp()))
+    place = Path(os.environ.get('MXD_TEST_DATA', factory.getbasetemp()))
     place.mkdir(parents=True, exist_ok=True)
-    folder, done, env = place / 'generated', place / 'generated.done', on_cpu()
-    with open(place / 'generated.lock', 'w') as lock:
+    folder, done = place / name, place / f'{name}.done'
+    with open(place / f'{name}.lock', 'w') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not done.exists():
-            folder.mkdir(exist_ok=True)
-            synth = 'synth', '--out', DATA, '--scenes', 2, '--keyframes', 4
-            run(folder, '-m', 'mxd_mmplugin', *synth, env=env)
-            run(
-                *(folder, ROOT / 'tools' / 'create_data.py', 'nuscenes', '--version', 'v1.0-mini'),
-                *('--root-path', DATA, '--out-dir', DATA, '--extra-tag', 'nuscenes'),
-                env=env,
-            )
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
             done.touch()
-    return folder / DATA
+    return folder
+
+
+def generate(folder: Path) -> None:
+    """A data set of two scenes with four key frames each, with its info files."""
+    synth = 'synth', '--out', DATA, '--scenes', 2, '--keyframes', 4
+    run(folder, '-m', 'mxd_mmplugin', *synth, env=on_cpu())
+    run(
+        *(folder, ROOT / 'tools' / 'create_data.py', 'nuscenes', '--version', 'v1.0-mini'),
+        *('--root-path', DATA, '--out-dir', DATA, '--extra-tag', 'nuscenes'),
+        env=on_cpu(),
+    )
+
+
+def link_data(generated: Path, folder: Path) -> None:
+    """Put a data set where the configs look for it: its info files are copies, the rest are links."""
+    (folder / DATA).mkdir(parents=True)
+    for path in generated.iterdir():
+        if path.suffix == '.pkl':
+            shutil.copy(path, folder / DATA)
+        else:
+            (folder / DATA / path.name).symlink_to(path)
+
+
+@pytest.fixture(scope='session')
+def generated(tmp_path_factory) -> Path:
+    """A generated data set of two scenes with four key frames each, one of them to train on; see `made_once`."""
+    return made_once('generated', generate, tmp_path_factory) / DATA
 
 
 @pytest.fixture(scope='session')
@@ -138,30 +167,47 @@ def sweep(request):
 
 @pytest.fixture(scope='module')
 def folder(generated, tmp_path_factory) -> Path:
-    """A working folder with the generated data set where the configs look for it.
-
-    Its info files are copies, the rest are links.
-    """
+    """A working folder with the generated data set where the configs look for it."""
     folder = tmp_path_factory.mktemp('work')
-    (folder / DATA).mkdir(parents=True)
-    for path in generated.iterdir():
-        if path.suffix == '.pkl':
-            shutil.copy(path, folder / DATA)
-        else:
-            (folder / DATA / path.name).symlink_to(path)
+    link_data(generated, folder)
     return folder
+
+
+# One process for both commands of the page on Sparse4D.
+SEQUENCES = f"""
+from mxd_cli import main
+
+train, val = ('{DATA}/nuscenes_infos_train.pkl', '{DATA}/nuscenes_infos_val.pkl')
+infos = ['sparse4d-infos', '--root', '{DATA}', '--version', 'v1.0-mini', train, val]
+anchors = ['sparse4d-anchors', train, '--num', '300', '--range', '40']
+status = main(infos) or main([*anchors, '--out', '{DATA}/sparse4d_anchors.npy'])
+assert not status, status
+"""
+
+
+@pytest.fixture(scope='session')
+def _sequences(generated, tmp_path_factory) -> Path:
+    """The info files that know their sequences, and the anchors; see `made_once`."""
+
+    def make(folder):
+        link_data(generated, folder)
+        run(folder, '-c', SEQUENCES, env=on_cpu())
+
+    return made_once('sequences', make, tmp_path_factory) / DATA
 
 
 @pytest.fixture(scope='module')
-def sequences(folder) -> Path:
+def sequences(folder, _sequences) -> Path:
     """The working folder; the info files know their sequences, and there are anchors for Sparse4D."""
-    train, val = (f'{DATA}/nuscenes_infos_{part}.pkl' for part in ('train', 'val'))
-    for command in (
-        f'sparse4d-infos --root {DATA} --version v1.0-mini {train} {val}',
-        f'sparse4d-anchors {train} --num 300 --range 40 --out {DATA}/sparse4d_anchors.npy',
-    ):
-        run(folder, '-m', 'mxd_mmplugin', *command.split(), env=on_cpu())
+    for part in 'nuscenes_infos_train.pkl', 'nuscenes_infos_val.pkl', 'sparse4d_anchors.npy':
+        shutil.copy(_sequences / part, folder / DATA)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _no_layout(monkeypatch):
+    """As in the processes of `run`."""
+    monkeypatch.setattr('mmengine.config.config.FormatCode', lambda code, **_: (code, False))
 
 
 @pytest.fixture(autouse=True)

@@ -47,6 +47,19 @@ def has_npu() -> bool:
     return is_installed('torch_npu') and torch.npu.is_available()
 
 
+@pytest.fixture(scope='session')
+def trained(generated, tmp_path_factory) -> Path:
+    """The working folder of CenterPoint's training on the CPU and on the NPU; see `made_once`."""
+    from tests.conftest import link_data, made_once
+    from tests.npu.test_training import train_centerpoint
+
+    def make(folder):
+        link_data(generated, folder)
+        train_centerpoint(folder)
+
+    return made_once('trained', make, tmp_path_factory)
+
+
 def pytest_runtest_logreport(report):
     """In the inner pytest: hand each report over."""
     if REPORT in os.environ and (report.when == 'call' or report.outcome != 'passed'):

@@ -49,7 +49,7 @@ custom_hooks = []
 SHORT = """
 _base_ = './warm.py'
 optim_wrapper = dict(optimizer=dict(_delete_=True, type='SGD', lr=2e-4, momentum=0.9))
-train_cfg = dict(max_epochs=3)
+train_cfg = dict(max_epochs=2)
 load_from = 'warm/epoch_5.pth'
 """
 
@@ -57,6 +57,6 @@ load_from = 'warm/epoch_5.pth'
 def test_losses_are_those_of_the_cpu(folder):
     train_on_both(folder, WARM, SHORT)
     warm, cpu, npu = (losses(folder, work) for work in ('warm', 'cpu', 'npu'))
-    assert len(cpu) == len(npu) == 12
+    assert len(cpu) == len(npu) == 8
     assert npu == pytest.approx(cpu, rel=1e-3)
     assert max(npu) < warm[0] / 2

@@ -1,6 +1,7 @@
 // Devices, contexts, settings and errors.
 #include <acl/acl_op_compiler.h>
 #include <dlfcn.h>
+#include <sys/prctl.h>
 
 #include <cstdio>
 #include <cstdlib>
@@ -37,6 +38,14 @@ aclError load_aten() {
   if (!std::filesystem::exists(path) || dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL))
     return ACL_SUCCESS;
   return fail(ACL_ERROR_INTERNAL_ERROR, std::string("aclInit: ") + dlerror());
+}
+
+// torch_npu's threads look for work again and again, with sleeps of a few microseconds in between:
+// a core is busy with that alone. From here on a sleep of a thread and of those that it starts may
+// last this much longer; what waits for a signal is not touched.
+void let_sleeps_last() {
+  constexpr unsigned long kNanoseconds = 2'000'000;
+  prctl(PR_SET_TIMERSLACK, kNanoseconds);
 }
 
 }  // namespace
@@ -97,7 +106,10 @@ int softnpu_stub(const char* name) {
   return fail(ACL_ERROR_API_NOT_SUPPORT, std::string(name) + " is not part of the software NPU");
 }
 
-aclError aclInit(const char*) { return load_aten(); }
+aclError aclInit(const char*) {
+  let_sleeps_last();
+  return load_aten();
+}
 aclError aclFinalize() { return ACL_SUCCESS; }
 // MXD_SOFTNPU_SOC: another name, for tests.
 const char* aclrtGetSocName() {
