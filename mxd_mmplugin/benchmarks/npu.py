@@ -8,14 +8,18 @@ import argparse
 import torch
 from torch import Tensor
 
-from ..ops import Rulebook, build_rulebook
+from ..ops import Rulebook, build_rulebook, hard_voxelize
 from ..ops import deformable_aggregation as aggregate
 from ..ops import modulated_deform_conv2d as convolve_deformed
 from ..ops import sparse_conv as convolve
 from .deformable_aggregation import make_inputs
 from .inputs import GRID, voxels
+from .inputs import points as lidar
+from .voxelize import VOXELS, sweep
 
-# Of an Ascend910B3. Bytes a cycle are those that a core reads from the L2.
+# Of an Ascend910B3: of device memory, bytes a microsecond.
+MEMORY_BYTES_A_MICROSECOND = 1.6e6
+# Bytes a cycle are those that a core reads from the L2.
 CUBE_CORES, VECTOR_CORES, CYCLES_A_MICROSECOND, L2_BYTES_A_CYCLE = 20, 40, 1800, 110
 
 
@@ -89,6 +93,19 @@ def modulated_deform_conv() -> None:
         out.backward(torch.randn(out.shape, generator=generator).to('npu', dtype))
 
 
+def voxelize() -> None:
+    """CenterPoint's hard voxelization at 0.075 m, of one sweep and of 300,000 points."""
+    for cloud in lidar(), sweep(300_000):
+        found = hard_voxelize(cloud, *VOXELS)
+        traffic = (
+            cloud.nbytes + sum(tensor.nbytes for tensor in found)
+        ) / MEMORY_BYTES_A_MICROSECOND
+        print(
+            f'hard voxelization: {len(cloud)} points, {len(found.voxels)} voxels, bound {traffic:.1f} us'
+        )
+        hard_voxelize(cloud.npu(), *VOXELS)
+
+
 OPS = {
     function.__name__: function
     for function in (
@@ -96,6 +113,7 @@ OPS = {
         sparse_conv_rulebook,
         sparse_conv,
         modulated_deform_conv,
+        voxelize,
     )
 }
 

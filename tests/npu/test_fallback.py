@@ -110,6 +110,12 @@ def test_integers():
 
 
 def test_every_operator_is_served():
-    ascend = ('deformable_aggregation', 'modulated_deform_conv', 'sparse_conv')
+    ascend = (
+        'deformable_aggregation',
+        'modulated_deform_conv',
+        'draw_gaussians',
+        'sparse_conv',
+        'voxelize',
+    )
     for op, devices in ops.backends().items():
         assert devices['npu'] == ('Ascend kernel' if op.startswith(ascend) else 'plain PyTorch'), op
