@@ -21,14 +21,24 @@ NATIVE := $(shell find csrc tests -name "*.cpp" -o -name "*.h")
 CPU_NATIVE := $(wildcard csrc/ops/*.* csrc/ops/cpu/*.*)
 PACKAGES := $(abspath .venv)/lib/python3.11/site-packages
 TORCH := $(shell sed -n "s/^torch==//p" requirements/build.txt)
+TESTS ?= tests/ops tests/modules
+SANITIZERS = MXD_CPU_LIBRARY=$(abspath build/sanitize/mxd_mmplugin/_C.so) OMP_NUM_THREADS=2 \
+    ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb=4096 UBSAN_OPTIONS=print_stacktrace=1 \
+    LD_PRELOAD="$(shell $(CXX) -print-file-name=libasan.so) $(shell $(CXX) -print-file-name=libstdc++.so.6)"
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+
+# Tests run in two processes of one thread each, file by file, the longest first; the processes
+# share the generated data set (tests/conftest.py).
+TEST_DATA := $(abspath build/test-data)
+PYTHON_TESTS := OMP_NUM_THREADS=1 MXD_TEST_DATA=$(TEST_DATA) $(BIN)/python
+TWO := -n 2 --dist loadfile --no-loadscope-reorder
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: unit devcheck docs help venv train data test lint bench softnpu compat clean
+.PHONY: unit sanitize devcheck docs help venv train data test lint bench softnpu compat clean
 
 help:  ## show this help
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 venv: $(STAMP)package $(STAMP)runtime $(STAMP)test  ## install everything, the test tools too
 
@@ -46,10 +56,21 @@ train: $(STAMP)package $(DATA)/sparse4d_anchors.npy  ## train and evaluate on ge
 data: $(DATA)/sparse4d_anchors.npy  ## generate the nuScenes-format scenes and their info files
 
 test: lint softnpu $(STAMP)package $(STAMP)runtime .rivals/.stamp  ## check the style and run all tests
-	$(BIN)/python -m pytest
+	rm -rf $(TEST_DATA)
+	status=0; \
+	    $(PYTHON_TESTS) -m pytest $(TWO) --ignore tests/npu || status=1; \
+	    $(PYTHON_TESTS) -m tests.npu $(TWO) || status=1; \
+	    exit $$status
 
 unit: $(STAMP)package $(STAMP)runtime $(STAMP)test  ## run the tests of operators and layers, with no software NPU and no rivals
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests/ops tests/modules tests/test_*.py
+	$(PYTHON_TESTS) -m pytest $(TWO) tests/ops tests/modules tests/test_*.py
+
+# PyTorch and Python free nothing at exit: leaks are not looked for. C++ exceptions pass only where
+# libstdc++ is there before ASan begins.
+sanitize: $(STAMP)package $(STAMP)runtime $(STAMP)test  ## run the operators' tests on a C++ library built with ASan and UBSan (TESTS=tests/ops for those alone)
+	$(BIN)/python setup.py -q build_ext --sanitize
+	$(SANITIZERS) $(BIN)/python -m tests.ops.random_calls --memory 0
+	$(SANITIZERS) $(BIN)/python -m pytest $(TESTS)
 
 # mypy reads the types of torch.
 lint: $(STAMP)build $(STAMP)test  ## check the style of the Python and C++ sources, and the types of Python

@@ -9,8 +9,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import setuptools
 from setuptools import setup
 from setuptools.command.build_py import build_py
+
+# Before 61 it does not read pyproject.toml: the package would be called UNKNOWN and have no `mxd`.
+if int(setuptools.__version__.split('.')[0]) < 61:
+    raise SystemExit(
+        f'mxd_mmplugin is built by setuptools 61 to 80, and {setuptools.__version__} is installed: '
+        "pip install 'setuptools>=61,<81'"
+    )
 
 try:
     import torch
@@ -21,6 +29,14 @@ except (ImportError, OSError) as error:  # OSError: a library of torch's that do
         'install torch, then `pip install --no-build-isolation .` (without this option pip hides the torch)'
     ) from None
 
+# Without optimization: GCC takes an hour for the kernels of convolutions with it.
+SANITIZE = [
+    '-fsanitize=address,undefined',
+    '-fno-sanitize-recover=all',
+    '-fno-omit-frame-pointer',
+    '-O0',
+    '-g1',
+]
 DEFAULT_SOC = 'Ascend910B3'
 
 
@@ -74,10 +90,26 @@ class BuildPython(build_py):
 class Build(BuildExtension):
     """Builds the CPU's library, and with CANN (ASCEND_HOME_PATH) those of the NPU."""
 
+    user_options = [
+        *BuildExtension.user_options,
+        ('sanitize', None, 'build the library with ASan and UBSan, into build/sanitize'),
+    ]
+    boolean_options = [*BuildExtension.boolean_options, 'sanitize']
+
+    def initialize_options(self) -> None:
+        """See setuptools' build_ext."""
+        super().initialize_options()
+        self.sanitize = False
+
     def finalize_options(self) -> None:
         """Keeps object files in build/, so that an editable install compiles only what has changed."""
         super().finalize_options()
         self.build_temp = 'build'
+        if self.sanitize:
+            self.build_temp = self.build_lib = 'build/sanitize'
+            for extension in self.extensions:
+                extension.extra_compile_args += SANITIZE
+                extension.extra_link_args += SANITIZE[:1]
 
     def run(self) -> None:
         """See setuptools' build_ext."""

@@ -6,6 +6,7 @@ from typing import Callable
 
 from .bevfusion_ops import serve_project
 from .compat import allow_mmengine_checkpoints
+from .mmcv_boxes import serve_boxes
 from .modules.modulated_deform_conv import upgrade_old_checkpoints
 from .modules.sparse_modules import (
     convert_norms_of_sparse_tensors,
@@ -40,6 +41,11 @@ EFFECTS = (
         "mmcv's C++ registry, mmcv._ext.nms_rotated and nms_quadri",
         'npu tensors are served where mmcv was built without FORCE_NPU',
         load_mmcv_registry,
+    ),
+    Effect(
+        "mmcv._ext's functions of rotated boxes",
+        'CPU tensors are served by our operators, also where mmcv has none for them',
+        serve_boxes,
     ),
     Effect(
         'sys.modules',

@@ -1,6 +1,8 @@
 """Fixtures that several test files use."""
 
+import fcntl
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,10 @@ from mmengine.utils import digit_version
 ROOT = Path(__file__).parents[1]
 DATA = 'data/nuscenes-generated'
 REAL_DATA = Path(os.environ.get('MXD_REAL_DATA', ROOT.parent / 'shared' / 'real'))
+LONG = (
+    *('test_train', 'test_bench', 'test_tools', 'test_synth', 'test_vector_widths'),
+    *('test_beside', 'test_verify', 'test_models'),
+)
 traces = pytest.mark.skipif(
     not hasattr(torch.library, 'register_fake'), reason='traces on PyTorch 2.4 and later'
 )
@@ -40,6 +46,11 @@ def real_points(real_nuscenes) -> torch.Tensor:
     )
 
 
+def pytest_collection_modifyitems(items):
+    """The files that take longest come first: then several processes end at about the same time."""
+    items.sort(key=lambda item: item.path.stem not in LONG and 'training' not in item.path.stem)
+
+
 def run(folder, *command, env=None) -> str:
     """Run Python with a command line in a folder; by default in the environment of this process.
 
@@ -62,23 +73,33 @@ def run(folder, *command, env=None) -> str:
 
 def on_cpu() -> dict:
     """The environment of this process without the software NPU, for `run`."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith('MXD_')}
+    kept = 'MXD_CPU_LIBRARY'  # of `make sanitize`
+    env = {n: value for n, value in os.environ.items() if not n.startswith('MXD_') or n == kept}
     env.update(PYTHONPATH=str(ROOT), LD_LIBRARY_PATH='', TORCH_DEVICE_BACKEND_AUTOLOAD='0')
     return env
 
 
 @pytest.fixture(scope='session')
 def generated(tmp_path_factory) -> Path:
-    """A generated data set of two scenes with four key frames each, one of them to train on."""
-    folder = tmp_path_factory.mktemp('generated')
-    env = on_cpu()
-    synth = 'synth', '--out', DATA, '--scenes', 2, '--keyframes', 4
-    run(folder, '-m', 'mxd_mmplugin', *synth, env=env)
-    run(
-        *(folder, ROOT / 'tools' / 'create_data.py', 'nuscenes', '--version', 'v1.0-mini'),
-        *('--root-path', DATA, '--out-dir', DATA, '--extra-tag', 'nuscenes'),
-        env=env,
-    )
+    """A generated data set of two scenes with four key frames each, one of them to train on.
+
+    Processes that are given the same folder by MXD_TEST_DATA share it: nothing may be written there.
+    """
+    place = Path(os.environ.get('MXD_TEST_DATA', tmp_path_factory.getbasetemp()))
+    place.mkdir(parents=True, exist_ok=True)
+    folder, done, env = place / 'generated', place / 'generated.done', on_cpu()
+    with open(place / 'generated.lock', 'w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            folder.mkdir(exist_ok=True)
+            synth = 'synth', '--out', DATA, '--scenes', 2, '--keyframes', 4
+            run(folder, '-m', 'mxd_mmplugin', *synth, env=env)
+            run(
+                *(folder, ROOT / 'tools' / 'create_data.py', 'nuscenes', '--version', 'v1.0-mini'),
+                *('--root-path', DATA, '--out-dir', DATA, '--extra-tag', 'nuscenes'),
+                env=env,
+            )
+            done.touch()
     return folder / DATA
 
 
@@ -96,10 +117,17 @@ def sweep(request):
 
 @pytest.fixture(scope='module')
 def folder(generated, tmp_path_factory) -> Path:
-    """A working folder with the generated data set where the configs look for it."""
+    """A working folder with the generated data set where the configs look for it.
+
+    Its info files are copies, the rest are links.
+    """
     folder = tmp_path_factory.mktemp('work')
-    (folder / DATA).parent.mkdir()
-    (folder / DATA).symlink_to(generated, target_is_directory=True)
+    (folder / DATA).mkdir(parents=True)
+    for path in generated.iterdir():
+        if path.suffix == '.pkl':
+            shutil.copy(path, folder / DATA)
+        else:
+            (folder / DATA / path.name).symlink_to(path)
     return folder
 
 

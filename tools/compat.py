@@ -88,7 +88,7 @@ class Environment:
         if not self.python.exists():
             subprocess.run([sys.executable, '-m', 'venv', self.folder], check=True)
         constraints = self.folder / 'constraints.txt'
-        constraints.write_text(f'torch=={self.torch}\nnumpy=={self.numpy}.*\nsetuptools<81\n')
+        constraints.write_text(f'torch=={self.torch}\nnumpy=={self.numpy}.*\nsetuptools>=61,<81\n')
         self.constraints = '--constraint', str(constraints)
         self.pip(*self.constraints, 'numpy', 'setuptools', 'wheel', 'ninja', 'packaging')
         if not self.ask('import torch; print(torch.__version__)'):

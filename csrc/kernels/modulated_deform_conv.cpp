@@ -10,11 +10,13 @@
 // A sum's order depends on the sizes alone: results are the same from run to run, for any number of
 // blocks.
 //
-// modulated_deform_conv/ holds the stages: schedule; taps, images, columns; cube.
+// modulated_deform_conv/ holds the stages: schedule; taps, tap_lists, images, columns; weights,
+// cube.
 #include "modulated_deform_conv/columns.h"
 #include "modulated_deform_conv/cube.h"
 #include "modulated_deform_conv/flags.h"
 #include "modulated_deform_conv/schedule.h"
+#include "modulated_deform_conv/tap_lists.h"
 #include "modulated_deform_conv/taps.h"
 #include "modulated_deform_conv_tiling.h"
 
@@ -37,43 +39,22 @@ class VectorCore {
     SetWait<HardEvent::V_MTE2>();  // zeros are written
     taps_.Begin();
     columns_.Begin();
-    Batches<Passes> batches(tiling_, static_cast<int32_t>(GetBlockIdx() / 2), kListTaps);
-    int32_t list = 0, number = 0;
-    MakeList(list, batches);
-    while (!batches.Done()) {
-      const Batch batch = batches.Get();
-      const int32_t count = Count(batch.unit);
-      if (count > 0) taps_.WaitFor(list);
-      batches.Next();
-      MakeList(1 - list, batches);
-      ForEachStep(tiling_, batch, [&](const Step& step) __aicore__ {
-        if (number >= kSlots) CrossCoreWaitFlag(kTaken);
-        columns_.Make(number % kSlots, batch, step, taps_, list, count);
-        CrossCoreSetFlag<2, PIPE_MTE3>(kFilled);
-        ++number;
-      });
-      list = 1 - list;
-    }
+    int32_t number = 0;
+    ForEachBatch<Passes>(tiling_, kListTaps, taps_,
+                         [&](const Batch& batch, const Span& span, int32_t list) __aicore__ {
+                           ForEachStep(tiling_, batch, [&](const Step& step) __aicore__ {
+                             if (number >= kSlots) CrossCoreWaitFlag(kTaken);
+                             columns_.Make(number % kSlots, batch, step, taps_, list, span.count);
+                             CrossCoreSetFlag<2, PIPE_MTE3>(kFilled);
+                             ++number;
+                           });
+                         });
     for (int32_t left = MinOf(number, kSlots); left > 0; --left) CrossCoreWaitFlag(kTaken);
     columns_.End();
     taps_.End();
   }
 
  private:
-  // Of a unit, this core's half of the positions.
-  __aicore__ inline int32_t First() const {
-    return static_cast<int32_t>(GetSubBlockIdx()) * tiling_.tile / 2;
-  }
-  __aicore__ inline int32_t Count(const Unit& unit) const {
-    return MaxOf(0, MinOf(tiling_.tile / 2, unit.count - First()));
-  }
-  __aicore__ inline void MakeList(int32_t list, const Batches<Passes>& batches) {
-    if (batches.Done()) return;
-    const Batch& batch = batches.Get();
-    const int32_t count = Count(batch.unit);
-    if (count > 0) taps_.Make(list, batch, batch.unit.first + First(), count);
-  }
-
   const ModulatedDeformConvTiling tiling_;
   TPipe pipe_;
   ForwardTaps<T> taps_;

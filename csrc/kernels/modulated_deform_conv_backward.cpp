@@ -15,8 +15,9 @@
 // image of its own, and the cube core to one of the weight; the host adds them up. Results are the
 // same from run to run, for any number of blocks.
 //
-// modulated_deform_conv_backward/ holds the stages: step_grad, tap_grad; cube; the schedule is that
-// of the forward pass.
+// modulated_deform_conv_backward/ holds the stages: step_grad, tap_grad; output_grads, weights,
+// cube; the schedule and the lists of taps are those of the forward pass.
+#include "modulated_deform_conv/tap_lists.h"
 #include "modulated_deform_conv_backward/cube.h"
 #include "modulated_deform_conv_backward/step_grad.h"
 #include "modulated_deform_conv_backward/tap_grad.h"
@@ -49,27 +50,21 @@ class VectorCore {
     taps_.Begin();
     tap_grad_.Begin();
     step_grad_.Begin();
-    Batches<Lanes> batches(tiling_, static_cast<int32_t>(GetBlockIdx() / 2),
-                           modulated_deform_conv_backward::kListTaps);
-    int32_t list = 0, number = 0;
-    MakeList(list, batches);
-    while (!batches.Done()) {
-      const Batch batch = batches.Get();
-      const int32_t count = Count(batch.unit);
-      if (count > 0) taps_.WaitFor(list);
-      batches.Next();
-      MakeList(1 - list, batches);
-      ForEachStep(tiling_, batch, [&](const Step& step) __aicore__ {
-        if (tiling_.of_data) CrossCoreWaitFlag(kGradReady);
-        if (tiling_.of_parameters && number >= kSlots) CrossCoreWaitFlag(kTaken);
-        step_grad_.Run(number % kSlots, batch, step, taps_, list, count, tap_grad_.dots());
-        CrossCoreSetFlag<2, PIPE_MTE3>(kFilled);
-        ++number;
-      });
-      if (tiling_.of_data && count > 0)
-        tap_grad_.Write(batch, taps_, list, batch.unit.first + First(), count);
-      list = 1 - list;
-    }
+    int32_t number = 0;
+    ForEachBatch<Lanes>(tiling_, modulated_deform_conv_backward::kListTaps, taps_,
+                        [&](const Batch& batch, const Span& span, int32_t list) __aicore__ {
+                          ForEachStep(tiling_, batch, [&](const Step& step) __aicore__ {
+                            if (tiling_.of_data) CrossCoreWaitFlag(kGradReady);
+                            if (tiling_.of_parameters && number >= kSlots)
+                              CrossCoreWaitFlag(kTaken);
+                            step_grad_.Run(number % kSlots, batch, step, taps_, list, span.count,
+                                           tap_grad_.dots());
+                            CrossCoreSetFlag<2, PIPE_MTE3>(kFilled);
+                            ++number;
+                          });
+                          if (tiling_.of_data && span.count > 0)
+                            tap_grad_.Write(batch, taps_, list, span.first, span.count);
+                        });
     if (tiling_.of_parameters)
       for (int32_t left = MinOf(number, kSlots); left > 0; --left) CrossCoreWaitFlag(kTaken);
     step_grad_.End();
@@ -78,20 +73,6 @@ class VectorCore {
   }
 
  private:
-  // Of a unit, this core's half of the positions.
-  __aicore__ inline int32_t First() const {
-    return static_cast<int32_t>(GetSubBlockIdx()) * tiling_.tile / 2;
-  }
-  __aicore__ inline int32_t Count(const Unit& unit) const {
-    return MaxOf(0, MinOf(tiling_.tile / 2, unit.count - First()));
-  }
-  __aicore__ inline void MakeList(int32_t list, const Batches<Lanes>& batches) {
-    if (batches.Done()) return;
-    const Batch& batch = batches.Get();
-    const int32_t count = Count(batch.unit);
-    if (count > 0) taps_.Make(list, batch, batch.unit.first + First(), count);
-  }
-
   const ModulatedDeformConvTiling tiling_;
   TPipe pipe_;
   BackwardTaps<T> taps_;

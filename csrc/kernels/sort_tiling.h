@@ -1,5 +1,14 @@
-// Tilings of the sort's kernels. Keys are int32 in [-1, kSortMaxKey]; a pair is 8 bytes, a key's
-// score and its row, as Sort32 and MrgSort hold them (sort/score.h).
+// Tilings of the sort's kernels: a stable sort of int32 keys with their rows.
+//
+// Runs of keys are sorted in UB (sort_runs). Then up to kSortRuns runs are merged at once. The
+// merge is cut into buckets, the keys between two samples. Every sample_distance-th key of each run
+// is a sample; the samples are sorted in the same way, and every so many of them a bucket begins,
+// so that no bucket is larger than a list of MrgSort. Equal keys are told apart by their places, so
+// this holds for any keys. Where the buckets begin in each run is found by binary search
+// (sort_split), then the pieces of each bucket are merged (sort_merge).
+//
+// Keys are in [-1, kSortMaxKey]; a pair is 8 bytes, a key's score and its row, as Sort32 and
+// MrgSort hold them (sort/score.h).
 //
 // CANN's launch stub repeats the structs without the constants.
 #pragma once
@@ -43,7 +52,7 @@ constexpr int32_t kSortRun = 8192;   // keys of a run, at most
 constexpr int32_t kSortRuns = 128;   // runs that are merged at once, at most
 constexpr int32_t kSortList = 4095;  // pairs of a list of MrgSort, and so of a bucket, at most
 constexpr int32_t kSortChunk = 4096;
-// Scores are normal fp32 numbers, and there are that many of one sign.
+// Scores are normal fp32 numbers; there are so many of one sign.
 constexpr int32_t kSortMaxKey = 0x7efffffe;
 constexpr int32_t kKeyToScore = -2139095039;  // key -1: 0x80800000, the smallest normal number
 

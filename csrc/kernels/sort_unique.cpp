@@ -130,7 +130,7 @@ class SortUnique {
 
   __aicore__ inline LocalTensor<int32_t> nothing() { return out_; }
 
-  // before_: the key before each one, and before the first of all a number that is no key's.
+  // before_: the key before each one; before the very first kNoKey, which equals no key.
   __aicore__ inline void LoadBefore(const GlobalTensor<int32_t>& keys, int64_t begin,
                                     int32_t count) {
     if (begin > 0) {

@@ -202,19 +202,7 @@ class Join {
     for (int32_t r = 0; r < rows; r++)
       Duplicate(position_[r * kTileRows], (kRun + begin_[r]) * kWord, kTileRows);
     PipeBarrier<PIPE_V>();
-    const LocalTensor<uint32_t> position = position_.template ReinterpretCast<uint32_t>();
-    for (int32_t step = power / 2; step > 0; step /= 2) {
-      Gather(cell_, table, position, (step - 1) * kWord, lanes);
-      PipeBarrier<PIPE_V>();
-      Sub(cell_, cell_, target_, lanes);
-      PipeBarrier<PIPE_V>();
-      ShiftRight(cell_, cell_, 31, lanes);  // -1 where the cell is below the target, else 0
-      PipeBarrier<PIPE_V>();
-      Muls(cell_, cell_, -step * kWord, lanes);
-      PipeBarrier<PIPE_V>();
-      Add(position_, position_, cell_, lanes);
-      PipeBarrier<PIPE_V>();
-    }
+    AddCountBelow(position_, table, target_, cell_, power, lanes);
   }
 
   // The points of a row follow each other, and so do those of its voxels that are there: a lane

@@ -1,6 +1,6 @@
 // A rulebook with inputs and outputs exchanged: its pairs, sorted by the input's tile and the
-// kernel point. The sort is that of sort.cpp; here are the bins it sorts by, and where each of them
-// begins in the result.
+// kernel point. The sort is that of sort_tiling.h; here are the bins it sorts by, and where each of
+// them begins in the result.
 #include "common/buffers.h"
 #include "common/events.h"
 #include "common/integer_lanes.h"

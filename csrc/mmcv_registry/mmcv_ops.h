@@ -55,7 +55,6 @@ void points_in_boxes_all_forward_impl(int batch_size, int boxes_num, int pts_num
                                       Tensor pts, Tensor box_idx_of_points);
 
 Tensor nms_impl(Tensor boxes, Tensor scores, float iou_threshold, int offset);
-Tensor nms_rotated_cpu(Tensor dets, Tensor scores, float iou_threshold);  // no key: a function
 void bbox_overlaps_impl(Tensor bboxes1, Tensor bboxes2, Tensor ious, int mode, bool aligned,
                         int offset);
 void box_iou_rotated_impl(Tensor boxes1, Tensor boxes2, Tensor ious, int mode_flag, bool aligned);

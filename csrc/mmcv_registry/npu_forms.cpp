@@ -33,6 +33,33 @@ auto scatter(const Tensor& feats, const Tensor& ranks, const Tensor& intervals, 
   return mxd_op<Signature>("dynamic_scatter", feats, ranks, intervals, c10::string_view(name));
 }
 
+/// What two lists of boxes have in common; the modes are those of csrc/ops/rotated_iou.h.
+Tensor rotated_iou(const Tensor& boxes1, const Tensor& boxes2, int64_t mode, bool aligned) {
+  using Signature = Tensor(const Tensor&, const Tensor&, int64_t, bool);
+  return mxd_op<Signature>("rotated_iou", boxes1, boxes2, mode, aligned);
+}
+
+/// Rows that are kept, behind them others, and the number of those kept.
+auto rotated_nms(const Tensor& boxes, const c10::optional<Tensor>& scores,
+                 const c10::optional<Tensor>& labels, double threshold, bool inclusive) {
+  using Signature = std::tuple<Tensor, Tensor>(const Tensor&, const c10::optional<Tensor>&,
+                                               const c10::optional<Tensor>&, double, bool);
+  return mxd_op<Signature>("rotated_nms", boxes, scores, labels, threshold, inclusive);
+}
+
+/// x, y, sizes and yaw of boxes x, y, z, sizes, yaw.
+Tensor seen_from_above(const Tensor& boxes, bool rotated = true) {
+  const auto yaw = boxes.narrow(1, 6, 1);
+  return at::cat({boxes.narrow(1, 0, 2), boxes.narrow(1, 3, 2), rotated ? yaw : yaw * 0}, 1);
+}
+
+/// Boxes come sorted, and the numbers stay on the device.
+void keep_sorted(const Tensor& boxes, Tensor& keep, Tensor& keep_num, float threshold) {
+  const auto [kept, count] = rotated_nms(boxes, c10::nullopt, c10::nullopt, threshold, false);
+  keep.copy_(kept);
+  keep_num.copy_(count.view(keep_num.sizes()));
+}
+
 Tensor log_above_zero(const Tensor& probability) {
   return probability.clamp_min(std::numeric_limits<float>::min()).log();
 }
@@ -326,6 +353,34 @@ void gather_points_forward(int, int, int, int, Tensor points, Tensor idx, Tensor
 
 void gather_points_backward(int, int, int, int, Tensor grad_out, Tensor idx, Tensor grad_points) {
   scatter_into(grad_out, idx, grad_points);
+}
+
+/// mmcv's Python gives npu tensors' angles in degrees.
+void box_iou_rotated(Tensor boxes1, Tensor boxes2, Tensor ious, int mode_flag, bool aligned) {
+  const auto radians = [](const Tensor& boxes) {
+    return at::cat({boxes.narrow(1, 0, 4), boxes.narrow(1, 4, 1) * 0.01745329252}, 1);
+  };
+  ious.copy_(rotated_iou(radians(boxes1), radians(boxes2), mode_flag, aligned).view(ious.sizes()));
+}
+
+void boxes_overlap_bev(int num_a, Tensor boxes_a, int num_b, Tensor boxes_b, Tensor overlap) {
+  constexpr int64_t kArea = 2;
+  overlap.copy_(rotated_iou(seen_from_above(boxes_a), seen_from_above(boxes_b), kArea, false));
+}
+
+void nms3d(Tensor boxes, Tensor& keep, Tensor& keep_num, float threshold) {
+  keep_sorted(seen_from_above(boxes), keep, keep_num, threshold);
+}
+
+void nms3d_normal(Tensor boxes, Tensor& keep, Tensor& keep_num, float threshold) {
+  keep_sorted(seen_from_above(boxes, /*rotated=*/false), keep, keep_num, threshold);
+}
+
+Tensor nms_rotated(const Tensor& dets, const Tensor& scores, const Tensor& labels,
+                   float iou_threshold) {
+  const auto classes = labels.defined() ? c10::optional<Tensor>(labels) : c10::nullopt;
+  const auto [keep, count] = rotated_nms(dets, scores, classes, iou_threshold, true);
+  return keep.narrow(0, 0, count.item<int64_t>());
 }
 
 }  // namespace mxd::mmcv_registry

@@ -18,6 +18,14 @@ void dynamic_point_to_voxel_backward(Tensor& grad_feats, const Tensor& grad_redu
                                      const Tensor& feats, const Tensor& reduced_feats,
                                      const Tensor& coors_map, const Tensor& reduce_count,
                                      reduce_t reduce_type);
+void box_iou_rotated(Tensor boxes1, Tensor boxes2, Tensor ious, int mode_flag, bool aligned);
+void boxes_overlap_bev(int num_a, Tensor boxes_a, int num_b, Tensor boxes_b, Tensor overlap);
+void nms3d(Tensor boxes, Tensor& keep, Tensor& keep_num, float threshold);
+void nms3d_normal(Tensor boxes, Tensor& keep, Tensor& keep_num, float threshold);
+// mmcv has no key for it: its own function asks no registry. Angles are in radians; `labels` may be
+// undefined.
+Tensor nms_rotated(const Tensor& dets, const Tensor& scores, const Tensor& labels,
+                   float iou_threshold);
 
 // In ATen ops.
 void sigmoid_focal_loss_forward(Tensor input, Tensor target, Tensor weight, Tensor output,

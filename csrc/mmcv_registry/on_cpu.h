@@ -49,19 +49,14 @@ struct OnCpuImpl;
 
 template <auto op, typename Return, typename... Args, int... written>
 struct OnCpuImpl<op, Return (*)(Args...), written...> {
-  using Function = Return (*)(Args...);
-
   static inline const char* name = nullptr;
-  static inline Function kernel = nullptr;  // where null, mmcv's own
 
   static Return run(Args... args) {
     warn_of_copies(name);
     at::NoGradGuard no_grad;
     const auto given = std::forward_as_tuple(args...);
     std::tuple<std::decay_t<Args>...> copies(to_cpu<std::decay_t<Args>>(args)...);
-    const auto call = [&] {
-      return std::apply(kernel ? kernel : Registry<op>::instance().Find(at::kCPU), copies);
-    };
+    const auto call = [&] { return std::apply(Registry<op>::instance().Find(at::kCPU), copies); };
     if constexpr (std::is_void_v<Return>) {
       call();
       (std::get<written>(given).copy_(std::get<written>(copies)), ...);

@@ -10,57 +10,13 @@
 #include <torch/library.h>
 
 #include <cmath>
+#include <functional>
 
 #include "npu_forms.h"
 #include "on_cpu.h"
 
 namespace mxd::mmcv_registry {
 namespace {
-
-// ---- CPU functions where mmcv has none of the same signature.
-
-/// x, y, sizes and yaw of boxes x, y, z, sizes, yaw.
-Tensor seen_from_above(const Tensor& boxes) {
-  return at::stack({boxes.select(1, 0), boxes.select(1, 1), boxes.select(1, 3), boxes.select(1, 4),
-                    boxes.select(1, 6)},
-                   1);
-}
-
-void overlap_bev(int num_a, Tensor boxes_a, int num_b, Tensor boxes_b, Tensor overlap) {
-  const auto a = seen_from_above(boxes_a), b = seen_from_above(boxes_b);
-  const auto fraction_of_a = at::zeros({num_a * num_b}, a.options());
-  Registry<box_iou_rotated_impl>::instance().Find(at::kCPU)(a, b, fraction_of_a, 1, false);
-  overlap.copy_(fraction_of_a.view({num_a, num_b}) *
-                (a.select(1, 2) * a.select(1, 3)).unsqueeze(1));
-}
-
-/// Scores for boxes that are sorted already, best first.
-Tensor descending(const Tensor& boxes) { return at::arange(boxes.size(0), 0, -1, boxes.options()); }
-
-void keep_these(const Tensor& kept, Tensor& keep, Tensor& keep_num) {
-  keep.narrow(0, 0, kept.size(0)).copy_(kept);
-  keep_num.fill_(kept.size(0));
-}
-
-void nms3d(Tensor boxes, Tensor& keep, Tensor& keep_num, float threshold) {
-  // nms_rotated also drops boxes whose overlap equals the threshold, nms3d does not.
-  const auto beyond = std::nextafter(threshold, INFINITY);
-  keep_these(nms_rotated_cpu(seen_from_above(boxes), descending(boxes), beyond), keep, keep_num);
-}
-
-void nms3d_normal(Tensor boxes, Tensor& keep, Tensor& keep_num, float threshold) {
-  const auto middle = boxes.narrow(1, 0, 2), half = boxes.narrow(1, 3, 2) / 2;
-  const auto corners = at::cat({middle - half, middle + half}, 1);
-  const auto nms = Registry<nms_impl>::instance().Find(at::kCPU);
-  keep_these(nms(corners, descending(boxes), threshold, 0), keep, keep_num);
-}
-
-/// mmcv's Python gives npu tensors' angles in degrees.
-void box_iou_rotated(Tensor boxes1, Tensor boxes2, Tensor ious, int mode_flag, bool aligned) {
-  for (auto& boxes : {boxes1, boxes2}) boxes.select(1, 4).mul_(0.01745329252);
-  Registry<box_iou_rotated_impl>::instance().Find(at::kCPU)(boxes1, boxes2, ious, mode_flag,
-                                                            aligned);
-}
 
 // ---- The table.
 
@@ -76,10 +32,9 @@ bool fill(decltype(op) function) {
 }
 
 template <auto op, int... written>
-bool fill_on_cpu(const char* name, decltype(op) kernel = nullptr) {
+bool fill_on_cpu(const char* name) {
   using Op = OnCpu<op, written...>;
   Op::name = name;
-  Op::kernel = kernel;
   return fill<op>(Op::run);
 }
 
@@ -92,8 +47,6 @@ struct Op {
 #define ATEN(op, function) {#op, "PyTorch ops", fill<op>(function)}
 // mmcv's own kernel; the numbers are the positions of the arguments that it writes.
 #define CPU(op, ...) {#op, "the CPU", fill_on_cpu<op __VA_OPT__(, ) __VA_ARGS__>(#op)}
-#define CPU_BY(function, op, ...) \
-  {#op, "the CPU", fill_on_cpu<op __VA_OPT__(, ) __VA_ARGS__>(#op, function)}
 
 // clang-format off
 std::vector<Op> fill_registry() {
@@ -103,6 +56,10 @@ std::vector<Op> fill_registry() {
       MXD(dynamic_voxelize_forward_impl, dynamic_voxelize),
       MXD(dynamic_point_to_voxel_forward_impl, dynamic_point_to_voxel_forward),
       MXD(dynamic_point_to_voxel_backward_impl, dynamic_point_to_voxel_backward),
+      MXD(box_iou_rotated_impl, box_iou_rotated),
+      MXD(iou3d_boxes_overlap_bev_forward_impl, boxes_overlap_bev),
+      MXD(iou3d_nms3d_forward_impl, nms3d),
+      MXD(iou3d_nms3d_normal_forward_impl, nms3d_normal),
       ATEN(sigmoid_focal_loss_forward_impl, sigmoid_focal_loss_forward),
       ATEN(sigmoid_focal_loss_backward_impl, sigmoid_focal_loss_backward),
       ATEN(softmax_focal_loss_forward_impl, softmax_focal_loss_forward),
@@ -122,10 +79,6 @@ std::vector<Op> fill_registry() {
       CPU(nms_impl),
       CPU(bbox_overlaps_impl, 2),
       CPU(box_iou_quadri_impl, 2),
-      CPU_BY(box_iou_rotated, box_iou_rotated_impl, 2),
-      CPU_BY(overlap_bev, iou3d_boxes_overlap_bev_forward_impl, 4),
-      CPU_BY(nms3d, iou3d_nms3d_forward_impl, 1, 2),
-      CPU_BY(nms3d_normal, iou3d_nms3d_normal_forward_impl, 1, 2),
       CPU(roi_align_forward_impl, 2, 3, 4),
       CPU(roi_align_backward_impl, 4),
       CPU(roi_align_rotated_forward_impl, 2),
@@ -136,26 +89,39 @@ std::vector<Op> fill_registry() {
 
 // ---- Functions of mmcv that do not use the registry.
 
-/// Wrap mmcv's C++ function `name`, which treats every tensor that is not on a GPU as a CPU tensor:
-/// npu tensors are copied to the CPU first.
-void serve_on_cpu(py::module_& extension, const char* name, bool degrees) {
+using Function = std::function<Tensor(const py::args& args)>;
+
+/// Exchange mmcv's C++ function `name`, which treats every tensor that is not on a GPU as a CPU
+/// tensor, for one that serves npu tensors by `function`.
+void serve_npu(py::module_& extension, const char* name, const Function& function) {
   const py::object mmcvs = extension.attr(name);
   extension.attr(name) = py::cpp_function(
       [=](const py::args& args, const py::kwargs& kwargs) -> py::object {
         const auto dets = args.size() ? args[0].cast<Tensor>() : Tensor();
         if (!dets.defined() || !dets.device().is_privateuseone()) return mmcvs(*args, **kwargs);
-        warn_of_copies(name);
-        // In place: mmcv's Python has changed the caller's own boxes to degrees, and returns them.
-        if (degrees) dets.select(1, 4).mul_(M_PI / 180);
-        py::list copies;
-        for (const auto& argument : args) {
-          copies.append(THPVariable_Check(argument.ptr())
-                            ? py::cast(to_cpu(argument.cast<Tensor>()))
-                            : py::reinterpret_borrow<py::object>(argument));
-        }
-        return py::cast(mmcvs(*copies, **kwargs).cast<Tensor>().to(dets.device()));
+        return py::cast(function(args));
       },
       py::name(name));
+}
+
+/// Its arguments: dets, scores, order, sorted dets, labels, threshold, whether labels count.
+Tensor nms_rotated_of(const py::args& args) {
+  // In place: mmcv's Python has changed the caller's own boxes to degrees, and returns them.
+  const auto dets = args[0].cast<Tensor>();
+  dets.select(1, 4).mul_(M_PI / 180);
+  const auto labels = args[6].cast<int>() != 0 ? args[4].cast<Tensor>() : Tensor();
+  return nms_rotated(dets, args[1].cast<Tensor>(), labels, args[5].cast<float>());
+}
+
+/// `mmcvs` with copies on the CPU.
+Tensor on_cpu(const py::object& mmcvs, const char* name, const py::args& args) {
+  warn_of_copies(name);
+  py::list copies;
+  for (const auto& argument : args) {
+    copies.append(THPVariable_Check(argument.ptr()) ? py::cast(to_cpu(argument.cast<Tensor>()))
+                                                    : py::reinterpret_borrow<py::object>(argument));
+  }
+  return mmcvs(*copies).cast<Tensor>().to(args[0].cast<Tensor>().device());
 }
 
 std::vector<Op> load() {
@@ -163,9 +129,11 @@ std::vector<Op> load() {
   auto table = fill_registry();
   py::gil_scoped_acquire gil;
   auto extension = py::module_::import("mmcv._ext");
-  if (!npu_build) serve_on_cpu(extension, "nms_rotated", /*degrees=*/true);
-  serve_on_cpu(extension, "nms_quadri", /*degrees=*/false);
-  table.push_back({"nms_rotated", "the CPU", !npu_build});
+  if (!npu_build) serve_npu(extension, "nms_rotated", nms_rotated_of);
+  const py::object nms_quadri = extension.attr("nms_quadri");
+  serve_npu(extension, "nms_quadri",
+            [=](const py::args& args) { return on_cpu(nms_quadri, "nms_quadri", args); });
+  table.push_back({"nms_rotated", "operators of mxd_mmplugin", !npu_build});
   table.push_back({"nms_quadri", "the CPU", true});
   return table;
 }

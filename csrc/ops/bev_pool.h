@@ -6,6 +6,7 @@
 //   cells      int32 [N]          the cell of each point, -1 outside of the grid
 //   ranks      int32 [N]          the points by tile and then by number; those outside come last
 //   intervals  int64 [tiles + 1]  tile t has the points ranks[intervals[t] : intervals[t + 1]]
+// On an NPU every cell is a tile of its own, and the points outside come first.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -70,9 +71,12 @@ inline void check_pool(const at::Tensor& feats, const at::Tensor& cells, const a
                       " points of the plan, was ", feats.sym_sizes());
   }
   check_int64("intervals", intervals);
-  const c10::SymInt tiles = tile_count(B, D, H, W);
-  TORCH_CHECK_VALUE(intervals.dim() == 1 && intervals.sym_size(0) == tiles + 1,
-                    "intervals must have shape [", tiles + 1, "], was ", intervals.sym_sizes());
+  check_dim("intervals", intervals, 1, "[tiles + 1]");
+}
+
+inline void check_tiles(const at::Tensor& intervals, int64_t tiles) {
+  TORCH_CHECK_VALUE(intervals.size(0) == tiles + 1, "intervals must have shape [", tiles + 1,
+                    "], was ", intervals.sizes());
 }
 
 inline void check_grad(const at::Tensor& grad, const at::Tensor& cells) {

@@ -83,6 +83,12 @@ inline void check_at_least(const char* name, const c10::SymInt& value, int64_t l
 }
 
 // Rows are numbered in int32.
+inline void check_row_number(const char* name, const c10::SymInt& rows) {
+  check_at_least(name, rows, 0);
+  TORCH_CHECK_VALUE(holds(rows.sym_lt(std::numeric_limits<int32_t>::max())), name,
+                    " must be below 2**31 - 1, was ", rows);
+}
+
 inline void check_row_count(const char* name, const at::Tensor& tensor) {
   TORCH_CHECK_VALUE(holds(tensor.sym_size(0).sym_lt(std::numeric_limits<int32_t>::max())), name,
                     " must have fewer than 2**31 - 1 rows, was ", tensor.sym_size(0));

@@ -29,7 +29,7 @@ inline void check_sum(at::TensorList features, const at::Tensor& rows, c10::SymI
                     "rows must have shape [", count, "], the rows of all features, was ",
                     rows.sym_sizes());
   check_int32("rows", rows);
-  check_at_least("num_out", num_out, 0);
+  check_row_number("num_out", num_out);
 }
 
 }  // namespace mxd::sparse_add

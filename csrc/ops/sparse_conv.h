@@ -159,7 +159,7 @@ inline void check_rulebook(const at::Tensor& pairs, const at::Tensor& bounds) {
 
 inline void check_transpose(const at::Tensor& pairs, const at::Tensor& bounds, c10::SymInt num_in) {
   check_rulebook(pairs, bounds);
-  check_at_least("num_in", num_in, 0);
+  check_row_number("num_in", num_in);
 }
 
 // For kernels, which need kTileRows rows in a tile. (The plain PyTorch form puts all in one tile.)
@@ -191,7 +191,7 @@ inline void check_forward(const at::Tensor& features, const at::Tensor& weight,
     check_same_dtype("bias", *bias, "features", features);
     check_same_device("bias", *bias, "features", features);
   }
-  check_at_least("num_out", num_out, 0);
+  check_row_number("num_out", num_out);
   check_rulebook(pairs, bounds);
   TORCH_CHECK_VALUE(bounds.sym_size(1) == weight.sym_size(0) + 1, "bounds must have shape [tiles, ",
                     weight.sym_size(0) + 1, "] for a weight of ", weight.sym_size(0),

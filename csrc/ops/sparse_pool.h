@@ -8,7 +8,7 @@ namespace mxd::sparse_pool {
 inline void check_forward(const at::Tensor& features, const at::Tensor& pairs,
                           const at::Tensor& bounds, c10::SymInt num_out) {
   sparse_conv::check_features(features);
-  check_at_least("num_out", num_out, 0);
+  check_row_number("num_out", num_out);
   sparse_conv::check_rulebook(pairs, bounds);
 }
 

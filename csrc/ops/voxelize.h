@@ -89,7 +89,7 @@ inline void check_gather_grad(const at::Tensor& grad, const at::Tensor& slots,
                         grad.sym_size(1) == slots.sym_size(1),
                     "grad must have shape [", slots.sym_size(0), ", ", slots.sym_size(1),
                     ", channels], was ", grad.sym_sizes());
-  check_at_least("num_points", num_points, 0);
+  check_row_number("num_points", num_points);
 }
 
 }  // namespace mxd::voxelize

@@ -23,8 +23,10 @@ OPS = (
     'voxelize',
     'dynamic_scatter',
     'bev_pool',
+    'rotated_iou',
     'view_transform',
     'sparse4d',
+    'step',
 )
 # Op -> the rival that is a package which nothing else needs.
 RIVALS = dict(sparse_conv='spconv', voxelize='spconv')

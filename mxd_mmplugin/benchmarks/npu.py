@@ -8,8 +8,23 @@ import argparse
 import torch
 from torch import Tensor
 
-from ..ops import Rulebook, build_rulebook, hard_voxelize
+from ..ops import (
+    Rulebook,
+    bev_pool_plan,
+    box_iou_rotated,
+    build_rulebook,
+    hard_voxelize,
+    nms_rotated,
+    sparse_max_pool,
+    sparse_sum,
+    sparse_union,
+)
+from ..ops import bev_pool as pool
+from ..ops import circle_nms as suppress_near
 from ..ops import deformable_aggregation as aggregate
+from ..ops import (
+    dynamic_scatter as scatter,
+)
 from ..ops import modulated_deform_conv2d as convolve_deformed
 from ..ops import sparse_conv as convolve
 from .deformable_aggregation import make_inputs
@@ -106,6 +121,78 @@ def voxelize() -> None:
         hard_voxelize(cloud.npu(), *VOXELS)
 
 
+def _print_traffic(name: str, moved: int) -> None:
+    """The bound of work that moves so many bytes between the L2 and all cores."""
+    bound = moved / L2_BYTES_A_CYCLE / VECTOR_CORES / CYCLES_A_MICROSECOND
+    print(f'{name}: bound {bound:.1f} us')
+
+
+def bev_pool() -> None:
+    """A million points of 80 channels on 360 x 360 cells: plan, forward and backward."""
+    points, channels, size = 1_000_000, 80, 360
+    generator = torch.Generator().manual_seed(0)
+    coords = torch.randint(size, (points, 4), generator=generator, dtype=torch.int32)
+    coords[:, 2:] = 0
+    plan = bev_pool_plan(coords.to('npu'), 1, 1, size, size)
+    feats = torch.randn(points, channels, generator=generator).to('npu').requires_grad_()
+    # More than the L2 holds: from device memory, 1.6 TB/s.
+    bound = (points + size * size) * channels * 4 / 1.6e6
+    print(f'bev_pool: {points} points x {channels}, bound {bound:.0f} us')
+    pool(feats, plan).sum().backward()
+
+
+def dynamic_scatter() -> None:
+    """200,000 points of 64 channels in about 80,000 voxels, in the three ways."""
+    points, channels = 200_000, 64
+    generator = torch.Generator().manual_seed(0)
+    coors = torch.randint(320, (points, 2), generator=generator, dtype=torch.int32).to('npu')
+    feats = torch.randn(points, channels, generator=generator).to('npu').requires_grad_()
+    for reduce_type in ('sum', 'mean', 'max'):
+        out, _ = scatter(feats, coors, reduce_type)
+        _print_traffic(f'dynamic_scatter {reduce_type}', (points + len(out)) * channels * 4)
+        out.sum().backward()
+
+
+def sparse_pool() -> None:
+    """Max pooling, kernel 3, stride 2, of about 80,000 voxels of a sweep, 64 channels."""
+    indices, batch_size = voxels(80_000)
+    book = _rulebook(indices.to('npu'), batch_size, 2, subm=False)
+    features = torch.randn(len(indices), 64).to('npu').requires_grad_()
+    out = sparse_max_pool(features, book)
+    _print_traffic('sparse_max_pool', (len(book.pairs) + 2 * len(out)) * 64 * 4)
+    out.sum().backward()
+
+
+def sparse_add() -> None:
+    """The sum of two sparse tensors of about 80,000 voxels each, 64 channels."""
+    indices, batch_size = voxels(80_000)
+    half = len(indices) // 2
+    parts = [indices[: half + 20_000], indices[half - 20_000 :]]
+    sites, rows = sparse_union([part.to('npu') for part in parts], batch_size, GRID)
+    features = [torch.randn(len(part), 64).to('npu').requires_grad_() for part in parts]
+    _print_traffic('sparse_sum', (len(rows) + len(sites)) * 64 * 4)
+    sparse_sum(features, rows, len(sites)).sum().backward()
+
+
+def rotated_iou() -> None:
+    """Overlaps of 200 x 60 boxes, as an assigner of BEVFusion asks, and NMS of 1,000 boxes, by overlap and distance.
+
+    Of a pair about 20 numbers are added or multiplied for each side of a box: that is the bound, in lanes of 64.
+    """
+    generator = torch.Generator().manual_seed(0)
+    spread = torch.tensor([54.0, 54.0, 4.0, 4.0, 6.0])
+    boxes, others = (torch.rand(count, 5, generator=generator) * spread for count in (1000, 60))
+    operations = 80
+    for name, pairs in ('IoU of 200 x 60', 12_000), ('NMS of 1,000', 500_000):
+        bound = pairs * operations / 64 / VECTOR_CORES / CYCLES_A_MICROSECOND
+        print(f'{name} rotated boxes: bound {bound:.2f} us')
+    boxes, others = boxes.npu(), others.npu()  # type: ignore[attr-defined]
+    scores = torch.rand(1000, generator=generator).npu()  # type: ignore[attr-defined]
+    box_iou_rotated(boxes[:200], others)
+    nms_rotated(boxes, scores, 0.2)
+    suppress_near(boxes[:, :2], scores, 1.0)
+
+
 OPS = {
     function.__name__: function
     for function in (
@@ -114,6 +201,11 @@ OPS = {
         sparse_conv,
         modulated_deform_conv,
         voxelize,
+        bev_pool,
+        dynamic_scatter,
+        sparse_pool,
+        sparse_add,
+        rotated_iou,
     )
 }
 

@@ -17,9 +17,6 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader
 
-from .bev import draw_bev
-from .cameras import camera_name, draw_cameras
-
 if TYPE_CHECKING:  # the hooks are registered where mmdet3d is not installed too
     from mmdet3d.structures import BaseInstance3DBoxes
 
@@ -149,6 +146,8 @@ class BEVPictureHook(Hook):
     ) -> None:
         path = folder / f'{name}.png'
         points = inputs['points'].cpu() if 'points' in inputs else np.zeros((0, 2))
+        from .bev import draw_bev  # with matplotlib, which takes half a second to import
+
         draw_bev(path, points, classes, view_range=self.view_range, **drawn)
 
 
@@ -179,6 +178,8 @@ class CameraPictureHook(BEVPictureHook):
             raise ValueError('there are no images (img) in the inputs')
         images = inputs['img']  # of a model of one camera [3, H, W], else [N, 3, H, W]
         paths = metainfo['img_path']
+        from .cameras import camera_name, draw_cameras  # with matplotlib
+
         draw_cameras(
             folder / f'{name}_cameras.png',
             images.reshape(-1, *images.shape[-3:]).permute(0, 2, 3, 1).cpu().numpy(),

@@ -22,6 +22,14 @@ from .modulated_deform_conv import (  # noqa: E402
     deform_conv2d,
     modulated_deform_conv2d,
 )
+from .rotated_iou import (  # noqa: E402
+    box_iou_rotated,
+    boxes_overlap_bev,
+    circle_nms,
+    nms3d,
+    nms3d_normal,
+    nms_rotated,
+)
 from .sparse_add import sparse_sum, sparse_union  # noqa: E402
 from .sparse_conv import Rulebook, build_rulebook, sparse_conv  # noqa: E402
 from .sparse_dense import sparse_from_dense, sparse_to_dense  # noqa: E402
@@ -48,7 +56,10 @@ __all__ = [
     'Voxels',
     'bev_pool',
     'bev_pool_plan',
+    'box_iou_rotated',
+    'boxes_overlap_bev',
     'build_rulebook',
+    'circle_nms',
     'deform_conv2d',
     'deformable_aggregation',
     'deformable_aggregation_function',
@@ -59,6 +70,9 @@ __all__ = [
     'hard_voxelize',
     'hard_voxelize_batch',
     'modulated_deform_conv2d',
+    'nms3d',
+    'nms3d_normal',
+    'nms_rotated',
     'npu_bev_pool',
     'npu_deformable_aggregation',
     'npu_dynamic_scatter',

@@ -9,8 +9,9 @@ import torch
 from ..packages import is_installed
 
 PACKAGE = Path(__file__).parents[1]
-PATH = PACKAGE / '_C.so'
-BUILT_WITH = PACKAGE / '_C.torch'  # the version of the PyTorch that setup.py compiled against
+# MXD_CPU_LIBRARY names another build, as that of `make sanitize`.
+PATH = Path(os.environ.get('MXD_CPU_LIBRARY') or PACKAGE / '_C.so')
+BUILT_WITH = PATH.with_suffix('.torch')  # the version of the PyTorch that setup.py compiled against
 
 
 def _npu_library(name: str, setting: str) -> Optional[Path]:

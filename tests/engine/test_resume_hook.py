@@ -2,6 +2,8 @@
 
 import contextlib
 import itertools
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from torch.utils.data import Dataset
 
 from mxd_mmplugin.models.sparse4d import GroupInBatchSampler, NuScenes3DDetTrackDataset
 from mxd_mmplugin.models.sparse4d.dataset import NOTHING, seeded
+from tests.conftest import on_cpu
 from tests.models.sparse4d.test_sparse4d import a_frame, small
 
 LENGTHS = 3, 4, 2
@@ -72,7 +75,7 @@ class Losses(Hook):
             raise KeyboardInterrupt
 
 
-def train(folder, name, by_epoch, workers, stop=None, resume=False):
+def train(folder, name, by_epoch, workers, stop=None, resume=False, batch_size=3, **options):
     """Losses by iteration, and the numbers of the frames that were loaded."""
     torch.manual_seed(3)
     np.random.seed(3)
@@ -87,7 +90,7 @@ def train(folder, name, by_epoch, workers, stop=None, resume=False):
         work_dir=str(folder),
         train_dataloader=dict(
             dataset=Sequences(),
-            batch_size=3,
+            batch_size=batch_size,
             num_workers=workers,
             persistent_workers=workers > 0,
             sampler=dict(type='DefaultSampler', shuffle=True),
@@ -105,11 +108,26 @@ def train(folder, name, by_epoch, workers, stop=None, resume=False):
         resume=resume,
         default_scope='mmdet3d',
         log_level='ERROR',
+        **options,
     )
     torch.use_deterministic_algorithms(False)
     with contextlib.suppress(KeyboardInterrupt):
         runner.train()
     return losses.found, runner.train_dataloader.dataset.loaded
+
+
+def stopped_and_resumed(folder, name, by_epoch, stops, batch_size=3, **options):
+    """Losses of a training that is stopped after these iterations, where it reaches them, and resumed each time."""
+    found = {}
+    for number, stop in enumerate([*stops, None]):
+        resume = number > 0 and (folder / 'last_checkpoint').exists()
+        part, loaded = train(
+            folder, f'{name}_{number}', by_epoch, 0, stop, resume, batch_size, **options
+        )
+        assert part and min(part) <= (max(found) + 1 if found else 0)
+        assert len(loaded) == batch_size * len(part)  # nothing was loaded to be passed over
+        found.update(part)
+    return found
 
 
 @pytest.mark.parametrize(('by_epoch', 'stops'), [(False, [4, 5]), (True, [2, 7])])
@@ -118,13 +136,51 @@ def test_resumed_training_has_the_losses_of_one_that_went_through(by_epoch, stop
     whole, loaded = train(tmp_path / 'whole', f'{name}_whole', by_epoch, 0)
     assert [*whole] == [*range(9)] and len({*whole.values()}) == 9
     assert len(loaded) == 27
-    found = {}
-    for number, stop in enumerate([*stops, None]):
-        part, loaded = train(tmp_path / 'parts', f'{name}_{number}', by_epoch, 0, stop, number > 0)
-        assert part and min(part) <= (max(found) + 1 if found else 0)
-        assert len(loaded) == 3 * len(part)  # nothing was loaded to be passed over
-        found.update(part)
-    assert found == whole
+    assert stopped_and_resumed(tmp_path / 'parts', name, by_epoch, stops) == whole
+
+
+PROCESS = """
+import os, random, sys
+from pathlib import Path
+import torch
+import mxd_mmplugin
+from mmengine.registry import init_default_scope
+from tests.engine.test_resume_hook import stopped_and_resumed, train
+
+rank, folder, seed = int(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+torch.set_num_threads(1)
+os.environ['LOCAL_RANK'] = str(rank)
+torch.distributed.init_process_group(
+    'gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2
+)
+init_default_scope('mmdet3d')
+wrapper = dict(type='MMDistributedDataParallel', device_ids=None, find_unused_parameters=True)
+options = dict(batch_size=1, launcher='pytorch', cfg=dict(model_wrapper_cfg=wrapper))
+draw = random.Random(seed)
+for by_epoch in (False, True):
+    stops = [draw.randrange(8) for _ in range(2)]
+    whole, _ = train(folder / f'whole_{by_epoch}', f'whole_{by_epoch}', by_epoch, 0, **options)
+    parts = stopped_and_resumed(folder / f'parts_{by_epoch}', str(by_epoch), by_epoch, stops, **options)
+    assert whole == parts, (rank, by_epoch, stops, whole, parts)
+    print(by_epoch, stops, len(whole))
+print('same')
+"""
+
+
+def test_each_process_resumes_as_if_it_had_never_stopped(tmp_path):
+    processes = [
+        subprocess.Popen(
+            [sys.executable, '-c', PROCESS, str(rank), str(tmp_path), '0'],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=on_cpu(),
+        )
+        for rank in range(2)
+    ]
+    for process in processes:
+        out, error = process.communicate(timeout=300)
+        assert out.strip().endswith('same'), out[-500:] + error[-3000:]
 
 
 def test_workers_draw_the_same(tmp_path):

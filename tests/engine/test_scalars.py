@@ -13,7 +13,7 @@ from mmengine.registry import HOOKS, OPTIM_WRAPPERS
 from torch import nn
 
 from mxd_mmplugin.engine import scalars
-from mxd_mmplugin.engine.optim_wrapper import AmpOptimWrapper, OptimWrapper
+from mxd_mmplugin.engine.optim_wrapper import AmpOptimWrapper, OptimWrapper, merged_groups
 from mxd_mmplugin.engine.runtime_info_hook import RuntimeInfoHook
 from mxd_mmplugin.engine.scalars import DeferredHistory, log_scalars
 from tests.counting import Counting
@@ -156,3 +156,54 @@ def test_registered_over_mmengines():
     assert OPTIM_WRAPPERS.get('AmpOptimWrapper') is AmpOptimWrapper
     assert issubclass(RuntimeInfoHook, StockHook) and issubclass(OptimWrapper, StockWrapper)
     assert RuntimeInfoHook.priority == StockHook.priority
+
+
+def stepped(wrapper_of, optimizer_of):
+    """Weights, state and number of groups after three steps with groups as mmengine's `paramwise_cfg` makes them."""
+    torch.manual_seed(0)
+    model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(5)))
+    groups = [{'params': [p], 'lr': 0.1 if p.ndim > 1 else 0.01} for p in model.parameters()]
+    wrapper = wrapper_of(optimizer_of(groups), clip_grad=dict(max_norm=1.0))
+    for step in range(3):
+        wrapper.update_params(model(torch.ones(2, 4)).square().mean())
+        for group in wrapper.optimizer.param_groups[step::2]:  # a schedule of their own
+            group['lr'] *= 0.5
+    return [*model.parameters()], wrapper.optimizer.state_dict()
+
+
+@pytest.mark.parametrize(
+    'optimizer_of',
+    [
+        lambda groups: torch.optim.AdamW(groups, lr=0.1, weight_decay=0.1, foreach=True),
+        lambda groups: torch.optim.SGD(groups, lr=0.1, momentum=0.9, foreach=True),
+    ],
+)
+def test_groups_with_equal_settings_step_as_one(optimizer_of):
+    """The same bits and checkpoints as a group for each parameter has."""
+    weights, state = stepped(OptimWrapper, optimizer_of)
+    expected, expected_state = stepped(StockWrapper, optimizer_of)
+    assert all(map(torch.equal, weights, expected))
+    assert (
+        state['param_groups'] == expected_state['param_groups'] and len(state['param_groups']) == 10
+    )
+    assert sorted(state['state']) == sorted(expected_state['state'])
+    for key, values in expected_state['state'].items():
+        torch.testing.assert_close(state['state'][key], values, rtol=0, atol=0)
+
+
+def test_groups_come_back_after_an_error():
+    optimizer = torch.optim.SGD([{'params': [torch.ones(1)]}, {'params': [torch.ones(2)]}], lr=1.0)
+    groups = optimizer.param_groups
+    with pytest.raises(ValueError, match='stop'), merged_groups(optimizer):
+        assert len(optimizer.param_groups) == 1
+        raise ValueError('stop')
+    assert optimizer.param_groups is groups and len(groups) == 2
+
+
+def test_an_optimizer_from_elsewhere_is_left():
+    class Other(torch.optim.SGD):
+        pass
+
+    optimizer = Other([{'params': [torch.ones(1)]}, {'params': [torch.ones(2)]}], lr=1.0)
+    with merged_groups(optimizer):
+        assert len(optimizer.param_groups) == 2

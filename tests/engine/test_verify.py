@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from argparse import ArgumentParser
@@ -13,6 +14,7 @@ import torch
 
 from mxd_mmplugin.engine import verify
 from mxd_mmplugin.ops import fallback
+from tests.conftest import ROOT
 
 KEYS = {'cpu': 'CPU', 'npu': 'PrivateUse1'}
 
@@ -106,6 +108,12 @@ def test_names_of_families():
     assert fallback.disabled('sparse_conv') == {'sparse_conv', 'sparse_pool'}
     with pytest.raises(ValueError, match=r'families of sparse_conv, .*had conv, pool'):
         fallback.disabled('pool,bev_pool,conv')
+
+
+def test_the_page_names_every_family():
+    page = (ROOT / 'docs/verify.md').read_text()
+    (sentence,) = re.findall(r'The families are (.*?)\. Any other', page, re.S)
+    assert re.findall(r'`(\w+)`', sentence) == list(fallback.FAMILIES)
 
 
 def python(code, families):

@@ -10,6 +10,7 @@ from mmdet3d.registry import MODELS
 from mmdet3d.structures import LiDARInstance3DBoxes
 from mmengine.dataset import ConcatDataset, DefaultSampler, RepeatDataset
 from mmengine.registry import init_default_scope
+from mmengine.structures import InstanceData
 
 from mxd_mmplugin.datasets.db_sampler import DataBaseSampler
 from mxd_mmplugin.models.bevfusion import TransFusionBBoxCoder
@@ -24,6 +25,7 @@ from mxd_mmplugin.models.sparse4d import infos as infos_command
 
 from .bevfusion.test_bevfusion import small as bevfusion
 from .bevfusion.test_head import head_config
+from .centerpoint.test_head import config as centerpoint
 from .sparse4d.test_data import dataset
 from .sparse4d.test_sparse4d import a_frame
 from .sparse4d.test_sparse4d import small as sparse4d
@@ -84,6 +86,36 @@ HEAD = [
 def test_transfusion_head(changes, message):
     with pytest.raises(ValueError, match=message):
         MODELS.build(head_config(**changes))
+
+
+CENTERPOINT = [
+    (dict(grid_size=[96.5, 64, 40]), 'grid_size must be a whole number, was 96.5'),
+    (
+        dict(grid_size=[64, 96, 40]),
+        r'grid_size of train_cfg must begin as \[96, 64\].*was \[64, 96',
+    ),
+    (dict(code_weights=[1.0] * 8), 'code_weights of train_cfg must have 10 numbers.*was'),
+]
+
+
+@pytest.mark.parametrize(('changes', 'message'), CENTERPOINT)
+def test_center_head(changes, message):
+    with pytest.raises(ValueError, match=message):
+        MODELS.build(centerpoint(train_cfg=changes))
+
+
+def test_a_map_and_boxes_that_do_not_fit_a_center_head_are_named():
+    for size, columns, message in (
+        ((16, 20), 9, r'out_size_factor must be the map, \[20, 16\], was \[24, 16\]'),
+        ((16, 24), 7, 'bboxes_3d must have 9 columns or more, had 7: .*with_velocity=True'),
+    ):
+        head = MODELS.build(centerpoint())
+        truth = InstanceData(
+            bboxes_3d=LiDARInstance3DBoxes(torch.ones(2, columns), box_dim=columns),
+            labels_3d=torch.tensor([0, 1]),
+        )
+        with pytest.raises(ValueError, match=message):
+            head.loss_by_feat(head([torch.randn(1, 8, *size)]), [truth])
 
 
 def test_a_map_of_another_size_is_named():

@@ -3,14 +3,19 @@
 import copy
 import io
 import pickle
+from functools import partial
 
 import mmcv.ops
 import pytest
 import torch
+from mmengine.model import ExponentialMovingAverage
 from mmengine.registry import MODELS
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
+from mxd_mmplugin import SparseConvTensor
 from mxd_mmplugin.registry import DEFORM_LAYERS, SPARSE_LAYERS
+from tests.conftest import on_cpu, run
 
 X = torch.randn(2, 4, 8, 8)
 WINDOW = dict(kernel_size=3, padding=1)
@@ -146,3 +151,150 @@ def test_deformable_convolutions_trace(name):
 def test_registered_names_build_them():
     for name, (ours, _) in PAIRS.items():
         assert MODELS.get(name) is ours
+
+
+class ToSparse(nn.Module):
+    """Features [voxels, 4] to a sparse tensor of a grid of 6 cells along each of so many dimensions."""
+
+    def __init__(self, dims):
+        super().__init__()
+        self.dims = dims
+
+    def forward(self, features):
+        cells = torch.arange(len(features)) * 5 % 6**self.dims
+        places = [cells // 6**d % 6 for d in range(self.dims)]
+        indices = torch.stack([cells * 0, *places], 1).int()
+        return SparseConvTensor(features, indices, [6] * self.dims, 1)
+
+
+class Features(nn.Module):
+    """Those of a sparse tensor."""
+
+    def forward(self, x):
+        return x.features
+
+
+def model_of(name, cls):
+    """A model with the layer, and its input; an inverse layer follows the one that it inverts."""
+    if name in DEFORM_LAYERS:
+        return Block(make(name, cls)), X.detach()
+    dims = int(name[-2])
+    before = (
+        [
+            MODELS.build(
+                dict(
+                    type=f'SparseConv{dims}d',
+                    in_channels=4,
+                    out_channels=4,
+                    kernel_size=3,
+                    indice_key='a',
+                )
+            )
+        ]
+        if 'Inverse' in name
+        else []
+    )
+    return nn.Sequential(ToSparse(dims), *before, make(name, cls), Features()), torch.randn(6, 4)
+
+
+def gradients(run, model, x):
+    x = x.clone().requires_grad_()
+    out = run(x)
+    model.zero_grad()
+    out.square().sum().backward()
+    return [out.detach(), x.grad, *(p.grad.clone() for p in model.parameters())]
+
+
+def same(run, other, model, x):
+    assert all(map(torch.equal, gradients(run, model, x), gradients(other, model, x)))
+
+
+def fx(model, x):
+    class Tracer(torch.fx.Tracer):
+        def is_leaf_module(self, module, name):
+            return '.' in name or name in ('layer', *map(str, range(9)))
+
+    traced = torch.fx.GraphModule(model, Tracer().trace(model))
+    same(traced, model, model, x)
+
+
+def average(model, x):
+    mean = ExponentialMovingAverage(model, momentum=0.5)
+    old = [p.clone() for p in model.parameters()]
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(1)
+    for _ in range(2):
+        mean.update_parameters(model)
+    for mine, before in zip(mean.module.parameters(), old):
+        assert torch.allclose(mine, before + 0.5) or torch.allclose(mine, before + 1)
+    again = ExponentialMovingAverage(copy.deepcopy(model))
+    again.load_state_dict(mean.state_dict())
+    with torch.no_grad():
+        assert torch.equal(again(x), mean(x))
+
+
+def recomputed(model, x):
+    for reentrant in (True, False):
+        same(partial(checkpoint, model, use_reentrant=reentrant), model, model, x)
+
+
+def channels_last(model, x):
+    with torch.no_grad():
+        expected = model(x)
+        wide = any(weight.dim() == 5 for weight in model.parameters())
+        model.to(memory_format=torch.channels_last_3d if wide else torch.channels_last)
+        x = x.to(memory_format=torch.channels_last) if x.dim() == 4 else x
+        assert torch.allclose(model(x), expected, atol=1e-5)
+
+
+def copied(model, x):
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        with torch.no_grad():
+            assert torch.equal(other(x), model(x))
+            for weight in other.parameters():
+                weight.zero_()
+        assert any(p.abs().sum() for p in model.parameters()) or not [*model.parameters()]
+
+
+ABILITIES = {f.__name__: f for f in (fx, average, recomputed, channels_last, copied)}
+
+
+@pytest.mark.parametrize('ability', ABILITIES)
+@pytest.mark.parametrize('name', PAIRS)
+def test_abilities(name, ability):
+    """Each of our layers has each of them; so the original's are there, too."""
+    model, x = model_of(name, PAIRS[name][0])
+    ABILITIES[ability](model.eval(), x)
+
+
+FORK = """
+import os, torch, mxd_mmplugin as mxd
+torch.set_num_threads(4)
+layer = mxd.SubMConv3d(4, 6, 3)
+coors = torch.stack([torch.zeros(4000), *(torch.arange(4000) // 20**d % 20 for d in range(3))], 1).int()
+run = lambda: layer(mxd.SparseConvTensor(torch.ones(4000, 4), coors, [20] * 3, 1)).features
+run().sum().backward()
+child = os.fork()
+if child == 0:
+    torch.set_num_threads(1)  # as a data loader's worker does
+    run().sum().backward()
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+run().sum().backward()
+print('done')
+"""
+
+
+def test_a_fork_after_openmp(tmp_path):
+    assert run(tmp_path, '-c', FORK, env=on_cpu()).strip() == 'done'
+
+
+def test_the_inverse_of_a_pooling():
+    x = ToSparse(3)(torch.randn(40, 4))
+    pool = PAIRS['SparseMaxPool3d'][0](2, 2, indice_key='p')
+    inverse = PAIRS['SparseInverseConv3d'][0](4, 6, 2, indice_key='p')
+    out = inverse(pool(x))
+    assert torch.equal(out.indices, x.indices) and out.features.shape == (40, 6)
+    out.features.sum().backward()
+    assert inverse.weight.grad.isfinite().all()

@@ -308,3 +308,20 @@ def test_random_numbers():
     first = torch.randperm(100, device='npu', generator=generator)
     generator.set_state(state)
     assert torch.equal(first, torch.randperm(100, device='npu', generator=generator))
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_products_of_short_numbers_are_added_up_in_float(dtype):
+    """As the cube cores do; the result is rounded once."""
+    torch.manual_seed(0)
+    image, weight, matrix = (r(*x).to(dtype) for x in [(2, 64, 9, 9), (8, 64, 3, 3), (2, 33, 300)])
+    given = image.npu().requires_grad_(), weight.npu().requires_grad_()
+    wide = image.float().requires_grad_(), weight.float().requires_grad_()
+    outputs = F.conv2d(*given, padding=1), F.conv2d(*wide, padding=1)
+    outputs[0].sum().backward()
+    outputs[1].sum().backward()
+    expected = [outputs[1], *(x.grad for x in wide), matrix.float() @ matrix.mT.float()]
+    found = [outputs[0], *(x.grad for x in given), matrix.npu() @ matrix.npu().mT]
+    for a, b in zip(found, expected):
+        assert a.dtype == dtype
+        torch.testing.assert_close(a.cpu(), b.to(dtype))

@@ -111,10 +111,18 @@ def test_integers():
 
 def test_every_operator_is_served():
     ascend = (
+        'bev_pool',
+        'circle_nms',
         'deformable_aggregation',
-        'modulated_deform_conv',
         'draw_gaussians',
+        'dynamic_scatter',
+        'modulated_deform_conv',
+        'rotated_iou',
+        'rotated_nms',
         'sparse_conv',
+        'sparse_max_pool',
+        'sparse_sum',
+        'sparse_union',
         'voxelize',
     )
     for op, devices in ops.backends().items():

@@ -352,4 +352,5 @@ def test_report():
     served = torch.ops.mxd.mmcv_registry()
     assert served['hard_voxelize_forward_impl'] == 'operators of mxd_mmplugin'
     assert served['sigmoid_focal_loss_forward_impl'] == 'PyTorch ops'
-    assert served['nms_impl'] == served['nms_rotated'] == 'the CPU'
+    assert served['nms_impl'] == served['nms_quadri'] == 'the CPU'
+    assert served['nms_rotated'] == served['box_iou_rotated_impl'] == 'operators of mxd_mmplugin'

@@ -1,9 +1,6 @@
 """The deformable convolution operators against mmcv's CPU kernels, grid_sample, gradcheck and plain PyTorch."""
 
 import itertools
-import os
-import subprocess
-import sys
 
 import mmcv.ops
 import pytest
@@ -19,7 +16,7 @@ from mxd_mmplugin import (
     deform_conv2d,
     modulated_deform_conv2d,
 )
-from mxd_mmplugin.ops import backends, fallback, library
+from mxd_mmplugin.ops import backends, fallback
 from tests.conftest import traces
 
 SETTINGS = settings(max_examples=60, deadline=None, derandomize=True)
@@ -349,23 +346,9 @@ def test_bit_identical_whatever_the_number_of_threads():
 
 
 # No more than PyTorch and the library, to be quick.
-WIDTH_SCRIPT = """
-import sys, torch
-library, cases = sys.argv[1:]
-torch.ops.load_library(library)
-for tensors, geometry, grad, out, grads in torch.load(cases):
-    torch.testing.assert_close(
-        torch.ops.mxd.modulated_deform_conv2d(*tensors, *geometry), out, rtol=1e-4, atol=1e-4)
-    ours = torch.ops.mxd.modulated_deform_conv2d_backward(
-        grad, *tensors[:4], *geometry, True, True)
-    torch.testing.assert_close(ours, grads, rtol=1e-4, atol=1e-4)
-print('same')
-"""
-
-
-@pytest.mark.parametrize('capability', ['default', 'avx2'])
-def test_every_vector_width(capability, tmp_path):
-    form, cases = fallback.modulated_deform_conv, []
+def check_widths():
+    """For test_vector_widths.py."""
+    form = fallback.modulated_deform_conv
     for dtype in (torch.float32, torch.float64):
         for arguments in (
             dict(inputs=36, outputs=70, groups=2, deform_groups=3),
@@ -375,17 +358,20 @@ def test_every_vector_width(capability, tmp_path):
             tensors, geometry = problem_of(batch=2, size=(15, 11), **arguments)
             tensors = [t.to(dtype) for t in tensors]
             out = form.forward(*tensors, *geometry)
+            torch.testing.assert_close(
+                torch.ops.mxd.modulated_deform_conv2d(*tensors, *geometry),
+                out,
+                rtol=1e-4,
+                atol=1e-4,
+            )
             grad = torch.randn_like(out)
-            grads = form.backward(grad, *tensors[:4], *geometry, True, True)
-            cases.append((tensors, geometry, grad, out, grads))
-    torch.save(cases, tmp_path / 'cases.pt')
-    run = subprocess.run(
-        [sys.executable, '-c', WIDTH_SCRIPT, str(library.PATH), str(tmp_path / 'cases.pt')],
-        env={**os.environ, 'ATEN_CPU_CAPABILITY': capability},
-        capture_output=True,
-        text=True,
-    )
-    assert run.stdout.strip() == 'same', run.stderr
+            arguments = grad, *tensors[:4], *geometry, True, True
+            torch.testing.assert_close(
+                torch.ops.mxd.modulated_deform_conv2d_backward(*arguments),
+                form.backward(*arguments),
+                rtol=1e-4,
+                atol=1e-4,
+            )
 
 
 @traces

@@ -1,9 +1,6 @@
 """The sparse convolution operator against dense convolution, float64 gradcheck and its pure-PyTorch form."""
 
 import itertools
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -194,34 +191,24 @@ def test_bit_identical_whatever_the_number_of_threads():
         assert all(torch.equal(a, b) for a, b in zip(runs[0], other))
 
 
-WIDTH_SCRIPT = """
-import torch
-from mxd_mmplugin.ops import build_rulebook, fallback, sparse_conv
-torch.manual_seed(0)
-indices = torch.stack([torch.zeros(900), torch.arange(900)], 1).int()
-book = build_rulebook(indices, 1, [900], [3], [1], [1], [1], True)
-for dtype in (torch.float32, torch.float64):
-    for inputs, outputs in ((1, 1), (7, 33), (32, 96)):
-        x, w = torch.randn(900, inputs, dtype=dtype), torch.randn(3, inputs, outputs, dtype=dtype)
-        out = sparse_conv(x, w, None, book)
-        parts = book.pairs, book.bounds
-        torch.testing.assert_close(out, fallback.sparse_conv.forward(x, w, None, *parts, 900, 1))
-        torch.testing.assert_close(
-            torch.ops.mxd.sparse_conv_weight_grad(x, out, *parts, 1),
-            fallback.sparse_conv.weight_grad(x, out, *parts, 1), rtol=1e-4, atol=1e-3)
-print('same')
-"""
-
-
-@pytest.mark.parametrize('capability', ['default', 'avx2'])
-def test_every_vector_width(capability):
-    run = subprocess.run(
-        [sys.executable, '-c', WIDTH_SCRIPT],
-        env={**os.environ, 'ATEN_CPU_CAPABILITY': capability},
-        capture_output=True,
-        text=True,
-    )
-    assert run.stdout.strip() == 'same', run.stderr
+def check_widths():
+    """For test_vector_widths.py."""
+    indices = torch.stack([torch.zeros(900), torch.arange(900)], 1).int()
+    book = build_rulebook(indices, 1, [900], [3], [1], [1], [1], True)
+    parts = book.pairs, book.bounds
+    form = fallback.sparse_conv
+    for dtype in (torch.float32, torch.float64):
+        for inputs, outputs in ((1, 1), (7, 33), (32, 96)):
+            x = torch.randn(900, inputs, dtype=dtype)
+            weight = torch.randn(3, inputs, outputs, dtype=dtype)
+            out = sparse_conv(x, weight, None, book)
+            torch.testing.assert_close(out, form.forward(x, weight, None, *parts, 900, 1))
+            torch.testing.assert_close(
+                torch.ops.mxd.sparse_conv_weight_grad(x, out, *parts, 1),
+                form.weight_grad(x, out, *parts, 1),
+                rtol=1e-4,
+                atol=1e-3,
+            )
 
 
 def test_non_contiguous_inputs():

@@ -35,6 +35,15 @@ def test_without_torch_one_line_says_what_to_do(tmp_path):
     assert 'no torch here' in line and 'pip install --no-build-isolation .' in line
 
 
+def test_an_old_setuptools_is_named():
+    """It would install a package UNKNOWN, without a word."""
+    old = "import runpy, setuptools; setuptools.__version__ = '58.1.0'; runpy.run_path('setup.py')"
+    result = python('-c', old)
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert '58.1.0 is installed' in line and "pip install 'setuptools>=61,<81'" in line
+
+
 def test_without_a_compiler_one_line_says_what_to_do(tmp_path):
     result = python(
         *('setup.py', '-q', 'build_ext', '--build-lib', str(tmp_path)),

@@ -9,6 +9,7 @@ namespace mxd::kernels {
 constexpr int32_t kMatrixRows = 128;
 constexpr int32_t kMatrixColumns = 128;
 constexpr int32_t kContractionBytes = 256;  // of a row of the left operand
+constexpr int32_t kContractionBlocks = kContractionBytes / kBlockBytes;
 
 constexpr int32_t kOperandBytes = kL0Bytes / 2, kSumBytes = kL0cBytes / 2;
 static_assert(kMatrixRows * kContractionBytes <= kOperandBytes &&

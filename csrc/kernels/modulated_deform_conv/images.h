@@ -7,8 +7,6 @@
 
 namespace mxd::kernels::modulated_deform_conv {
 
-using namespace AscendC;
-
 // Planes of pixels: [planes, height * width, channels of a deform group].
 template <typename T>
 class Planes {

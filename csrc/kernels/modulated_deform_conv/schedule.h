@@ -8,6 +8,8 @@
 
 namespace mxd::kernels::modulated_deform_conv {
 
+using namespace AscendC;
+
 // A tile of the output positions of an image, with some groups and some panels of each.
 struct Unit {
   int32_t image;

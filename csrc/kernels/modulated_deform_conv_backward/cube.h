@@ -2,8 +2,6 @@
 // and the weight; and the gradient of the weight, from the output's gradient and the columns.
 #pragma once
 
-#include <type_traits>
-
 #include "../common/buffers.h"
 #include "../common/events.h"
 #include "../common/matrix_unit.h"
@@ -11,160 +9,14 @@
 #include "../modulated_deform_conv/flags.h"
 #include "../modulated_deform_conv/schedule.h"
 #include "kernel_operator.h"
+#include "output_grads.h"
+#include "squares.h"
+#include "weights.h"
 
 namespace mxd::kernels::modulated_deform_conv_backward {
 
 using namespace AscendC;
 using namespace modulated_deform_conv;
-
-// What a matrix instruction takes of the contraction, in blocks.
-constexpr int32_t kDeepest = kContractionBytes / kBlockBytes;
-
-// Fractals that make a square of 16 x 16 elements, which the matrix unit turns as it loads.
-template <typename T>
-constexpr int32_t kSquare = kFractalRows / kFractalColumns<T>;
-
-// What a copy takes T for: CANN 8.1's headers do not compile it for bf16.
-template <typename T>
-using Bits = std::conditional_t<sizeof(T) == sizeof(half), half, float>;
-
-// Rows of a matrix in L1, as squares: [rows / 16, columns / 16, kSquare fractals]. Missing rows of
-// the last 16 keep what was there.
-template <typename T>
-__aicore__ inline void LoadSquares(const LocalTensor<T>& squares, const GlobalTensor<Bits<T>>& from,
-                                   int32_t rows, int32_t columns, int32_t stride) {
-  const LocalTensor<Bits<T>> to = squares.template ReinterpretCast<Bits<T>>();
-  constexpr int32_t kFarthest = 0xffff;  // elements, of the instruction's strides
-  const int32_t whole = rows / kFractalRows, sixteen = kFractalRows * columns;
-  if (whole > 0 && stride * kFractalRows <= kFarthest) {
-    DataCopy(to, from,
-             Nd2NzParams(whole, kFractalRows, columns, kFractalRows * stride, stride, kFractalRows,
-                         1, sixteen));
-  } else {
-    for (int32_t i = 0; i < whole; ++i)
-      DataCopy(to[i * sixteen], from[static_cast<int64_t>(i) * kFractalRows * stride],
-               Nd2NzParams(1, kFractalRows, columns, 0, stride, kFractalRows, 1, 0));
-  }
-  if (rows > whole * kFractalRows)
-    DataCopy(to[whole * sixteen], from[static_cast<int64_t>(whole) * kFractalRows * stride],
-             Nd2NzParams(1, rows - whole * kFractalRows, columns, 0, stride, kFractalRows, 1, 0));
-}
-
-// The output's gradient in L1: for some units and panels what was loaded last stays.
-template <typename T>
-class OutputGrads {
-  static constexpr int32_t kPlaces = 4;
-
- public:
-  __aicore__ static constexpr int32_t Bytes(const ModulatedDeformConvTiling& tiling) {
-    return kPlaces * tiling.tile * tiling.panel * static_cast<int32_t>(sizeof(T));
-  }
-
-  // `grad` [batch, positions, groups, panels, panel]
-  __aicore__ inline OutputGrads(TPipe& pipe, GM_ADDR grad, const ModulatedDeformConvTiling& tiling)
-      : tiling_(tiling),
-        panels_(tiling.groups * tiling.panels),
-        place_elements_(tiling.tile * tiling.panel),
-        places_(Take<T, TPosition::A1>(pipe, kPlaces * place_elements_)) {
-    grad_.SetGlobalBuffer(reinterpret_cast<__gm__ Bits<T>*>(grad));
-  }
-  __aicore__ inline void Begin() {
-    // What missing rows are multiplied by is 0: then they must be finite.
-    InitConstValue(places_.template ReinterpretCast<uint32_t>(),
-                   InitConstValueParams<uint32_t>(
-                       1, static_cast<uint16_t>(Bytes(tiling_) / kBlockBytes), 0, 0));
-    PipeBarrier<PIPE_MTE2>();
-  }
-
-  // The positions of a unit, of one panel, as squares.
-  __aicore__ inline LocalTensor<T> Get(int32_t unit_number, const Unit& unit, int32_t panel) {
-    const int64_t wanted = static_cast<int64_t>(unit_number) * panels_ + panel;
-    const int32_t place = static_cast<int32_t>(wanted % kPlaces);
-    const LocalTensor<T> to = places_[place * place_elements_];
-    if (held_[place] == wanted) return to;
-    held_[place] = wanted;
-    const int64_t position = static_cast<int64_t>(unit.image) * Positions(tiling_) + unit.first;
-    SetWait<HardEvent::MTE1_MTE2>();
-    LoadSquares(to, grad_[(position * panels_ + panel) * tiling_.panel], unit.count, tiling_.panel,
-                panels_ * tiling_.panel);
-    SetWait<HardEvent::MTE2_MTE1>();
-    return to;
-  }
-
- private:
-  const ModulatedDeformConvTiling& tiling_;
-  const int32_t panels_, place_elements_;
-  GlobalTensor<Bits<T>> grad_;
-  LocalTensor<T> places_;
-  int64_t held_[kPlaces] = {-1, -1, -1, -1};
-};
-
-// The weight in L1: all of it where it fits, else what is needed next, in two places in turn. In
-// global memory [groups, points, output channels in blocks, input channels of a group, 32 B].
-template <typename T>
-class Weights {
- public:
-  __aicore__ inline Weights(TPipe& pipe, GM_ADDR weight, int32_t room_bytes,
-                            const ModulatedDeformConvTiling& tiling)
-      : tiling_(tiling),
-        rows_(tiling.group_blocks * kElements),
-        out_blocks_(tiling.panels * tiling.panel / kElements),
-        total_(static_cast<int64_t>(tiling.groups) * Points(tiling) * out_blocks_ * rows_ *
-               kElements),
-        room_(Take<T, TPosition::B1>(pipe, room_bytes / static_cast<int32_t>(sizeof(T)))),
-        resident_(total_ <= room_bytes / static_cast<int32_t>(sizeof(T))) {
-    weight_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(weight));
-    free_.Init(pipe, 2);
-    full_.Init(pipe, 1);
-  }
-  __aicore__ inline void Begin() {
-    free_.SetAll();
-    if (!resident_) return;
-    DataCopy(room_, weight_, static_cast<uint32_t>(total_));
-    full_.SetWait();
-  }
-  __aicore__ inline void End() { free_.WaitAll(); }
-
-  // Loads the right operand: `blocks` of the output channels from `block` on, `rows` of the input
-  // channels of a group from `row` on.
-  __aicore__ inline void Load(MatrixUnit<T>& matrix, int32_t group, int32_t point, int32_t block,
-                              int32_t blocks, int32_t row, int32_t rows) {
-    const int64_t from =
-        ((static_cast<int64_t>(group) * Points(tiling_) + point) * out_blocks_ + block) * rows_ +
-        row;
-    if (resident_) {
-      const int32_t fractal = static_cast<int32_t>(from / kFractalRows);
-      if (rows == rows_) {
-        matrix.LoadRight(room_, fractal, blocks * rows / kFractalRows);
-        return;
-      }
-      for (int32_t i = 0; i < blocks; ++i)
-        matrix.LoadRight(room_, fractal + i * rows_ / kFractalRows, rows / kFractalRows,
-                         i * rows / kFractalRows);
-      return;
-    }
-    const LocalTensor<T> to = room_[buffer_ * kDeepest * kMatrixColumns * kElements];
-    free_.Wait(buffer_);
-    DataCopy(to, weight_[from * kElements], DataCopyParams(blocks, rows, rows_ - rows, 0));
-    full_.SetWait();
-    matrix.LoadRight(to, 0, blocks * rows / kFractalRows);
-    free_.Set(buffer_);
-    buffer_ = 1 - buffer_;
-  }
-
- private:
-  static constexpr int32_t kElements = kFractalColumns<T>;
-
-  const ModulatedDeformConvTiling& tiling_;
-  const int32_t rows_, out_blocks_;
-  const int64_t total_;
-  GlobalTensor<T> weight_;
-  LocalTensor<T> room_;
-  const bool resident_;
-  Events<HardEvent::MTE1_MTE2> free_;
-  Events<HardEvent::MTE2_MTE1> full_;
-  int32_t buffer_ = 0;
-};
 
 template <typename T>
 class CubeCore {
@@ -235,8 +87,8 @@ class CubeCore {
                    for (int32_t panel = 0; panel < tiling_.panels; ++panel) {
                      const LocalTensor<T> grad =
                          grads_.Get(steps.unit_number(), unit, group * tiling_.panels + panel);
-                     for (int32_t out = 0; out < panel_blocks; out += kDeepest) {
-                       const int32_t deep = MinOf(kDeepest, panel_blocks - out);
+                     for (int32_t out = 0; out < panel_blocks; out += kContractionBlocks) {
+                       const int32_t deep = MinOf(kContractionBlocks, panel_blocks - out);
                        matrix_.WaitForOperands();
                        // Rows that follow each other in L1 take one instruction.
                        const int32_t loads = deep == panel_blocks ? 1 : high;
@@ -301,7 +153,7 @@ class CubeCore {
   __aicore__ inline void SumPositions(const LocalTensor<T>& grad, const LocalTensor<T>& columns,
                                       int32_t sixteens, int32_t width, int32_t first,
                                       int32_t wide) {
-    constexpr int32_t kMost = kDeepest / kSquare<T>;
+    constexpr int32_t kMost = kContractionBlocks / kSquare<T>;
     const int32_t high = tiling_.panel / kFractalRows;
     for (int32_t begin = 0; begin < sixteens; begin += kMost) {
       const int32_t taken = MinOf(kMost, sixteens - begin), deep = taken * kSquare<T>;

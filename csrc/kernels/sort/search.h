@@ -15,16 +15,15 @@ __aicore__ inline int32_t PowerAbove(int32_t size) {
   return power;
 }
 
-// position = how many of the table's entries, which ascend, are below each lane's target, times 4.
-// The table has fewer than `power` entries, a power of two, and behind them, up to `power`, words
-// above all targets. Differences of entries and targets fit int32.
-__aicore__ inline void CountBelow(const LocalTensor<int32_t>& position,
-                                  const LocalTensor<int32_t>& table,
-                                  const LocalTensor<int32_t>& target,
-                                  const LocalTensor<int32_t>& scratch, int32_t power,
-                                  int32_t lanes) {
-  Duplicate(position, 0, lanes);
-  PipeBarrier<PIPE_V>();
+// Adds to each lane's position, in bytes, how many of the table's entries from there on are below
+// the lane's target, times 4. The entries ascend. They are fewer than `power`, a power of two, and
+// behind them, up to `power`, are words above all targets. Differences of entries and targets fit
+// int32.
+__aicore__ inline void AddCountBelow(const LocalTensor<int32_t>& position,
+                                     const LocalTensor<int32_t>& table,
+                                     const LocalTensor<int32_t>& target,
+                                     const LocalTensor<int32_t>& scratch, int32_t power,
+                                     int32_t lanes) {
   for (int32_t step = power / 2; step > 0; step /= 2) {
     Gather(scratch, table, position.ReinterpretCast<uint32_t>(), (step - 1) * kWord, lanes);
     PipeBarrier<PIPE_V>();
@@ -37,6 +36,17 @@ __aicore__ inline void CountBelow(const LocalTensor<int32_t>& position,
     Add(position, position, scratch, lanes);
     PipeBarrier<PIPE_V>();
   }
+}
+
+// position = how many of the whole table's entries are below each lane's target, times 4.
+__aicore__ inline void CountBelow(const LocalTensor<int32_t>& position,
+                                  const LocalTensor<int32_t>& table,
+                                  const LocalTensor<int32_t>& target,
+                                  const LocalTensor<int32_t>& scratch, int32_t power,
+                                  int32_t lanes) {
+  Duplicate(position, 0, lanes);
+  PipeBarrier<PIPE_V>();
+  AddCountBelow(position, table, target, scratch, power, lanes);
 }
 
 }  // namespace mxd::kernels

@@ -116,6 +116,7 @@ at::Tensor pool_cpu(const at::Tensor& feats, const at::Tensor& cells, const at::
                     const at::Tensor& intervals, int64_t B, int64_t D, int64_t H, int64_t W) {
   check_pool(feats, cells, ranks, intervals, B, D, H, W);
   const Grid grid{B, D, H, W};
+  check_tiles(intervals, grid.tiles());
   const at::Tensor rows = feats.contiguous(), all_cells = cells.contiguous(),
                    all_ranks = ranks.contiguous(), all_intervals = intervals.contiguous();
   const int64_t* bound = all_intervals.const_data_ptr<int64_t>();

@@ -36,15 +36,20 @@ struct Rulebook {
   }
 };
 
+// Refuses bounds that name pairs that are not there. Both are contiguous.
+inline void check_bounds(const at::Tensor& pairs, const at::Tensor& bounds) {
+  const int64_t *bound = bounds.const_data_ptr<int64_t>(), *bound_end = bound + bounds.numel();
+  TORCH_CHECK_VALUE(std::is_sorted(bound, bound_end) &&
+                        (bound == bound_end || (bound[0] == 0 && bound_end[-1] == pairs.size(0))),
+                    "bounds must ascend from 0 to the number of pairs, ", pairs.size(0));
+}
+
 // Refuses a rulebook with rows that the tensors do not have: the kernels read and write what it
 // says.
 inline void check_rows(const at::Tensor& pairs, const at::Tensor& bounds, int64_t num_in,
                        int64_t num_out) {
   check_tiles(bounds, num_out);
-  const int64_t *bound = bounds.const_data_ptr<int64_t>(), *bound_end = bound + bounds.numel();
-  TORCH_CHECK_VALUE(std::is_sorted(bound, bound_end) &&
-                        (bound == bound_end || (bound[0] == 0 && bound_end[-1] == pairs.size(0))),
-                    "bounds must ascend from 0 to the number of pairs, ", pairs.size(0));
+  check_bounds(pairs, bounds);
   const auto* pair = reinterpret_cast<const Pair*>(pairs.const_data_ptr<int32_t>());
   std::atomic<bool> inside{true};
   at::parallel_for(0, pairs.size(0), 65536, [&](int64_t begin, int64_t end) {

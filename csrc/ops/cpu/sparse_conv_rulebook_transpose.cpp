@@ -12,6 +12,7 @@ std::tuple<at::Tensor, at::Tensor> transpose_rulebook(const at::Tensor& pairs,
                                                       const at::Tensor& bounds, int64_t num_in) {
   check_transpose(pairs, bounds, num_in);
   const at::Tensor from_pairs = pairs.contiguous(), from_bounds = bounds.contiguous();
+  check_bounds(from_pairs, from_bounds);
   const auto* from = reinterpret_cast<const Pair*>(from_pairs.const_data_ptr<int32_t>());
   const int64_t* from_bound = from_bounds.const_data_ptr<int64_t>();
   const int64_t from_tiles = bounds.size(0), volume = bounds.size(1) - 1;

@@ -37,26 +37,34 @@ MXD_INLINE void take_larger(const T* __restrict in, int32_t row, T* __restrict o
   }
 }
 
+// Calls start(row) for each of the `num_rows` that are in the tile, then add(pair) for its pairs.
+template <typename Start, typename Add>
+MXD_INLINE void walk_tile(const Rulebook& book, int64_t tile, int64_t num_rows, const Start& start,
+                          const Add& add) {
+  const int64_t first = tile * kTileRows, rows = std::min(kTileRows, num_rows - first);
+  const int64_t whole = book.whole_offset(tile, rows);
+  for (int64_t r = 0; r < rows; r++) start(whole < 0 ? first + r : book.begin(tile, whole)[r].out);
+  for (int64_t k = 0; k < book.volume; k++)
+    for (const Pair *pair = book.begin(tile, k), *end = book.end(tile, k); pair < end; pair++)
+      add(*pair);
+}
+
 template <typename T>
 struct ForwardTile {
   template <typename W>
   static MXD_INLINE void run(const ForwardArgs<T>& args, int64_t tile) {
-    const Rulebook& book = args.rulebook;
-    const int64_t channels = args.channels, first = tile * kTileRows;
-    const int64_t rows = std::min(kTileRows, args.num_out - first);
-    const int64_t whole = book.whole_offset(tile, rows);
-    // Start with 0 and no input row. Outputs that meet no voxel keep both.
-    for (int64_t r = 0; r < rows; r++) {
-      const int64_t row = whole < 0 ? first + r : book.begin(tile, whole)[r].out;
-      for (int64_t c = 0; c < channels; c++) {
-        args.out[row * channels + c] = 0;
-        args.argmax[row * channels + c] = -1;
-      }
-    }
-    for (int64_t k = 0; k < book.volume; k++)
-      for (const Pair *pair = book.begin(tile, k), *end = book.end(tile, k); pair < end; pair++)
-        take_larger(args.features + pair->in * channels, pair->in, args.out + pair->out * channels,
-                    args.argmax + pair->out * channels, channels);
+    const int64_t channels = args.channels;
+    walk_tile(
+        args.rulebook, tile, args.num_out,
+        // Start with 0 and no input row. Outputs that meet no voxel keep both.
+        [&](int64_t row) MXD_INLINED {
+          std::fill_n(args.out + row * channels, channels, T(0));
+          std::fill_n(args.argmax + row * channels, channels, -1);
+        },
+        [&](const Pair& pair) MXD_INLINED {
+          take_larger(args.features + pair.in * channels, pair.in, args.out + pair.out * channels,
+                      args.argmax + pair.out * channels, channels);
+        });
   }
 };
 
@@ -80,18 +88,14 @@ template <typename T>
 struct BackwardTile {
   template <typename W>
   static MXD_INLINE void run(const BackwardArgs<T>& args, int64_t tile) {
-    const Rulebook& book = args.rulebook;
-    const int64_t channels = args.channels, first = tile * kTileRows;
-    const int64_t rows = std::min(kTileRows, args.num_in - first);
-    const int64_t whole = book.whole_offset(tile, rows);
-    for (int64_t r = 0; r < rows; r++) {
-      const int64_t row = whole < 0 ? first + r : book.begin(tile, whole)[r].out;
-      std::fill_n(args.out + row * channels, channels, T(0));
-    }
-    for (int64_t k = 0; k < book.volume; k++)
-      for (const Pair *pair = book.begin(tile, k), *end = book.end(tile, k); pair < end; pair++)
-        add_where_taken(args.grad + pair->in * channels, args.argmax + pair->in * channels,
-                        pair->out, args.out + pair->out * channels, channels);
+    const int64_t channels = args.channels;
+    walk_tile(
+        args.rulebook, tile, args.num_in,
+        [&](int64_t row) MXD_INLINED { std::fill_n(args.out + row * channels, channels, T(0)); },
+        [&](const Pair& pair) MXD_INLINED {
+          add_where_taken(args.grad + pair.in * channels, args.argmax + pair.in * channels,
+                          pair.out, args.out + pair.out * channels, channels);
+        });
   }
 };
 

@@ -1,8 +1,7 @@
 // The sort: how it is divided into runs and buckets, and the launches of csrc/kernels/sort*.cpp.
 #include "sort.h"
 
-#include <ATen/ops/empty.h>
-#include <ATen/ops/zeros.h>
+#include <ATen/ATen.h>
 #include <torch/library.h>
 
 #include <algorithm>
@@ -30,6 +29,7 @@ using kernels::kSortRuns;
 
 constexpr int64_t kLeastRun = 2048;  // shorter ones cost more launches than they save time
 constexpr int64_t kRunUnit = 512;    // runs are multiples of it, and so of the distances of samples
+constexpr int64_t kWordBits = 21;    // of a number's words
 constexpr int64_t kMostSlack = 2048;  // of a bucket, for what lies between two samples of each run
 
 int64_t ceil_div(int64_t value, int64_t by) { return (value + by - 1) / by; }
@@ -143,6 +143,25 @@ Sorted sort_keys(const at::Tensor& keys, const at::Tensor& rows) {
   return result;
 }
 
+at::Tensor to_words(const at::Tensor& numbers) {
+  const int64_t count = numbers.size(0);
+  const at::Tensor words =
+      at::zeros({kNumberWords, whole_blocks(count)}, numbers.options().dtype(at::kInt));
+  for (int64_t w = 0; w < kNumberWords; w++) {
+    at::Tensor word = numbers.bitwise_right_shift((kNumberWords - 1 - w) * kWordBits);
+    if (w > 0) word = word.bitwise_and((int64_t{1} << kWordBits) - 1);
+    words.select(0, w).slice(0, 0, count).copy_(word);
+  }
+  return words;
+}
+
+at::Tensor from_words(const at::Tensor& words, int64_t count) {
+  at::Tensor numbers = words.select(0, 0).slice(0, 0, count).to(at::kLong);
+  for (int64_t w = 1; w < kNumberWords; w++)
+    numbers = numbers.bitwise_left_shift(kWordBits) + words.select(0, w).slice(0, 0, count);
+  return numbers;
+}
+
 Sorted sort_words(const at::Tensor& keys, int64_t count) {
   const auto word = [&](int64_t w) { return keys.select(0, w).slice(0, 0, count); };
   const int64_t words = keys.size(0);
@@ -192,6 +211,13 @@ Unique unique_keys(const at::Tensor& sorted, int64_t count, const at::Tensor& to
   launch(aclrtlaunch_sort_unique, "sort_unique", blocks, sorted, counts, result.keys, result.begins,
          total, tiling);
   return result;
+}
+
+at::Tensor number_keys(const at::Tensor& sorted, int64_t count) {
+  if (count == 0) return at::empty({0}, sorted.options());
+  const at::Tensor keys = sorted.slice(1, 0, count);
+  const at::Tensor differs = keys.slice(1, 1).ne(keys.slice(1, 0, -1)).any(0);
+  return at::constant_pad_nd(differs.to(at::kInt), {1, 0}).cumsum(0, at::kInt);
 }
 
 namespace {

@@ -25,6 +25,11 @@ struct Unique {
 // A count of int32 as a multiple of 32 bytes.
 inline int64_t whole_blocks(int64_t count) { return (count + 7) / 8 * 8; }
 
+// int64 numbers in [0, 2**63) as keys of kNumberWords words, and `count` of these as numbers.
+constexpr int64_t kNumberWords = 3;
+at::Tensor to_words(const at::Tensor& numbers);
+at::Tensor from_words(const at::Tensor& words, int64_t count);
+
 // Stable, in ascending order: keys int32 [count] and with them rows int32 [count] (undefined: 0, 1,
 // 2 ...).
 Sorted sort_keys(const at::Tensor& keys, const at::Tensor& rows = {});
@@ -39,5 +44,8 @@ at::Tensor take_rows(const at::Tensor& table, const at::Tensor& list, bool flip 
 // The different keys of sorted ones, without kSortMaxKey; their number is added to total int32 [1].
 Unique unique_keys(const at::Tensor& sorted, int64_t count, const at::Tensor& total,
                    bool begins = false);
+
+// int32 [count]: how many different keys of sorted ones are before each one.
+at::Tensor number_keys(const at::Tensor& sorted, int64_t count);
 
 }  // namespace mxd::npu

@@ -9,31 +9,13 @@
 namespace mxd::sparse_conv::npu::wide {
 namespace {
 
-constexpr int64_t kWords = 3, kWordBits = 21;
+using mxd::npu::from_words;
+using mxd::npu::to_words;
 
 // Cells in ascending order, and the rows of the voxels that they belong to (int32).
 struct Cells {
   at::Tensor cells, rows;
 };
-
-at::Tensor to_words(const at::Tensor& cells) {
-  const int64_t count = cells.size(0);
-  const at::Tensor words =
-      at::zeros({kWords, mxd::npu::whole_blocks(count)}, cells.options().dtype(at::kInt));
-  for (int64_t w = 0; w < kWords; w++) {
-    at::Tensor word = cells.bitwise_right_shift((kWords - 1 - w) * kWordBits);
-    if (w > 0) word = word.bitwise_and((int64_t{1} << kWordBits) - 1);
-    words.select(0, w).slice(0, 0, count).copy_(word);
-  }
-  return words;
-}
-
-at::Tensor from_words(const at::Tensor& words, int64_t count) {
-  at::Tensor cells = words.select(0, 0).slice(0, 0, count).to(at::kLong);
-  for (int64_t w = 1; w < kWords; w++)
-    cells = cells.bitwise_left_shift(kWordBits) + words.select(0, w).slice(0, 0, count);
-  return cells;
-}
 
 at::Tensor cells(const at::Tensor& indices, const Geometry& g, const Numbering& numbering) {
   const at::Tensor columns = indices.to(at::kLong);

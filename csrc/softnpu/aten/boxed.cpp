@@ -21,8 +21,23 @@ struct Silence : c10::WarningHandler {
   void process(const c10::Warning&) override {}
 } silence;
 
+// Products, which the cube cores add up in float. PyTorch's CPU kernels of half are slow, and round
+// in between.
+const std::set<std::string> kProducts = {
+    "aten::convolution", "aten::convolution_backward",
+    "aten::mm",          "aten::bmm",
+    "aten::addmm",       "aten::baddbmm",
+    "aten::linear",
+};
+
+bool is_short(const at::Tensor& tensor) {
+  return tensor.scalar_type() == at::kHalf || tensor.scalar_type() == at::kBFloat16;
+}
+
 // What an op was called with: the arguments as given, and the CPU tensors in their place.
 struct Call {
+  bool is_product = false;
+  std::optional<at::ScalarType> short_type;  // of a product's results
   std::vector<at::Tensor> given, lowered;
   std::vector<bool> writes;
   std::optional<at::Device> device;
@@ -32,6 +47,10 @@ struct Call {
     if (!device) device = tensor.device();
     given.push_back(tensor);
     lowered.push_back(as_cpu(tensor));
+    if (is_product && is_short(tensor)) {
+      short_type = tensor.scalar_type();
+      lowered.back() = lowered.back().to(at::kFloat);
+    }
     writes.push_back(write);
     return lowered.back();
   }
@@ -43,7 +62,7 @@ struct Call {
       if (result.is_same(lowered[i])) return given[i];
     for (size_t i = 0; i < given.size(); i++)
       if (result.storage().is_alias_of(lowered[i].storage())) return view_as(given[i], result);
-    return to_npu(result, *device);
+    return to_npu(short_type ? result.to(*short_type) : result, *device);
   }
 
   // Gives back to the arguments that were resized (out=) their new size and values.
@@ -63,6 +82,7 @@ void run_on_cpu(const c10::OperatorHandle& op, c10::DispatchKeySet, Stack* stack
   const size_t count = schema.arguments().size(), first = stack->size() - count;
   const std::vector<c10::IValue> arguments(stack->begin() + first, stack->end());
   Call call;
+  call.is_product = kProducts.count(schema.name()) && schema.overload_name().empty();
   std::vector<size_t> generators;
   for (size_t i = 0; i < count; i++) {
     auto& value = (*stack)[first + i];

@@ -5,21 +5,17 @@ import logging
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Optional, Union
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule, build_conv_layer
-from mmdet3d.models import circle_nms
 from mmdet3d.models.dense_heads.centerpoint_head import SeparateHead
-from mmdet3d.models.layers import nms_bev
 from mmdet3d.registry import MODELS, TASK_UTILS
-from mmdet3d.structures import xywhr2xyxyr
 from mmengine.logging import print_log
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from ...constants import constant
-from ...ops import draw_gaussians
+from ...ops import circle_nms, draw_gaussians, nms_rotated
 from ...ops.sizes import whole, wholes
 from ..heatmap import gaussian_radii
 from .assigner import HeuristicAssigner3D, HungarianAssigner3D, matched, result
@@ -383,17 +379,12 @@ class TransFusionHead(nn.Module):
 
     def _nms(self, boxes: Tensor, scores: Tensor, radius: float, box_type: type) -> Tensor:
         if self.test_cfg['nms_type'] == 'circle':
-            places = torch.cat([boxes[:, :2], scores[:, None]], dim=1)
-            kept = circle_nms(places.detach().cpu().numpy(), radius)
-            return torch.as_tensor(np.asarray(kept), dtype=torch.long, device=boxes.device)
-        corners = xywhr2xyxyr(box_type(boxes[:, :7], 7).bev)
-        return nms_bev(
-            corners,
-            scores,
-            thresh=radius,
-            pre_max_size=self.test_cfg['pre_maxsize'],
-            post_max_size=self.test_cfg['post_maxsize'],
-        )
+            return circle_nms(boxes[:, :2], scores, radius)
+        # As nms_bev of mmdet3d: the best ones before, the best ones after.
+        order = scores.sort(descending=True).indices[: self.test_cfg['pre_maxsize']]
+        seen = box_type(boxes[order, :7], 7).bev
+        _, kept = nms_rotated(seen, scores[order], radius)
+        return order[kept[: self.test_cfg['post_maxsize']]]
 
     @torch.no_grad()
     def get_targets(self, batch_gt_instances_3d: list, preds_dict: list) -> Targets:

@@ -12,7 +12,7 @@ from typing import NamedTuple, Optional
 import torch
 from torch import Tensor, nn
 
-from ...ops import BEVPoolPlan, bev_pool, bev_pool_plan
+from ...ops import BEVPoolPlan, bev_pool, bev_pool_plan, dynamic_scatter
 from ...ops.sizes import wholes
 
 
@@ -79,22 +79,23 @@ def depth_images(
     # One matrix from the augmented points to the image before its augmentation.
     project = lidar2image.double() @ torch.linalg.inv(lidar_aug.double())[:, None]
     project, img_aug = project.float().to(device), img_aug.float().to(device)
-    # The first pixel of each camera; one pixel more, for the points that no pixel sees.
-    first = torch.arange(cameras, device=device)[:, None] * (height * width)
-    nowhere = cameras * height * width
-    images = []
-    for sample, matrix, augment in zip(points, project, img_aug):
+    # The images lie one below the other: the first row of each.
+    rows = torch.arange(0, len(project) * cameras * height, height, device=device)
+    rows = rows.float().view(-1, cameras, 1, 1)
+    views = []
+    for sample, matrix, augment, row in zip(points, project, img_aug, rows):
         seen = matrix[:, :3, :3] @ sample[:, :3].float().T + matrix[:, :3, 3:]
-        depth = seen[:, 2]
-        pixel = seen[:, :2] / depth[:, None].clamp(min=1e-5)
-        x, y = (augment[:, :2, :2] @ pixel + augment[:, :2, 3:]).unbind(1)
-        inside = (depth > 0) & (x >= 0) & (x < width) & (y >= 0) & (y < height)
-        place = (first + y.long() * width + x.long()).where(inside, nowhere)
-        image = depth.new_full((nowhere + 1,), torch.inf)
-        image.scatter_reduce_(0, place.flatten(), depth.flatten(), 'amin')
-        images.append(image[:-1].view(cameras, 1, height, width))
-    nearest = torch.stack(images)
-    return nearest.where(nearest.isfinite(), 0.0)
+        pixel = seen[:, :2] / seen[:, 2:].clamp(min=1e-5)
+        pixel = augment[:, :2, :2] @ pixel + augment[:, :2, 3:]
+        views.append(torch.cat([pixel, seen[:, 2:], row.expand(-1, 1, len(sample))], dim=1))
+    x, y, depth, row = torch.cat(views, dim=-1).unbind(1)  # each [N, points of all samples]
+    inside = (depth > 0) & (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    place = ((row.int() + y.int()) * width + x.int()).where(inside, -1)
+    # The maximum by pixel that serves points by voxel: a pixel is a voxel, the nearest has the most.
+    nearest, pixels = dynamic_scatter(-depth.reshape(-1, 1), place.reshape(-1, 1), 'max')
+    images = depth.new_zeros(len(points) * cameras * height * width)
+    images = images.index_copy(0, pixels.flatten().long(), -nearest.flatten())
+    return images.view(len(points), cameras, 1, height, width)
 
 
 class ViewTransform(nn.Module):

@@ -1,7 +1,7 @@
 """CenterPoint's head with no loop over boxes and no wait for the device (Yin et al. 2021, arXiv 2006.11275)."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Optional
 
 import torch
 from mmdet3d.models.dense_heads import centerpoint_head
@@ -12,6 +12,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 from ...constants import constant
+from ...ops.sizes import wholes
 from .targets import Targets, make_targets
 
 
@@ -28,6 +29,30 @@ class CenterHead(centerpoint_head.CenterHead):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.with_velocity = 'vel' in kwargs.get('common_heads', {'vel'})
+        if self.train_cfg:
+            self._check_options(kwargs.get('common_heads'))
+
+    def _check_options(self, common_heads: Optional[dict]) -> None:
+        """Refuse weights that are not one for each number of a box, and a grid that is not the range's."""
+        weights = self.train_cfg.get('code_weights')
+        if common_heads and weights is not None:
+            numbers = sum(channels for channels, _ in common_heads.values())
+            if len(weights) != numbers:
+                raise ValueError(
+                    f'code_weights of train_cfg must have {numbers} numbers, those of common_heads '
+                    f'{dict(common_heads)}, was {[*weights]}'
+                )
+        grid, area, size = (
+            self.train_cfg.get(key) for key in ('grid_size', 'point_cloud_range', 'voxel_size')
+        )
+        if grid is None or area is None or size is None:
+            return
+        cells = [round((area[axis + 3] - area[axis]) / size[axis]) for axis in (0, 1)]
+        if [*wholes('grid_size', grid, 1)[:2]] != cells:
+            raise ValueError(
+                f'grid_size of train_cfg must begin as {cells}, the cells of {[*area]} (point_cloud_range) in steps '
+                f'of {[*size]} (voxel_size), was {[*grid]}'
+            )
 
     @torch.no_grad()
     def _make_targets(self, batch_gt_instances_3d: Sequence[InstanceData]) -> Targets:
@@ -79,6 +104,11 @@ class CenterHead(centerpoint_head.CenterHead):
         losses = {}
         for task, (maps,) in enumerate(preds_dicts):
             heatmaps = targets.heatmaps[task]
+            if maps['heatmap'].shape[2:] != heatmaps.shape[2:]:
+                raise ValueError(
+                    'grid_size of train_cfg over out_size_factor must be the map, '
+                    f'{[*maps["heatmap"].shape[:1:-1]]}, was {[*heatmaps.shape[:1:-1]]}'
+                )
             maps['heatmap'] = clip_sigmoid(maps['heatmap'])
             peaks = heatmaps.eq(1).float().sum().clamp(min=1)
             losses[f'task{task}.loss_heatmap'] = self.loss_cls(

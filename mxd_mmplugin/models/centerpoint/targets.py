@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...constants import constant
 from ...ops import draw_gaussians
+from ...ops.sizes import whole, wholes
 from ..heatmap import gaussian_radii
 
 
@@ -64,7 +65,10 @@ def collect(batch: Sequence[InstanceData], columns: int) -> Objects:
         return Objects(labels.new_zeros(0, columns, dtype=torch.float32), labels, samples)
     least = min(boxes.tensor.shape[1] for boxes in instances)
     if least < columns:
-        raise ValueError(f'bboxes_3d must have {columns} columns or more, had {least}')
+        raise ValueError(
+            f'bboxes_3d must have {columns} columns or more, had {least}: velocities come with with_velocity=True of '
+            "the data set, and without 'vel' in common_heads none are needed"
+        )
     joined = type(instances[0]).cat(instances)
     boxes = torch.cat([joined.gravity_center, joined.tensor[:, 3:columns]], dim=1)
     return Objects(boxes.to(labels.device), labels, samples)
@@ -114,8 +118,9 @@ def make_targets(
     objects = collect(batch, 9 if velocity else 7)
     boxes, labels = objects.boxes, objects.labels
     device, samples = labels.device, len(batch)
-    factor, slots = cfg['out_size_factor'], cfg['max_objs'] * cfg['dense_reg']
-    width, height = (int(size) // factor for size in cfg['grid_size'][:2])
+    factor = whole('out_size_factor', cfg['out_size_factor'], 1)
+    slots = cfg['max_objs'] * cfg['dense_reg']
+    width, height = (size // factor for size in wholes('grid_size', cfg['grid_size'][:2], 1))
     tasks, classes = len(num_classes), sum(num_classes)
 
     # Of each class: its task, the first class of that, and how many that has.

@@ -18,8 +18,11 @@ from .box3d import Frame
 
 def take(values: Tensor, index: Tensor) -> Tensor:
     """Rows [B, k, ...] of values [B, A, ...] by an index [B, k]."""
-    rows = torch.arange(len(index), device=index.device)[:, None]
-    return values[rows, index]
+    size = values.shape[1]
+    first = torch.arange(0, len(index) * size, size, device=index.device)[:, None]
+    rows = (index + first).flatten()
+    # Two indices of different shapes would be for the AI CPU of an NPU.
+    return values.flatten(0, 1).index_select(0, rows).unflatten(0, index.shape)
 
 
 def _read(path: Union[str, Path]) -> np.ndarray:

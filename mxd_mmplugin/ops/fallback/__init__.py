@@ -18,6 +18,7 @@ from . import (
     draw_gaussians,
     dynamic_scatter,
     modulated_deform_conv,
+    rotated_iou,
     sparse_add,
     sparse_conv,
     sparse_dense,
@@ -31,6 +32,7 @@ __all__ = [
     'draw_gaussians',
     'dynamic_scatter',
     'modulated_deform_conv',
+    'rotated_iou',
     'sparse_add',
     'sparse_conv',
     'sparse_dense',
@@ -78,6 +80,11 @@ FAMILIES: dict[str, dict[str, Callable]] = {
         'bev_pool_plan': bev_pool.plan,
         'bev_pool': bev_pool.forward,
         'bev_pool_grad': bev_pool.grad,
+    },
+    'rotated_iou': {
+        'rotated_iou': rotated_iou.iou,
+        'rotated_nms': rotated_iou.nms,
+        'circle_nms': rotated_iou.circle_nms,
     },
 }
 FORMS = {f'mxd::{name}': form for forms in FAMILIES.values() for name, form in forms.items()}

@@ -327,7 +327,8 @@ def test_training_and_validation_know_nothing_of_each_other():
 @pytest.mark.parametrize('version', [1, 3])
 def test_both_aggregations_give_the_same_losses_and_gradients(version):
     other = dict(deformable_model=dict(aggregation=dict(type='GridSampleAggregation')))
-    models = built(version).train(), built(version, head=other).train()
+    # Weights of seed 0 bring a ReLU of the head to its kink, where rounding decides the gradient.
+    models = built(version, seed=2).train(), built(version, seed=2, head=other).train()
     models[1].load_state_dict(models[0].state_dict())
     kinds = [{type(m) for m in model.modules()} for model in models]
     assert DeformableAggregation in kinds[0] and GridSampleAggregation in kinds[1]

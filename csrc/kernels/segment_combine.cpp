@@ -1,0 +1,193 @@
+// The segments that lie in several units of a reduction: what each unit has of them, put together
+// in the order of the units. The unit that has a segment's end writes its row.
+#include "common/buffers.h"
+#include "common/events.h"
+#include "segment_reduce_tiling.h"
+
+namespace mxd::kernels {
+namespace {
+
+template <typename T, bool kMax>
+class Combine {
+  static constexpr int32_t kAtOnce = 16;  // rows
+  static constexpr bool kConvert = sizeof(T) != sizeof(float);
+
+ public:
+  __aicore__ inline Combine(TPipe& pipe, const SegmentReduceTiling& tiling, GM_ADDR begins,
+                            GM_ADDR splits, GM_ADDR partials, GM_ADDR partial_args, GM_ADDR out,
+                            GM_ADDR argmax)
+      : tiling_(tiling) {
+    begins_.SetGlobalBuffer((__gm__ int32_t*)begins);
+    splits_.SetGlobalBuffer((__gm__ int32_t*)splits);
+    partials_.SetGlobalBuffer((__gm__ float*)partials);
+    partial_args_.SetGlobalBuffer((__gm__ int32_t*)partial_args);
+    out_.SetGlobalBuffer((__gm__ T*)out);
+    argmax_.SetGlobalBuffer((__gm__ int32_t*)argmax);
+    rows_ = Take<float>(pipe, kAtOnce * kSegmentSlice);
+    result_ = Take<float>(pipe, kSegmentSlice);
+    if constexpr (kConvert) rounded_ = Take<T>(pipe, kSegmentSlice);
+    if constexpr (kMax) {
+      args_ = Take<int32_t>(pipe, kAtOnce * kSegmentSlice);
+      arg_ = Take<int32_t>(pipe, kSegmentSlice);
+      taken_ = Take<float>(pipe, kSegmentSlice);
+      step_ = Take<int32_t>(pipe, kSegmentSlice);
+      mask_ = Take<uint8_t>(pipe, kSegmentSlice);
+      Duplicate(rows_, 0.0f, kAtOnce * kSegmentSlice);
+      Duplicate(result_, 0.0f, kSegmentSlice);
+    }
+  }
+
+  __aicore__ inline void Process() {
+    for (int32_t unit = GetBlockIdx(); unit < tiling_.units; unit += GetBlockNum()) {
+      const int32_t segment = Split(unit), entry = Entry(unit);
+      if (Split(unit + 1) == segment) continue;  // nothing ends here
+      const int32_t begin = Begin(segment);
+      if (begin >= entry) continue;
+      const int32_t end = Begin(segment + 1);
+      int32_t first = unit - 1;
+      while (Entry(first) > begin) --first;
+      for (int32_t channel = 0; channel < tiling_.channels; channel += kSegmentSlice) {
+        width_ = MinOf(kSegmentSlice, tiling_.channels - channel);
+        count_ = 0;
+        for (int32_t from = first; from < unit; from += kAtOnce)
+          Add(2 * from + 1, MinOf(kAtOnce, unit - from), channel);
+        if (end > entry) Add(2 * unit, 1, channel);
+        Write(segment, channel, end - begin);
+      }
+    }
+  }
+
+ private:
+  // How many segments end before a unit, and the unit's first entry.
+  __aicore__ inline int32_t Split(int32_t unit) {
+    return splits_.GetValue(MinOf(unit * tiling_.unit, tiling_.chunks));
+  }
+  __aicore__ inline int32_t Entry(int32_t unit) {
+    return unit * tiling_.unit * tiling_.chunk - Split(unit);
+  }
+  __aicore__ inline int32_t Begin(int32_t segment) {
+    return begins_.GetValue(2 * static_cast<int64_t>(segment));
+  }
+
+  // Takes in `rows` rows of partials, every other one from `row` on.
+  __aicore__ inline void Add(int32_t row, int32_t rows, int32_t channel) {
+    const int32_t padded = RoundUp(width_, kBlockWords);
+    const int64_t from = static_cast<int64_t>(row) * tiling_.pitch + channel;
+    const DataCopyExtParams load{static_cast<uint16_t>(rows), static_cast<uint32_t>(width_ * kWord),
+                                 static_cast<uint32_t>((2 * tiling_.pitch - width_) * kWord),
+                                 static_cast<uint32_t>((kSegmentSlice - padded) / kBlockWords), 0};
+    const auto padding = static_cast<uint8_t>(padded - width_);
+    SetWait<HardEvent::V_MTE2>();
+    DataCopyPad(rows_, partials_[from], load, {padding != 0, 0, padding, 0});
+    if constexpr (kMax)
+      DataCopyPad(args_, partial_args_[from], load, {padding != 0, 0, padding, 0});
+    SetWait<HardEvent::MTE2_V>();
+    for (int32_t i = 0; i < rows; i++, count_++) {
+      const LocalTensor<float> next = rows_[i * kSegmentSlice];
+      if (count_ == 0) {
+        SetWait<HardEvent::MTE3_V>();
+        DataCopy(result_, next, static_cast<uint32_t>(padded));
+        if constexpr (kMax) DataCopy(arg_, args_[i * kSegmentSlice], static_cast<uint32_t>(padded));
+      } else if constexpr (kMax) {
+        TakeGreater(next, args_[i * kSegmentSlice], padded);
+      } else {
+        AscendC::Add(result_, result_, next, padded);
+      }
+      PipeBarrier<PIPE_V>();
+    }
+  }
+
+  // The first of equal numbers stays; NaN, where it counts, takes the place of any.
+  __aicore__ inline void TakeGreater(const LocalTensor<float>& next,
+                                     const LocalTensor<int32_t>& next_arg, int32_t padded) {
+    const int32_t count = RoundUp(padded, kLanes);
+    TakeWhere(next, result_, CMPMODE::GT, next, next_arg, padded, count);
+    if (tiling_.nan) TakeWhere(next, next, CMPMODE::NE, next, next_arg, padded, count);
+  }
+  __aicore__ inline void TakeWhere(const LocalTensor<float>& a, const LocalTensor<float>& b,
+                                   CMPMODE mode, const LocalTensor<float>& next,
+                                   const LocalTensor<int32_t>& next_arg, int32_t padded,
+                                   int32_t count) {
+    Compare(mask_, a, b, mode, count);
+    Duplicate(taken_, 1.0f, count);
+    AscendC::Sub(step_, next_arg, arg_, padded);
+    PipeBarrier<PIPE_V>();
+    Select(result_, mask_, next, result_, SELMODE::VSEL_TENSOR_TENSOR_MODE, count);
+    Select(taken_, mask_, taken_, 0.0f, SELMODE::VSEL_TENSOR_SCALAR_MODE, count);
+    PipeBarrier<PIPE_V>();
+    const LocalTensor<int32_t> taken = taken_.template ReinterpretCast<int32_t>();
+    Cast(taken, taken_, RoundMode::CAST_RINT, padded);
+    PipeBarrier<PIPE_V>();
+    Mul(step_, step_, taken, padded);
+    PipeBarrier<PIPE_V>();
+    AscendC::Add(arg_, arg_, step_, padded);
+    PipeBarrier<PIPE_V>();
+  }
+
+  __aicore__ inline void Write(int32_t segment, int32_t channel, int32_t entries) {
+    const int32_t padded = RoundUp(width_, kBlockWords);
+    if (tiling_.mean) {
+      Muls(result_, result_, 1.0f / static_cast<float>(entries), padded);
+      PipeBarrier<PIPE_V>();
+    }
+    const int64_t to = static_cast<int64_t>(segment) * tiling_.channels + channel;
+    LocalTensor<T> row;
+    if constexpr (kConvert) {
+      Cast(rounded_, result_, RoundMode::CAST_RINT, padded);
+      row = rounded_;
+    } else {
+      row = result_;
+    }
+    SetWait<HardEvent::V_MTE3>();
+    if (tiling_.add_output) SetAtomicAdd<T>();
+    DataCopyPad(out_[to], row, {1, static_cast<uint32_t>(width_ * sizeof(T)), 0, 0, 0});
+    if (tiling_.add_output) SetAtomicNone();
+    if constexpr (kMax) {
+      if (tiling_.add_output) SetAtomicAdd<int32_t>();
+      DataCopyPad(argmax_[to], arg_, Words(width_));
+      if (tiling_.add_output) SetAtomicNone();
+    }
+  }
+
+  const SegmentReduceTiling tiling_;
+  GlobalTensor<int32_t> begins_, splits_, partial_args_, argmax_;
+  GlobalTensor<float> partials_;
+  GlobalTensor<T> out_;
+  LocalTensor<float> rows_, result_, taken_;
+  LocalTensor<int32_t> args_, arg_, step_;
+  LocalTensor<T> rounded_;
+  LocalTensor<uint8_t> mask_;
+  int32_t width_ = 0, count_ = 0;  // channels of the slice; rows taken in
+};
+
+template <bool kMax, typename... Arguments>
+__aicore__ inline void RunFor(const SegmentReduceTiling& tiling, Arguments... arguments) {
+  AscendC::TPipe pipe;
+  if (tiling.dtype == kSegmentHalf)
+    Combine<half, kMax>(pipe, tiling, arguments...).Process();
+  else if (tiling.dtype == kSegmentBfloat16)
+    Combine<bfloat16_t, kMax>(pipe, tiling, arguments...).Process();
+  else
+    Combine<float, kMax>(pipe, tiling, arguments...).Process();
+}
+
+}  // namespace
+}  // namespace mxd::kernels
+
+// Completes segment_sum.
+extern "C" __global__ __aicore__ void segment_combine_sum(GM_ADDR begins, GM_ADDR splits,
+                                                          GM_ADDR partials, GM_ADDR out,
+                                                          SegmentReduceTiling tiling) {
+  KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
+  mxd::kernels::RunFor<false>(tiling, begins, splits, partials, static_cast<GM_ADDR>(nullptr), out,
+                              static_cast<GM_ADDR>(nullptr));
+}
+
+// Completes segment_max.
+extern "C" __global__ __aicore__ void segment_combine_max(GM_ADDR begins, GM_ADDR splits,
+                                                          GM_ADDR partials, GM_ADDR partial_args,
+                                                          GM_ADDR out, GM_ADDR argmax,
+                                                          SegmentReduceTiling tiling) {
+  KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
+  mxd::kernels::RunFor<true>(tiling, begins, splits, partials, partial_args, out, argmax);
+}
