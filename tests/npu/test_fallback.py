@@ -114,6 +114,7 @@ def test_every_operator_is_served():
         'bev_pool',
         'circle_nms',
         'deformable_aggregation',
+        'draw_gaussians',
         'dynamic_scatter',
         'modulated_deform_conv',
         'rotated_iou',
@@ -122,6 +123,7 @@ def test_every_operator_is_served():
         'sparse_max_pool',
         'sparse_sum',
         'sparse_union',
+        'voxelize',
     )
     for op, devices in ops.backends().items():
         assert devices['npu'] == ('Ascend kernel' if op.startswith(ascend) else 'plain PyTorch'), op
