@@ -22,10 +22,7 @@ from mxd_mmplugin.packages import is_installed
 
 # What may run on the AI CPU or the host all the same: operator@place, and why.
 ALLOWED = {
-    '*@ops/fallback/draw_gaussians.py': 'plain PyTorch, until a kernel serves the operator',
     '*@ops/fallback/sparse_dense.py': 'plain PyTorch, until a kernel serves the operator',
-    '*@ops/fallback/voxelize.py': 'plain PyTorch, until a kernel serves the operator',
-    '*@ops/fallback/voxels.py': 'plain PyTorch, until a kernel serves the operator',
     'masked_fill_@ops/sparse_conv.py': 'keys of int64 in rulebooks of very large grids',
     'index@bevfusion/layers.py': 'how PyTorch enlarges maps with deterministic algorithms',
     'index_put_@bevfusion/layers.py': 'the gradient of that',

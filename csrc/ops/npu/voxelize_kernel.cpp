@@ -186,7 +186,7 @@ at::Tensor gather_npu(const at::Tensor& points, const at::Tensor& slots, bool em
   const int64_t voxels = slots.size(0), max_points = slots.size(1), channels = points.size(1);
   const at::Tensor named = slots.contiguous();
   const at::Tensor out =
-      npu::gather_rows(points.contiguous(), named).view({voxels, max_points, channels});
+      npu::gather_slots(points.contiguous(), named).view({voxels, max_points, channels});
   if (!empty_mean || out.numel() == 0) return out;
   // In fp32 and in the order of the slots, as on a CPU.
   const at::Tensor filled = named.ge(0);
@@ -200,8 +200,8 @@ at::Tensor gather_npu(const at::Tensor& points, const at::Tensor& slots, bool em
 at::Tensor gather_grad_npu(const at::Tensor& grad, const at::Tensor& slots, int64_t num_points) {
   check_gather_grad(grad, slots, num_points);
   check_dtype("grad", grad);
-  return npu::scatter_rows(grad.contiguous().view({slots.numel(), grad.size(2)}),
-                           slots.contiguous(), num_points);
+  return npu::scatter_slots(grad.contiguous().view({slots.numel(), grad.size(2)}),
+                            slots.contiguous(), num_points);
 }
 
 }  // namespace

@@ -50,7 +50,7 @@ int64_t blocks_for(const at::Tensor& slots) {
 
 }  // namespace
 
-at::Tensor gather_rows(const at::Tensor& table, const at::Tensor& slots) {
+at::Tensor gather_slots(const at::Tensor& table, const at::Tensor& slots) {
   const at::Tensor out = at::empty({slots.numel(), table.size(1)}, table.options());
   if (out.numel() == 0) return out;
   const VoxelizeGatherTiling tiling = make_tiling(table, slots);
@@ -63,7 +63,7 @@ at::Tensor gather_rows(const at::Tensor& table, const at::Tensor& slots) {
   return out;
 }
 
-at::Tensor scatter_rows(const at::Tensor& rows, const at::Tensor& slots, int64_t count) {
+at::Tensor scatter_slots(const at::Tensor& rows, const at::Tensor& slots, int64_t count) {
   const at::Tensor out = at::zeros({count, rows.size(1)}, rows.options());
   if (out.numel() == 0 || slots.numel() == 0) return out;
   const VoxelizeGatherTiling tiling = make_tiling(out, slots);

@@ -8,10 +8,10 @@ namespace mxd::npu {
 
 // [slots, channels]: the rows of table [rows, channels] that slots int32 name, of any shape; zeros
 // in empty ones. Both contiguous.
-at::Tensor gather_rows(const at::Tensor& table, const at::Tensor& slots);
+at::Tensor gather_slots(const at::Tensor& table, const at::Tensor& slots);
 
 // [count, channels]: zeros, but for the rows that slots int32 name, each of them once: those of
 // rows [slots, channels]. Both contiguous.
-at::Tensor scatter_rows(const at::Tensor& rows, const at::Tensor& slots, int64_t count);
+at::Tensor scatter_slots(const at::Tensor& rows, const at::Tensor& slots, int64_t count);
 
 }  // namespace mxd::npu
