@@ -31,7 +31,13 @@ class DrawGaussians {
     center_ = Take<int32_t>(pipe, 2 * kGaussianBumps);
     radius_ = Take<int32_t>(pipe, kGaussianBumps);
     CreateVecIndex(numbers_, 0.0f, pitch_);
+    // The lists are read two numbers at a time.
+    Duplicate(channel_, 0, kGaussianBumps);
+    Duplicate(center_, 0, 2 * kGaussianBumps);
+    Duplicate(radius_, 0, kGaussianBumps);
     PipeBarrier<PIPE_V>();
+    SetWait<HardEvent::V_MTE2>();
+    SetWait<HardEvent::V_S>();
   }
 
   __aicore__ inline void Process() {

@@ -54,6 +54,8 @@ class VoxelizeCells {
     Muls(interleave_, interleave_, kWord, all);
     PipeBarrier<PIPE_V>();
     lanes_.MulAdd(interleave_, out_, kChunk * kWord, all);
+    Duplicate(at_, 0.0f, kChunk);  // comparisons read whole repeats
+    PipeBarrier<PIPE_V>();
     ForEachChunk(tiling_.points, kChunk,
                  [&](int32_t begin, int32_t count) __aicore__ { ProcessChunk(begin, count); });
   }

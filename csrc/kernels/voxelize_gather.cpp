@@ -40,6 +40,7 @@ class VoxelizeRows {
     column_ = Take<int32_t>(pipe, kVoxelizeElements);
     offset_ = Take<int32_t>(pipe, kVoxelizeElements);
     CreateVecIndex(numbers_, 0, kVoxelizeSlots);
+    Duplicate(row_, 0, kVoxelizeSlots);  // it is read two numbers at a time
     PipeBarrier<PIPE_V>();
   }
 
