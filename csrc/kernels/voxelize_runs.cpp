@@ -181,7 +181,9 @@ class VoxelizeRuns {
 
   __aicore__ inline int32_t Last(const LocalTensor<int32_t>& lanes, int32_t count) {
     SetWait<HardEvent::V_S>();
-    return lanes.GetValue(count - 1);
+    const int32_t last = lanes.GetValue(count - 1);
+    SetWait<HardEvent::S_V>();
+    return last;
   }
 
   __aicore__ inline void Write(int64_t begin, int32_t count) {
