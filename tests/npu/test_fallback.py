@@ -123,6 +123,7 @@ def test_every_operator_is_served():
         'sparse_max_pool',
         'sparse_sum',
         'sparse_union',
+        'voxelize',
     )
     for op, devices in ops.backends().items():
         assert devices['npu'] == ('Ascend kernel' if op.startswith(ascend) else 'plain PyTorch'), op

@@ -1,0 +1,312 @@
+// Rows of points to the slots of voxels, and back. A row is short, and a DMA costs the same for a
+// short one as for half a kilobyte. So only filled slots cost a DMA, and rows that lie at equal
+// distances share one, as those of a voxel do, whose rows ascend; between aligned rows in UB and
+// the slots, that follow each other without a gap, words are gathered in lanes.
+//
+// Nothing is computed: a number is moved as bits, of 2 or 4 bytes.
+#include "common/buffers.h"
+#include "common/chunks.h"
+#include "common/events.h"
+#include "common/index_list.h"
+#include "common/integer_lanes.h"
+#include "voxelize/scan.h"
+#include "voxelize_tiling.h"
+
+namespace mxd::kernels {
+namespace {
+
+// What both directions share: the filled slots of a batch.
+template <typename T>
+class VoxelizeRows {
+ protected:
+  static constexpr int32_t kBytes = sizeof(T);
+  static constexpr int32_t kElements = kBlockBytes / kBytes;
+  static constexpr int32_t kUnit = kWord / kBytes;  // so that 8 of them are rows of whole blocks
+  static constexpr int32_t kMostRows = kVoxelizeElements + kVoxelizeWidth;  // elements
+
+ public:
+  __aicore__ inline VoxelizeRows(TPipe& pipe, const VoxelizeGatherTiling& tiling, GM_ADDR slots)
+      : tiling_(tiling),
+        pitch_(RoundUp(tiling.width, kElements)),
+        lanes_(pipe, kVoxelizeElements),
+        numbers_(Take<int32_t>(pipe, kVoxelizeSlots)) {
+    slots_.SetGlobalBuffer((__gm__ int32_t*)slots);
+    slot_ = Take<int32_t>(pipe, kVoxelizeSlots);
+    filled_ = Take<int32_t>(pipe, kVoxelizeSlots);
+    scratch_ = Take<int32_t>(pipe, kVoxelizeSlots);
+    row_ = Take<int32_t>(pipe, kVoxelizeSlots);
+    mask_ = Take<uint8_t>(pipe, kVoxelizeSlots / 8);
+    group_ = Take<int32_t>(pipe, kVoxelizeElements);
+    column_ = Take<int32_t>(pipe, kVoxelizeElements);
+    offset_ = Take<int32_t>(pipe, kVoxelizeElements);
+    CreateVecIndex(numbers_, 0, kVoxelizeSlots);
+    Duplicate(row_, 0, kVoxelizeSlots);  // it is read two numbers at a time
+    PipeBarrier<PIPE_V>();
+  }
+
+ protected:
+  // Calls body(begin, count, first channel, channels, elements of a row in lanes) for each batch of
+  // slots. Lane i is element i % columns of row i / columns; both in bytes, the row as a word of a
+  // list. A slice of the channels is padded, all of them follow each other unless `pad`.
+  template <typename Body>
+  __aicore__ inline void ForEachBatch(bool pad, const Body& body) {
+    int32_t divided = 0;
+    for (int32_t first = 0; first < tiling_.channels; first += tiling_.width) {
+      const int32_t width = MinOf(tiling_.width, tiling_.channels - first);
+      const int32_t columns = pad || width < tiling_.channels ? RoundUp(width, kElements) : width;
+      if (columns != divided) DivideLanes(columns, width, first == 0);
+      divided = columns;
+      ForEachChunk(CeilDiv(tiling_.slots, kUnit), tiling_.batch / kUnit,
+                   [&](int32_t begin, int32_t count) __aicore__ {
+                     begin *= kUnit;
+                     count = MinOf(count * kUnit, tiling_.slots - begin);
+                     body(begin, count, first, width, columns);
+                   });
+    }
+  }
+
+  __aicore__ inline void DivideLanes(int32_t columns, int32_t width, bool first) {
+    const int32_t count = tiling_.batch * columns;
+    const float inverse = !first              ? tiling_.inverse_last
+                          : columns == pitch_ ? tiling_.inverse_pitch
+                                              : tiling_.inverse_width;
+    SetWait<HardEvent::V_S>();
+    CreateVecIndex(column_, 0, count);
+    PipeBarrier<PIPE_V>();
+    lanes_.Divide(group_, column_, columns, inverse, count);
+    Muls(group_, group_, kWord, count);
+    Mins(column_, column_, width - 1, count);
+    PipeBarrier<PIPE_V>();
+    Muls(column_, column_, kBytes, count);
+    PipeBarrier<PIPE_V>();
+  }
+
+  // filled_: 1 for a slot that names a row, else 0; row_: those rows. How many.
+  __aicore__ inline int32_t Load(int32_t begin, int32_t count) {
+    const int32_t whole = RoundUp(count, kLanes);
+    SetWait<HardEvent::V_MTE2>();
+    DataCopyPad(slot_, slots_[begin], Words(count), {false, 0, 0, 0});
+    Duplicate(filled_, 0, whole);
+    PipeBarrier<PIPE_V>();
+    SetWait<HardEvent::MTE2_V>();
+    Muls(scratch_, slot_, -1, count);
+    Maxs(filled_, slot_, -1, count);
+    PipeBarrier<PIPE_V>();
+    Adds(scratch_, scratch_, tiling_.points, count);
+    Adds(filled_, filled_, 1, count);
+    PipeBarrier<PIPE_V>();
+    Maxs(scratch_, scratch_, 0, count);
+    PipeBarrier<PIPE_V>();
+    Min(filled_, filled_, scratch_, count);
+    PipeBarrier<PIPE_V>();
+    Mins(filled_, filled_, 1, count);
+    PipeBarrier<PIPE_V>();
+    CompareScalar(mask_, filled_, 1, CMPMODE::EQ, whole);
+    PipeBarrier<PIPE_V>();
+    SetWait<HardEvent::S_V>();  // the scalar unit has read the last rows
+    return Compact(row_, slot_, count);
+  }
+
+  __aicore__ inline int32_t Compact(const LocalTensor<int32_t>& to,
+                                    const LocalTensor<int32_t>& from, int32_t count) {
+    uint64_t kept = 0;
+    GatherMask(to, from, mask_.ReinterpretCast<uint32_t>(), true, static_cast<uint32_t>(count),
+               {1, 1, 8, 0}, kept);
+    PipeBarrier<PIPE_V>();
+    return static_cast<int32_t>(kept);
+  }
+
+  // Calls body(number of the first row in UB, run of rows in global memory).
+  template <typename Body>
+  __aicore__ inline void ForEachRun(int32_t count, const Body& body) {
+    SetWait<HardEvent::V_S>();
+    Runs<int32_t> runs(row_);
+    runs.Seek(0, count);
+    while (!runs.Done()) {
+      const int32_t at = runs.at();
+      body(at, runs.Next(kVoxelizeSlots, tiling_.farthest));
+    }
+  }
+
+  __aicore__ inline uint32_t Skip(const Run& run, int32_t width) const {
+    return static_cast<uint32_t>((static_cast<int64_t>(run.gap) * tiling_.channels - width) *
+                                 kBytes);
+  }
+
+  const VoxelizeGatherTiling tiling_;
+  const int32_t pitch_;
+  IntegerLanes lanes_;
+  LocalTensor<int32_t> numbers_;
+  GlobalTensor<int32_t> slots_;
+  LocalTensor<int32_t> slot_, filled_, scratch_, row_, group_, column_, offset_;
+  LocalTensor<uint8_t> mask_;
+};
+
+template <typename T>
+class VoxelizeGather : public VoxelizeRows<T> {
+  using Base = VoxelizeRows<T>;
+  using Base::kBytes, Base::kElements, Base::tiling_, Base::pitch_, Base::filled_, Base::scratch_,
+      Base::group_, Base::column_, Base::offset_;
+  static_assert((5 * kVoxelizeElements + 6 * kVoxelizeSlots) * kWord +
+                    (kVoxelizeElements + Base::kMostRows) * kBytes + Scan<kVoxelizeSlots>::kBytes <=
+                kUbBytes);
+
+ public:
+  __aicore__ inline VoxelizeGather(TPipe& pipe, const VoxelizeGatherTiling& tiling, GM_ADDR points,
+                                   GM_ADDR slots, GM_ADDR voxels)
+      : Base(pipe, tiling, slots), scan_(pipe, this->numbers_) {
+    points_.SetGlobalBuffer((__gm__ T*)points);
+    voxels_.SetGlobalBuffer((__gm__ T*)voxels);
+    rows_ = Take<T>(pipe, Base::kMostRows);
+    out_ = Take<T>(pipe, kVoxelizeElements);
+  }
+
+  __aicore__ inline void Process() {
+    // An empty slot has the row of zeros before the others.
+    Duplicate(rows_.template ReinterpretCast<int32_t>(), 0, pitch_ * kBytes / kWord);
+    this->ForEachBatch(
+        false, [&](int32_t begin, int32_t count, int32_t first, int32_t width, int32_t columns)
+                   __aicore__ { ProcessSlots(begin, count, first, width, columns); });
+  }
+
+ private:
+  __aicore__ inline void ProcessSlots(int32_t begin, int32_t count, int32_t first, int32_t width,
+                                      int32_t columns) {
+    const int32_t filled = this->Load(begin, count);
+    const auto gap = static_cast<uint32_t>((pitch_ - RoundUp(width, kElements)) / kElements);
+    this->ForEachRun(filled, [&](int32_t at, const Run& run) __aicore__ {
+      DataCopyPad(rows_[(at + 1) * pitch_],
+                  points_[static_cast<int64_t>(run.first) * tiling_.channels + first],
+                  {static_cast<uint16_t>(run.count), static_cast<uint32_t>(width * kBytes),
+                   this->Skip(run, width), gap, 0},
+                  {false, 0, 0, T{}});
+    });
+    // Where a slot's row is in UB, in bytes.
+    Adds(scratch_, filled_, 0, count);
+    PipeBarrier<PIPE_V>();
+    scan_.template Run<true>(scratch_, count);
+    Mul(scratch_, scratch_, filled_, count);
+    PipeBarrier<PIPE_V>();
+    Muls(scratch_, scratch_, pitch_ * kBytes, count);
+    PipeBarrier<PIPE_V>();
+    const int32_t lanes = count * columns;
+    Gather(offset_, scratch_, group_.template ReinterpretCast<uint32_t>(), 0, lanes);
+    PipeBarrier<PIPE_V>();
+    Add(offset_, offset_, column_, lanes);
+    SetWait<HardEvent::MTE2_V>();
+    SetWait<HardEvent::MTE3_V>();
+    PipeBarrier<PIPE_V>();
+    Gather(out_, rows_, offset_.template ReinterpretCast<uint32_t>(), 0, lanes);
+    SetWait<HardEvent::V_MTE3>();
+    const bool all = width == tiling_.channels;
+    DataCopyPad(voxels_[static_cast<int64_t>(begin) * tiling_.channels + first], out_,
+                {static_cast<uint16_t>(all ? 1 : count),
+                 static_cast<uint32_t>((all ? lanes : width) * kBytes), 0,
+                 static_cast<uint32_t>(all ? 0 : (tiling_.channels - width) * kBytes), 0});
+  }
+
+  Scan<kVoxelizeSlots> scan_;
+  GlobalTensor<T> points_, voxels_;
+  LocalTensor<T> rows_, out_;
+};
+
+// Adds to zeros, as two blocks may write into the same 32 bytes: integers, whose sums are exact.
+template <typename T>
+class VoxelizeScatter : public VoxelizeRows<T> {
+  using Base = VoxelizeRows<T>;
+  using Base::kBytes, Base::kElements, Base::tiling_, Base::pitch_, Base::scratch_, Base::group_,
+      Base::column_, Base::offset_;
+  static_assert((5 * kVoxelizeElements + 6 * kVoxelizeSlots) * kWord +
+                    2 * kVoxelizeElements * kBytes <=
+                kUbBytes);
+
+ public:
+  __aicore__ inline VoxelizeScatter(TPipe& pipe, const VoxelizeGatherTiling& tiling, GM_ADDR voxels,
+                                    GM_ADDR slots, GM_ADDR points)
+      : Base(pipe, tiling, slots) {
+    voxels_.SetGlobalBuffer((__gm__ T*)voxels);
+    points_.SetGlobalBuffer((__gm__ T*)points);
+    in_ = Take<T>(pipe, kVoxelizeElements);
+    rows_ = Take<T>(pipe, kVoxelizeElements);
+  }
+
+  __aicore__ inline void Process() {
+    SetAtomicAdd<T>();
+    this->ForEachBatch(
+        true, [&](int32_t begin, int32_t count, int32_t first, int32_t width, int32_t columns)
+                  __aicore__ { ProcessSlots(begin, count, first, width, columns); });
+    SetAtomicNone();
+  }
+
+ private:
+  __aicore__ inline void ProcessSlots(int32_t begin, int32_t count, int32_t first, int32_t width,
+                                      int32_t columns) {
+    const int32_t filled = this->Load(begin, count);
+    if (filled == 0) return;
+    const bool all = width == tiling_.channels;
+    DataCopyPad(in_, voxels_[static_cast<int64_t>(begin) * tiling_.channels + first],
+                {static_cast<uint16_t>(all ? 1 : count),
+                 static_cast<uint32_t>((all ? count * width : width) * kBytes),
+                 static_cast<uint32_t>(all ? 0 : (tiling_.channels - width) * kBytes), 0, 0},
+                {false, 0, 0, T{}});
+    this->Compact(scratch_, this->numbers_, count);
+    Muls(scratch_, scratch_, (all ? width : columns) * kBytes, filled);
+    PipeBarrier<PIPE_V>();
+    const int32_t lanes = filled * columns;
+    Gather(offset_, scratch_, group_.template ReinterpretCast<uint32_t>(), 0, lanes);
+    PipeBarrier<PIPE_V>();
+    Add(offset_, offset_, column_, lanes);
+    SetWait<HardEvent::MTE2_V>();
+    SetWait<HardEvent::MTE3_V>();
+    PipeBarrier<PIPE_V>();
+    Gather(rows_, in_, offset_.template ReinterpretCast<uint32_t>(), 0, lanes);
+    SetWait<HardEvent::V_MTE3>();
+    this->ForEachRun(filled, [&](int32_t at, const Run& run) __aicore__ {
+      DataCopyPad(points_[static_cast<int64_t>(run.first) * tiling_.channels + first],
+                  rows_[at * columns],
+                  {static_cast<uint16_t>(run.count), static_cast<uint32_t>(width * kBytes), 0,
+                   this->Skip(run, width), 0});
+    });
+  }
+
+  GlobalTensor<T> voxels_, points_;
+  LocalTensor<T> in_, rows_;
+};
+
+}  // namespace
+}  // namespace mxd::kernels
+
+// voxels [slots, channels]: the rows of points [points, channels] that slots int32 [slots] name,
+// zeros where none is named. Numbers of 4 bytes, or of 2.
+extern "C" __global__ __aicore__ void voxelize_gather_words(GM_ADDR points, GM_ADDR slots,
+                                                            GM_ADDR voxels,
+                                                            VoxelizeGatherTiling tiling) {
+  KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
+  AscendC::TPipe pipe;
+  mxd::kernels::VoxelizeGather<int32_t>(pipe, tiling, points, slots, voxels).Process();
+}
+
+extern "C" __global__ __aicore__ void voxelize_gather_halves(GM_ADDR points, GM_ADDR slots,
+                                                             GM_ADDR voxels,
+                                                             VoxelizeGatherTiling tiling) {
+  KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
+  AscendC::TPipe pipe;
+  mxd::kernels::VoxelizeGather<int16_t>(pipe, tiling, points, slots, voxels).Process();
+}
+
+// Adds rows of voxels to those rows of points, which must be zeros.
+extern "C" __global__ __aicore__ void voxelize_scatter_words(GM_ADDR voxels, GM_ADDR slots,
+                                                             GM_ADDR points,
+                                                             VoxelizeGatherTiling tiling) {
+  KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
+  AscendC::TPipe pipe;
+  mxd::kernels::VoxelizeScatter<int32_t>(pipe, tiling, voxels, slots, points).Process();
+}
+
+extern "C" __global__ __aicore__ void voxelize_scatter_halves(GM_ADDR voxels, GM_ADDR slots,
+                                                              GM_ADDR points,
+                                                              VoxelizeGatherTiling tiling) {
+  KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
+  AscendC::TPipe pipe;
+  mxd::kernels::VoxelizeScatter<int16_t>(pipe, tiling, voxels, slots, points).Process();
+}

@@ -1,0 +1,173 @@
+// What is known of each voxel, from the points sorted by voxel. Both its points and its first one
+// lie near those of the voxel before: a window of each table in UB serves many voxels.
+#include "common/buffers.h"
+#include "common/chunks.h"
+#include "common/events.h"
+#include "common/integer_lanes.h"
+#include "voxelize_tiling.h"
+
+namespace mxd::kernels {
+namespace {
+
+class VoxelizeSlots {
+  static constexpr int32_t kPart = 11264;  // words of a table, with a zero before and behind
+  static constexpr int32_t kLanesAtOnce = kVoxelizeLanes;
+  static_assert((kPart + 3 * kBlockWords + 8 * kLanesAtOnce + 4 * kVoxelizeVoxels) * kWord <=
+                kUbBytes);
+
+ public:
+  __aicore__ inline VoxelizeSlots(TPipe& pipe, const VoxelizeSlotsTiling& tiling, GM_ADDR leaders,
+                                  GM_ADDR begins, GM_ADDR rows, GM_ADDR cells, GM_ADDR coors,
+                                  GM_ADDR num_points, GM_ADDR slots)
+      : tiling_(tiling), lanes_(pipe, kLanesAtOnce) {
+    leaders_.SetGlobalBuffer((__gm__ int32_t*)leaders);
+    begins_.SetGlobalBuffer((__gm__ int32_t*)begins);
+    rows_.SetGlobalBuffer((__gm__ int32_t*)rows);
+    cells_.SetGlobalBuffer((__gm__ int32_t*)cells);
+    coors_.SetGlobalBuffer((__gm__ int32_t*)coors);
+    num_points_.SetGlobalBuffer((__gm__ int32_t*)num_points);
+    slots_.SetGlobalBuffer((__gm__ int32_t*)slots);
+    part_ = Take<int32_t>(pipe, kPart + 2 * kBlockWords);
+    begin_ = Take<int32_t>(pipe, kVoxelizeVoxels);
+    end_ = Take<int32_t>(pipe, kVoxelizeVoxels + kBlockWords);
+    size_ = Take<int32_t>(pipe, kVoxelizeVoxels);
+    leader_ = Take<int32_t>(pipe, kVoxelizeVoxels);
+    voxel_ = Take<int32_t>(pipe, kLanesAtOnce);
+    number_ = Take<int32_t>(pipe, kLanesAtOnce);
+    place_ = Take<int32_t>(pipe, kLanesAtOnce);
+    scratch_ = Take<int32_t>(pipe, kLanesAtOnce);
+    condition_ = Take<int32_t>(pipe, kLanesAtOnce);
+    out_ = Take<int32_t>(pipe, kLanesAtOnce);
+  }
+
+  __aicore__ inline void Process() {
+    Duplicate(part_, 0, kBlockWords);
+    ForEachChunk(tiling_.voxels, tiling_.batch,
+                 [&](int32_t begin, int32_t count) __aicore__ { ProcessVoxels(begin, count); });
+  }
+
+ private:
+  __aicore__ inline void ProcessVoxels(int32_t begin, int32_t count) {
+    Load(begin, count);
+    DataCopyPad(num_points_[begin], size_, Words(count));
+
+    Divide(tiling_.ndim, tiling_.inverse_ndim, count);
+    int32_t lanes = count * tiling_.ndim;
+    Gather(place_, leader_, voxel_.ReinterpretCast<uint32_t>(), 0, lanes);
+    PipeBarrier<PIPE_V>();
+    Muls(place_, place_, tiling_.ndim, lanes);
+    PipeBarrier<PIPE_V>();
+    Add(place_, place_, number_, lanes);
+    PipeBarrier<PIPE_V>();
+    SetWait<HardEvent::V_S>();
+    const int64_t first = static_cast<int64_t>(leader_.GetValue(0)) * tiling_.ndim;
+    const int64_t last = static_cast<int64_t>(leader_.GetValue(count - 1) + 1) * tiling_.ndim;
+    TakePlaces(cells_, static_cast<int32_t>(first), static_cast<int32_t>(last), lanes);
+    Write(coors_[static_cast<int64_t>(begin) * tiling_.ndim], lanes);
+
+    const int32_t from = begin_.GetValue(0), to = end_.GetValue(count - 1);
+    Divide(tiling_.width, tiling_.inverse_width, count);
+    for (int32_t slot = 0; slot < tiling_.max_points; slot += tiling_.width) {
+      // Several voxels at once only where that is all slots.
+      lanes = count * MinOf(tiling_.width, tiling_.max_points - slot);
+      Gather(place_, begin_, voxel_.ReinterpretCast<uint32_t>(), 0, lanes);
+      Gather(condition_, size_, voxel_.ReinterpretCast<uint32_t>(), 0, lanes);
+      Adds(scratch_, number_, slot, lanes);
+      PipeBarrier<PIPE_V>();
+      Sub(condition_, condition_, scratch_, lanes);
+      Add(place_, place_, scratch_, lanes);
+      PipeBarrier<PIPE_V>();
+      Adds(condition_, condition_, -1, lanes);  // negative in empty slots
+      PipeBarrier<PIPE_V>();
+      TakePlaces(rows_, from, to, lanes);
+      lanes_.MarkUnless(condition_, out_, false, lanes);
+      Write(slots_[static_cast<int64_t>(begin) * tiling_.max_points + slot], lanes);
+    }
+  }
+
+  // The voxels' first places, sizes and first points.
+  __aicore__ inline void Load(int32_t begin, int32_t count) {
+    const bool last = begin + count == tiling_.groups;  // it ends where points are outside
+    SetWait<HardEvent::V_MTE2>();
+    SetWait<HardEvent::MTE3_V>();
+    SetWait<HardEvent::S_MTE2>();
+    DataCopyPad(begin_, begins_[begin], Words(count), {false, 0, 0, 0});
+    DataCopyPad(leader_, leaders_[begin], Words(count), {false, 0, 0, 0});
+    if (!last || count > 1)
+      DataCopyPad(end_, begins_[begin + 1], Words(last ? count - 1 : count), {false, 0, 0, 0});
+    SetWait<HardEvent::MTE2_S>();
+    if (last) end_.SetValue(count - 1, tiling_.inside);
+    SetWait<HardEvent::S_V>();
+    SetWait<HardEvent::MTE2_V>();
+    Sub(size_, end_, begin_, count);
+    PipeBarrier<PIPE_V>();
+    Mins(size_, size_, tiling_.max_points, count);
+    SetWait<HardEvent::V_MTE3>();
+  }
+
+  // Lane i is number i % width of voxel i / width, which is an offset in bytes.
+  __aicore__ inline void Divide(int32_t width, float inverse, int32_t count) {
+    SetWait<HardEvent::V_S>();
+    CreateVecIndex(number_, 0, count * width);
+    PipeBarrier<PIPE_V>();
+    lanes_.Divide(voxel_, number_, width, inverse, count * width);
+    Muls(voxel_, voxel_, kWord, count * width);
+    PipeBarrier<PIPE_V>();
+  }
+
+  // out_: the words of a table at place_, of those that lie in [first, end).
+  __aicore__ inline void TakePlaces(const GlobalTensor<int32_t>& table, int32_t first, int32_t end,
+                                    int32_t count) {
+    SetWait<HardEvent::MTE3_V>();
+    Duplicate(out_, 0, count);
+    for (int32_t at = first; at < end; at += kPart) {
+      const int32_t size = MinOf(kPart, end - at);
+      const int32_t padding = RoundUp(size, kBlockWords) - size;
+      SetWait<HardEvent::V_MTE2>();
+      DataCopyPad(part_[kBlockWords], table[at], Words(size),
+                  {true, 0, static_cast<uint8_t>(padding), 0});
+      Adds(scratch_, place_, 1 - at, count);
+      PipeBarrier<PIPE_V>();
+      Maxs(scratch_, scratch_, 0, count);  // of the zero before
+      PipeBarrier<PIPE_V>();
+      Mins(scratch_, scratch_, size + 1, count);  // of the zero behind
+      PipeBarrier<PIPE_V>();
+      Muls(scratch_, scratch_, kWord, count);
+      SetWait<HardEvent::MTE2_V>();
+      if (padding == 0) Duplicate(part_[kBlockWords + size], 0, kBlockWords);
+      PipeBarrier<PIPE_V>();
+      Gather(scratch_, part_, scratch_.ReinterpretCast<uint32_t>(), (kBlockWords - 1) * kWord,
+             count);
+      PipeBarrier<PIPE_V>();
+      Add(out_, out_, scratch_, count);
+      PipeBarrier<PIPE_V>();
+    }
+  }
+
+  __aicore__ inline void Write(const GlobalTensor<int32_t>& to, int32_t count) {
+    SetWait<HardEvent::V_MTE3>();
+    DataCopyPad(to, out_, Words(count));
+  }
+
+  const VoxelizeSlotsTiling tiling_;
+  IntegerLanes lanes_;
+  GlobalTensor<int32_t> leaders_, begins_, rows_, cells_, coors_, num_points_, slots_;
+  LocalTensor<int32_t> part_, begin_, end_, size_, leader_;
+  LocalTensor<int32_t> voxel_, number_, place_, scratch_, condition_, out_;
+};
+
+}  // namespace
+}  // namespace mxd::kernels
+
+// Of the voxels with first points leaders int32 [groups], that begin at places begins int32
+// [groups] of the sorted points rows int32 [inside]: coors int32 [voxels, ndim] out of cells int32
+// [points, ndim], num_points int32 [voxels] and slots int32 [voxels, max_points].
+extern "C" __global__ __aicore__ void voxelize_slots(GM_ADDR leaders, GM_ADDR begins, GM_ADDR rows,
+                                                     GM_ADDR cells, GM_ADDR coors,
+                                                     GM_ADDR num_points, GM_ADDR slots,
+                                                     VoxelizeSlotsTiling tiling) {
+  KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
+  AscendC::TPipe pipe;
+  mxd::kernels::VoxelizeSlots(pipe, tiling, leaders, begins, rows, cells, coors, num_points, slots)
+      .Process();
+}

@@ -1,0 +1,79 @@
+// Rows of a table in slots and back: tiling and launches of csrc/kernels/voxelize_gather.cpp.
+#include "voxelize_rows.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "launch.h"
+#include "voxelize_tiling.h"
+// The launches, which name the tiling.
+#include "aclrtlaunch_voxelize_gather_halves.h"
+#include "aclrtlaunch_voxelize_gather_words.h"
+#include "aclrtlaunch_voxelize_scatter_halves.h"
+#include "aclrtlaunch_voxelize_scatter_words.h"
+
+namespace mxd::npu {
+namespace {
+
+float a_little_less_than_inverse(int64_t divisor) {
+  return static_cast<float>((1 - 0x1p-21) / static_cast<double>(divisor));
+}
+
+VoxelizeGatherTiling make_tiling(const at::Tensor& table, const at::Tensor& slots) {
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
+  TORCH_CHECK_VALUE(slots.numel() <= kMost && table.size(0) <= kMost,
+                    "rows and slots must be at most 2**31 - 1 on an NPU, were ", table.size(0),
+                    " and ", slots.numel());
+  const int64_t size = table.element_size(), block = kernels::kBlockBytes / size;
+  const auto pitch = [&](int64_t width) { return (width + block - 1) / block * block; };
+  VoxelizeGatherTiling tiling{};
+  tiling.slots = slots.numel();
+  tiling.points = table.size(0);
+  tiling.channels = table.size(1);
+  tiling.width = std::min<int64_t>(tiling.channels, kernels::kVoxelizeWidth);
+  const int64_t row = pitch(tiling.width);
+  tiling.batch =
+      std::min<int64_t>(kernels::kVoxelizeElements / row, kernels::kVoxelizeSlots) / 2 * 2;
+  tiling.farthest = std::clamp<int64_t>((1 << 30) / (tiling.channels * size), 1, 65535);
+  tiling.inverse_width = a_little_less_than_inverse(tiling.width);
+  tiling.inverse_pitch = a_little_less_than_inverse(row);
+  tiling.inverse_last = a_little_less_than_inverse(pitch((tiling.channels - 1) % tiling.width + 1));
+  return tiling;
+}
+
+int64_t blocks_for(const at::Tensor& slots) {
+  return std::clamp<int64_t>((slots.numel() + 255) / 256, 1, vector_cores());
+}
+
+}  // namespace
+
+at::Tensor gather_slots(const at::Tensor& table, const at::Tensor& slots) {
+  const at::Tensor out = at::empty({slots.numel(), table.size(1)}, table.options());
+  if (out.numel() == 0) return out;
+  const VoxelizeGatherTiling tiling = make_tiling(table, slots);
+  if (table.element_size() == 4)
+    launch(aclrtlaunch_voxelize_gather_words, "voxelize_gather_words", blocks_for(slots), table,
+           slots, out, tiling);
+  else
+    launch(aclrtlaunch_voxelize_gather_halves, "voxelize_gather_halves", blocks_for(slots), table,
+           slots, out, tiling);
+  return out;
+}
+
+at::Tensor scatter_slots(const at::Tensor& rows, const at::Tensor& slots, int64_t count) {
+  const at::Tensor out = at::zeros({count, rows.size(1)}, rows.options());
+  if (out.numel() == 0 || slots.numel() == 0) return out;
+  const VoxelizeGatherTiling tiling = make_tiling(out, slots);
+  if (rows.element_size() == 4)
+    launch(aclrtlaunch_voxelize_scatter_words, "voxelize_scatter_words", blocks_for(slots), rows,
+           slots, out, tiling);
+  else
+    launch(aclrtlaunch_voxelize_scatter_halves, "voxelize_scatter_halves", blocks_for(slots), rows,
+           slots, out, tiling);
+  return out;
+}
+
+}  // namespace mxd::npu
