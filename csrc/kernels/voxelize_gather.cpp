@@ -5,7 +5,6 @@
 //
 // Nothing is computed: a number is moved as bits, of 2 or 4 bytes.
 #include "common/buffers.h"
-#include "common/chunks.h"
 #include "common/events.h"
 #include "common/index_list.h"
 #include "common/integer_lanes.h"
@@ -21,7 +20,6 @@ class VoxelizeRows {
  protected:
   static constexpr int32_t kBytes = sizeof(T);
   static constexpr int32_t kElements = kBlockBytes / kBytes;
-  static constexpr int32_t kUnit = kWord / kBytes;  // so that 8 of them are rows of whole blocks
   static constexpr int32_t kMostRows = kVoxelizeElements + kVoxelizeWidth;  // elements
 
  public:
@@ -48,6 +46,9 @@ class VoxelizeRows {
   // Calls body(begin, count, first channel, channels, elements of a row in lanes) for each batch of
   // slots. Lane i is element i % columns of row i / columns; both in bytes, the row as a word of a
   // list. A slice of the channels is padded, all of them follow each other unless `pad`.
+  //
+  // Voxels with many points come together, mostly first: blocks take turns, so that each has its
+  // share of them. The rows of a turn are whole blocks of 32 bytes.
   template <typename Body>
   __aicore__ inline void ForEachBatch(bool pad, const Body& body) {
     int32_t divided = 0;
@@ -56,12 +57,15 @@ class VoxelizeRows {
       const int32_t columns = pad || width < tiling_.channels ? RoundUp(width, kElements) : width;
       if (columns != divided) DivideLanes(columns, width, first == 0);
       divided = columns;
-      ForEachChunk(CeilDiv(tiling_.slots, kUnit), tiling_.batch / kUnit,
-                   [&](int32_t begin, int32_t count) __aicore__ {
-                     begin *= kUnit;
-                     count = MinOf(count * kUnit, tiling_.slots - begin);
-                     body(begin, count, first, width, columns);
-                   });
+      const int32_t part = RoundUp(tiling_.batch, kElements);
+      const int64_t step = static_cast<int64_t>(GetBlockNum()) * part;
+      for (int64_t at = GetBlockIdx() * static_cast<int64_t>(part); at < tiling_.slots;
+           at += step) {
+        const auto left = static_cast<int32_t>(tiling_.slots - at);
+        for (int32_t done = 0; done < MinOf(part, left); done += tiling_.batch)
+          body(static_cast<int32_t>(at) + done, MinOf(tiling_.batch, MinOf(part, left) - done),
+               first, width, columns);
+      }
     }
   }
 

@@ -22,6 +22,10 @@ float a_little_less_than_inverse(int64_t divisor) {
   return static_cast<float>((1 - 0x1p-21) / static_cast<double>(divisor));
 }
 
+int64_t blocks_for(const at::Tensor& slots) {
+  return std::clamp<int64_t>((slots.numel() + 255) / 256, 1, vector_cores());
+}
+
 VoxelizeGatherTiling make_tiling(const at::Tensor& table, const at::Tensor& slots) {
   constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
   TORCH_CHECK_VALUE(slots.numel() <= kMost && table.size(0) <= kMost,
@@ -35,17 +39,15 @@ VoxelizeGatherTiling make_tiling(const at::Tensor& table, const at::Tensor& slot
   tiling.channels = table.size(1);
   tiling.width = std::min<int64_t>(tiling.channels, kernels::kVoxelizeWidth);
   const int64_t row = pitch(tiling.width);
-  tiling.batch =
-      std::min<int64_t>(kernels::kVoxelizeElements / row, kernels::kVoxelizeSlots) / 2 * 2;
+  const int64_t share = (tiling.slots + blocks_for(slots) - 1) / blocks_for(slots);
+  tiling.batch = std::min<int64_t>(
+      std::min<int64_t>(kernels::kVoxelizeElements / row, kernels::kVoxelizeSlots) / 2 * 2,
+      pitch(share));
   tiling.farthest = std::clamp<int64_t>((1 << 30) / (tiling.channels * size), 1, 65535);
   tiling.inverse_width = a_little_less_than_inverse(tiling.width);
   tiling.inverse_pitch = a_little_less_than_inverse(row);
   tiling.inverse_last = a_little_less_than_inverse(pitch((tiling.channels - 1) % tiling.width + 1));
   return tiling;
-}
-
-int64_t blocks_for(const at::Tensor& slots) {
-  return std::clamp<int64_t>((slots.numel() + 255) / 256, 1, vector_cores());
 }
 
 }  // namespace
