@@ -73,7 +73,7 @@ inline void check_pool(const at::Tensor& feats, const at::Tensor& cells, const a
   check_int64("intervals", intervals);
   const c10::SymInt tiles = tile_count(B, D, H, W);
   // Of the NPU's kernel, beside the plain form's.
-  const bool by_cell = intervals.is_privateuseone() && intervals.dim() == 1 &&
+  const bool by_cell = intervals.device().is_privateuseone() && intervals.dim() == 1 &&
                        intervals.sym_size(0) == B * D * H * W + 1;
   TORCH_CHECK_VALUE(by_cell || (intervals.dim() == 1 && intervals.sym_size(0) == tiles + 1),
                     "intervals must have shape [", tiles + 1, "], was ", intervals.sym_sizes());

@@ -1,6 +1,7 @@
-"""What `make compat` stands on, and the syntax of the oldest Python."""
+"""What `make compat` stands on, and what the oldest Python and torch have."""
 
 import ast
+import re
 import runpy
 import sys
 from types import ModuleType
@@ -44,3 +45,11 @@ def test_a_row_of_the_table_names_what_was_asked(monkeypatch):
 def test_sources_have_the_syntax_of_python_3_9(folder):
     for path in (ROOT / folder).rglob('*.py'):
         ast.parse(path.read_text(), str(path), feature_version=(3, 9))
+
+
+@pytest.mark.parametrize('folder', ['ops', 'mmcv_registry'])
+def test_sources_call_what_the_oldest_torch_has(folder):
+    """`Tensor::is_privateuseone` came after 2.1; that of a device is older."""
+    newer = re.compile(r'(?<!device\(\))(?:\.|->)is_privateuseone\(')
+    for path in (ROOT / 'csrc' / folder).rglob('*.[ch]*'):
+        assert not newer.search(path.read_text()), path
