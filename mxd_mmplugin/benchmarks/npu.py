@@ -117,7 +117,7 @@ def voxelize() -> None:
         print(
             f'hard voxelization: {len(cloud)} points, {len(found.voxels)} voxels, bound {traffic:.1f} us'
         )
-        hard_voxelize(cloud.npu(), *VOXELS)
+        hard_voxelize(cloud.npu(), *VOXELS)  # type: ignore[attr-defined]
 
 
 def _print_traffic(name: str, moved: int) -> None:
