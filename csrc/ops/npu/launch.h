@@ -32,6 +32,11 @@ inline int64_t device_cores(aclDeviceInfo kind, int64_t otherwise) {
   return known ? count : otherwise;
 }
 
+// With it kernels divide whole numbers in float32, rounding down: never above the true quotient.
+inline float a_little_less_than_inverse(int64_t divisor) {
+  return static_cast<float>((1 - 0x1p-21) / static_cast<double>(divisor));
+}
+
 // Blocks that keep every vector core of the current device busy; 40 on an Ascend910B3.
 inline int64_t vector_cores() { return device_cores(ACL_DEVICE_INFO_VECTOR_CORE_NUM, 40); }
 

@@ -39,7 +39,7 @@ at::Tensor iou_npu(const at::Tensor& boxes1, const at::Tensor& boxes2, int64_t m
     tiling.columns = columns;
     tiling.aligned = aligned;
     tiling.mode = mode;
-    tiling.inverse_columns = static_cast<float>((1 - 0x1p-21) / static_cast<double>(columns));
+    tiling.inverse_columns = npu::a_little_less_than_inverse(columns);
     npu::launch(aclrtlaunch_rotated_iou, "rotated_iou", blocks_for(out.numel(), 64), first, second,
                 out, tiling);
   }

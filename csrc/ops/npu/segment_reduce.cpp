@@ -118,7 +118,7 @@ at::Tensor segment_begins(const at::Tensor& sorted, int64_t segments) {
   tiling.pairs = entries;
   tiling.tiles = 1;
   tiling.volume = segments;
-  tiling.inverse_row = static_cast<float>((1 - 0x1p-21) / static_cast<double>(segments + 1));
+  tiling.inverse_row = a_little_less_than_inverse(segments + 1);
   launch(aclrtlaunch_sparse_conv_rulebook_edges, "sparse_conv_rulebook_edges",
          std::min(ceil_div(entries, kernels::kSortChunk), vector_cores()), sorted, begins, tiling);
   return begins;

@@ -34,10 +34,6 @@ constexpr int64_t kMostSlack = 2048;  // of a bucket, for what lies between two 
 
 int64_t ceil_div(int64_t value, int64_t by) { return (value + by - 1) / by; }
 
-float a_little_less_than_inverse(int64_t divisor) {
-  return static_cast<float>((1 - 0x1p-21) / static_cast<double>(divisor));
-}
-
 // Keys of a run: a single run for what one core sorts at once, else about one for each core.
 int64_t run_of(int64_t count) {
   if (count <= kSortRun) return whole_blocks(count);

@@ -26,10 +26,6 @@ using mxd::kernels::kRulebookHeads;
 using mxd::npu::launch;
 using mxd::npu::vector_cores;
 
-float a_little_less_than_inverse(int64_t divisor) {
-  return static_cast<float>((1 - 0x1p-21) / static_cast<double>(divisor));
-}
-
 // Blocks for elementwise work on `count` voxels: at least 64 a block.
 int64_t blocks_for(int64_t count) {
   return std::clamp<int64_t>((count + 63) / 64, 1, vector_cores());
@@ -100,7 +96,7 @@ Voxels reached(const at::Tensor& indices, const Geometry& g, const KeySteps& ste
     tiling.stride[d] = g.stride[d];
     tiling.padding[d] = g.padding[d];
     tiling.dilation[d] = g.dilation[d];
-    tiling.inverse[d] = a_little_less_than_inverse(g.stride[d]);
+    tiling.inverse[d] = mxd::npu::a_little_less_than_inverse(g.stride[d]);
     tiling.slots[d] = g.transposed || g.dilation[d] > 1
                           ? g.kernel[d]
                           : (g.kernel[d] + g.stride[d] - 1) / g.stride[d];
@@ -125,11 +121,11 @@ std::tuple<at::Tensor, Voxels> decode(const Voxels& outputs, const Geometry& g,
   SparseConvDecodeTiling tiling{};
   tiling.cells = outputs.count;
   tiling.columns = g.ndim + 1;
-  tiling.inverse_columns = a_little_less_than_inverse(tiling.columns);
+  tiling.inverse_columns = mxd::npu::a_little_less_than_inverse(tiling.columns);
   tiling.shift = numbering.shift;
   for (int column = 0; column <= g.ndim; column++) {
     tiling.divisor[column] = column == 0 ? steps.batch_step : steps.step[column - 1];
-    tiling.inverse[column] = a_little_less_than_inverse(tiling.divisor[column]);
+    tiling.inverse[column] = mxd::npu::a_little_less_than_inverse(tiling.divisor[column]);
     tiling.step[column] = numbering.step[column];
   }
   const at::Tensor indices = at::empty({cells.size(0), g.ndim + 1}, cells.options());

@@ -33,7 +33,7 @@ std::tuple<at::Tensor, at::Tensor> group(const at::Tensor& pairs, const at::Tens
   tiling.pairs = count;
   tiling.tiles = tiles;
   tiling.volume = volume;
-  tiling.inverse_row = static_cast<float>((1 - 0x1p-21) / static_cast<double>(volume + 1));
+  tiling.inverse_row = mxd::npu::a_little_less_than_inverse(volume + 1);
   launch(aclrtlaunch_sparse_conv_rulebook_edges, "sparse_conv_rulebook_edges",
          std::min((count + kSortChunk - 1) / kSortChunk, vector_cores()), sorted.keys, bounds,
          tiling);

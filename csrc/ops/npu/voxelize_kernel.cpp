@@ -34,10 +34,6 @@ using npu::launch;
 
 constexpr int64_t kMostInt = std::numeric_limits<int32_t>::max();
 
-float a_little_less_than_inverse(int64_t divisor) {
-  return static_cast<float>((1 - 0x1p-21) / static_cast<double>(divisor));
-}
-
 int64_t blocks_for(int64_t count, int64_t least) {
   return std::clamp<int64_t>((count + least - 1) / least, 1, npu::vector_cores());
 }
@@ -58,7 +54,7 @@ VoxelizeCellsTiling make_cells_tiling(const at::Tensor& points, const Grid& grid
   tiling.channels = points.size(1);
   tiling.ndim = grid.ndim;
   tiling.pitch = npu::whole_blocks(points.size(0));
-  tiling.inverse_ndim = a_little_less_than_inverse(grid.ndim);
+  tiling.inverse_ndim = npu::a_little_less_than_inverse(grid.ndim);
   int64_t volume = 1;  // of the last word
   int word = 0;
   for (int d = 0; d < grid.ndim; d++) {
@@ -138,8 +134,8 @@ VoxelizeSlotsTiling make_slots_tiling(int64_t voxels, int64_t groups, int64_t in
   tiling.ndim = ndim;
   tiling.width = std::min<int64_t>(max_points, kernels::kVoxelizeLanes);
   tiling.batch = std::min(kernels::kVoxelizeLanes / tiling.width, kernels::kVoxelizeVoxels);
-  tiling.inverse_width = a_little_less_than_inverse(tiling.width);
-  tiling.inverse_ndim = a_little_less_than_inverse(ndim);
+  tiling.inverse_width = npu::a_little_less_than_inverse(tiling.width);
+  tiling.inverse_ndim = npu::a_little_less_than_inverse(ndim);
   return tiling;
 }
 

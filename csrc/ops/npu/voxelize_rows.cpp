@@ -18,10 +18,6 @@
 namespace mxd::npu {
 namespace {
 
-float a_little_less_than_inverse(int64_t divisor) {
-  return static_cast<float>((1 - 0x1p-21) / static_cast<double>(divisor));
-}
-
 int64_t blocks_for(const at::Tensor& slots) {
   return std::clamp<int64_t>((slots.numel() + 255) / 256, 1, vector_cores());
 }
