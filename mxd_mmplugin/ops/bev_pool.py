@@ -267,8 +267,8 @@ def bev_pool_v2(
         ('ranks_bev', ranks_bev, B * D * H * W),
     )
     of_depth, of_feat, of_bev = numbers
-    cells = torch.full((depth.numel(),), -1, dtype=torch.long, device=depth.device)
-    cells[of_depth] = of_bev
+    cells = torch.full((depth.numel(),), -1, dtype=torch.int32, device=depth.device)
+    cells[of_depth] = of_bev.int()
     depths, pixels = depth.shape[2], depth.shape[3] * depth.shape[4]
     row = of_depth // (depths * pixels) * pixels + of_depth % pixels if len(of_depth) else of_depth
     if (row == of_feat).all() and (cells >= 0).sum() == len(of_depth):

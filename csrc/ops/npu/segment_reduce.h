@@ -12,6 +12,9 @@
 
 namespace mxd::npu {
 
+// Refuses float64, which the vector cores have not.
+void check_segment_dtype(const at::Tensor& x);
+
 // begins int64 [segments + 1] of sorted segment numbers int32 [entries]. Numbers are at least -1,
 // which is no segment, and below `segments`.
 at::Tensor segment_begins(const at::Tensor& sorted, int64_t segments);
@@ -23,6 +26,12 @@ at::Tensor segment_sum(const at::Tensor& x, const at::Tensor& rows, const at::Te
 // The sum of the numbers alone whose `sources`, int32 like x, are the segment's number.
 at::Tensor segment_sum_where(const at::Tensor& x, const at::Tensor& sources, const at::Tensor& rows,
                              const at::Tensor& begins);
+
+// [segments, channels]: the sum of depth[p] * context[row(p)] over the points p that `points` int32
+// [entries] names, which are elements of depth [images, depths, pixels]; row(p) is the row of its
+// pixel in context [images, pixels, channels].
+at::Tensor segment_sum_lifted(const at::Tensor& depth, const at::Tensor& context,
+                              const at::Tensor& points, const at::Tensor& begins);
 
 // (maxima, the rows that they come from, int32); 0 and -1 in a segment of no entry. Of equal
 // numbers the first counts. With `nan` a NaN is the greatest of all, the last one of several;
