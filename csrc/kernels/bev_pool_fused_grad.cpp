@@ -23,6 +23,12 @@ class FusedGrad {
   struct Piece {
     int32_t depth, first, count;
   };
+  // Of some depths: weights, their gradients, and cells of the unit's pixels, a line for each
+  // depth.
+  struct Lines {
+    LocalTensor<float> weights, dots;
+    LocalTensor<int32_t> cells;
+  };
 
  public:
   __aicore__ inline FusedGrad(TPipe& pipe, const BevPoolFusedGradTiling& tiling, GM_ADDR grad,
@@ -41,41 +47,53 @@ class FusedGrad {
     context_rows_ = Take<float>(pipe, kFusedElements);
     sums_ = Take<float>(pipe, kFusedElements);
     products_ = Take<float>(pipe, kFusedGroup * kLanes);
-    weights_ = Take<float>(pipe, kFusedDepths * kFusedGroup);
-    dots_ = Take<float>(pipe, kFusedDepths * kFusedGroup);
-    lists_ = Take<int32_t>(pipe, kFusedDepths * kFusedGroup);
     factors_ = Take<float>(pipe, kFusedGroup * kBlockWords);
-    for (int32_t i = 0; i < kBuffers; i++) grads_[i] = Take<T>(pipe, kFusedGradWords);
+    for (int32_t i = 0; i < kBuffers; i++) {
+      lines_[i].weights = Take<float>(pipe, kFusedDepths * kFusedGroup);
+      lines_[i].dots = Take<float>(pipe, kFusedDepths * kFusedGroup);
+      lines_[i].cells = Take<int32_t>(pipe, kFusedDepths * kFusedGroup);
+      Duplicate(lines_[i].weights, 0.0f, kFusedDepths * kFusedGroup);
+      grads_[i] = Take<T>(pipe, kFusedGradWords);
+    }
     if constexpr (kConvert) {
       wide_grads_ = Take<float>(pipe, kFusedGradWords);
       rows_ = Take<T>(pipe, kFusedElements);
       Duplicate(rows_, T{}, kFusedElements);
       for (int32_t i = 0; i < kBuffers; i++) Duplicate(grads_[i], T{}, kFusedGradWords);
     }
-    Duplicate(weights_, 0.0f, kFusedDepths * kFusedGroup);
     PipeBarrier<PIPE_V>();
     loaded_.Init(pipe, kBuffers);
     free_.Init(pipe, kBuffers);
+    weighed_.Init(pipe, kBuffers);
+    listed_.Init(pipe, kBuffers);
+    weights_free_.Init(pipe, kBuffers);
+    cells_free_.Init(pipe, kBuffers);
+    dots_free_.Init(pipe, kBuffers);
   }
 
   __aicore__ inline void Process() {
     free_.SetAll();
+    weights_free_.SetAll();
+    cells_free_.SetAll();
+    dots_free_.SetAll();
     const int32_t units = tiling_.images * tiling_.groups;
     for (int32_t unit = GetBlockIdx(); unit < units; unit += GetBlockNum()) {
       image_ = unit / tiling_.groups;
       pixel_ = (unit - image_ * tiling_.groups) * tiling_.group;
       count_ = MinOf(tiling_.group, tiling_.pixels - pixel_);
       LoadContext();
-      for (int32_t depth = 0; depth < tiling_.depths; depth += kFusedDepths) {
-        first_depth_ = depth;
-        depths_ = MinOf(kFusedDepths, tiling_.depths - depth);
-        LoadLists();
-        ComputePieces();
-        WriteDots();
+      LoadLines(0, 0);
+      for (int32_t depth = 0, buffer = 0; depth < tiling_.depths; depth += kFusedDepths) {
+        if (depth + kFusedDepths < tiling_.depths) LoadLines(depth + kFusedDepths, 1 - buffer);
+        ComputeLines(depth, buffer);
+        buffer = 1 - buffer;
       }
       WriteSums();
     }
     free_.WaitAll();
+    weights_free_.WaitAll();
+    cells_free_.WaitAll();
+    dots_free_.WaitAll();
     SetAtomicNone();
   }
 
@@ -83,8 +101,11 @@ class FusedGrad {
   __aicore__ inline int64_t FirstRow() const {
     return static_cast<int64_t>(image_) * tiling_.pixels + pixel_;
   }
-  __aicore__ inline int64_t FirstPoint() const {
-    return (static_cast<int64_t>(image_) * tiling_.depths + first_depth_) * tiling_.pixels + pixel_;
+  __aicore__ inline int64_t FirstPoint(int32_t depth) const {
+    return (static_cast<int64_t>(image_) * tiling_.depths + depth) * tiling_.pixels + pixel_;
+  }
+  __aicore__ inline int32_t Depths(int32_t first) const {
+    return MinOf(kFusedDepths, tiling_.depths - first);
   }
   // Rows of `pitch_` in UB, of `channels` in global memory.
   __aicore__ inline DataCopyExtParams Rows(int32_t count) const {
@@ -111,26 +132,40 @@ class FusedGrad {
     PipeBarrier<PIPE_V>();
   }
 
-  // Weights and cells of some depths, a line for each.
-  __aicore__ inline void LoadLists() {
+  // Weights and cells of the depths from `first` on, a line for each.
+  __aicore__ inline void LoadLines(int32_t first, int32_t buffer) {
     const auto padding = static_cast<uint8_t>(RoundUp(count_, kBlockWords) - count_);
     const auto gap = static_cast<uint32_t>((line_ - RoundUp(count_, kBlockWords)) / kBlockWords);
-    const DataCopyExtParams lines{static_cast<uint16_t>(depths_),
+    const DataCopyExtParams lines{static_cast<uint16_t>(Depths(first)),
                                   static_cast<uint32_t>(count_ * kWord),
                                   static_cast<uint32_t>((tiling_.pixels - count_) * kWord), gap, 0};
-    SetWait<HardEvent::V_MTE2>();
-    SetWait<HardEvent::S_MTE2>();
-    DataCopyPad(weights_, depth_[FirstPoint()], lines, {padding != 0, 0, padding, 0.0f});
-    DataCopyPad(lists_, cells_[FirstPoint()], lines, {padding != 0, 0, padding, -1});
-    SetWait<HardEvent::MTE3_V>();
-    Duplicate(dots_, 0.0f, depths_ * line_);
-    SetWait<HardEvent::MTE2_V>();
-    SetWait<HardEvent::MTE2_S>();
+    cells_free_.Wait(buffer);
+    DataCopyPad(lines_[buffer].cells, cells_[FirstPoint(first)], lines,
+                {padding != 0, 0, padding, -1});
+    listed_.Set(buffer);
+    weights_free_.Wait(buffer);
+    DataCopyPad(lines_[buffer].weights, depth_[FirstPoint(first)], lines,
+                {padding != 0, 0, padding, 0.0f});
+    weighed_.Set(buffer);
+  }
+
+  __aicore__ inline void ComputeLines(int32_t first, int32_t buffer) {
+    now_ = buffer;
+    depths_ = Depths(first);
+    dots_free_.Wait(buffer);
+    Duplicate(lines_[buffer].dots, 0.0f, depths_ * line_);
+    weighed_.Wait(buffer);
+    listed_.Wait(buffer);
     PipeBarrier<PIPE_V>();
+    ComputePieces();
+    cells_free_.Set(buffer);
+    weights_free_.Set(buffer);
+    WriteDots(first);
+    dots_free_.Set(buffer);
   }
 
   __aicore__ inline void ComputePieces() {
-    IndexList<int32_t> cells(lists_);
+    IndexList<int32_t> cells(lines_[now_].cells);
     depth_at_ = at_ = 0;
     spread_ = -1;
     int32_t buffer = 0;
@@ -186,7 +221,8 @@ class FusedGrad {
     const auto row = static_cast<uint8_t>(pitch_ / kBlockWords);
     const auto count = static_cast<uint8_t>(piece.count);
     if (piece.depth != spread_) {  // each weight to a block
-      Brcb(factors_, weights_[line], static_cast<uint8_t>(line_ / kBlockWords), {1, kBlockWords});
+      Brcb(factors_, lines_[now_].weights[line], static_cast<uint8_t>(line_ / kBlockWords),
+           {1, kBlockWords});
       PipeBarrier<PIPE_V>();
       spread_ = piece.depth;
     }
@@ -204,19 +240,19 @@ class FusedGrad {
                 {1, 1, 0, row, 0, 1});
     }
     PipeBarrier<PIPE_V>();
-    WholeReduceSum(dots_[line + piece.first], products, MinOf(kLanes, pitch_), piece.count, 1, 1,
-                   kBlockWords);
+    WholeReduceSum(lines_[now_].dots[line + piece.first], products, MinOf(kLanes, pitch_),
+                   piece.count, 1, 1, kBlockWords);
     PipeBarrier<PIPE_V>();
   }
 
-  __aicore__ inline void WriteDots() {
+  __aicore__ inline void WriteDots(int32_t first) {
     const DataCopyExtParams lines{
         static_cast<uint16_t>(depths_), static_cast<uint32_t>(count_ * kWord),
         static_cast<uint32_t>((line_ - RoundUp(count_, kBlockWords)) / kBlockWords),
         static_cast<uint32_t>((tiling_.pixels - count_) * kWord), 0};
     SetWait<HardEvent::V_MTE3>();
     if (tiling_.add_depth) SetAtomicAdd<float>();
-    DataCopyPad(grad_depth_[FirstPoint()], dots_, lines);
+    DataCopyPad(grad_depth_[FirstPoint(first)], lines_[now_].dots, lines);
     if (tiling_.add_depth) SetAtomicNone();
   }
 
@@ -238,18 +274,21 @@ class FusedGrad {
   const BevPoolFusedGradTiling tiling_;
   const int32_t pitch_, line_, pieces_at_once_;  // elements of a row in UB, words of a line
   int32_t image_ = 0, pixel_ = 0, count_ = 0;    // the unit
-  int32_t first_depth_ = 0, depths_ = 0;         // in UB
+  int32_t now_ = 0, depths_ = 0;                 // the lines that are worked on
   int32_t depth_at_ = 0, at_ = 0;                // where the next piece begins
   int32_t spread_ = -1;                          // the depth whose weights are in factors_
   Piece pieces_[kBuffers][kFusedPieces];
   GlobalTensor<float> depth_, grad_depth_;
   GlobalTensor<T> grad_, context_, grad_context_;
   GlobalTensor<int32_t> cells_;
-  LocalTensor<float> context_rows_, sums_, products_, weights_, dots_, factors_, wide_grads_;
-  LocalTensor<int32_t> lists_;
+  LocalTensor<float> context_rows_, sums_, products_, factors_, wide_grads_;
+  Lines lines_[kBuffers];
   LocalTensor<T> grads_[kBuffers], rows_;
-  Events<HardEvent::MTE2_V> loaded_;
-  Events<HardEvent::V_MTE2> free_;
+  Events<HardEvent::V_MTE2> free_, weights_free_;
+  Events<HardEvent::MTE2_V> loaded_, weighed_;
+  Events<HardEvent::MTE2_S> listed_;
+  Events<HardEvent::S_MTE2> cells_free_;
+  Events<HardEvent::MTE3_V> dots_free_;
 };
 
 }  // namespace
