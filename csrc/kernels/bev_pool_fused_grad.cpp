@@ -8,6 +8,7 @@
 #include "common/buffers.h"
 #include "common/events.h"
 #include "common/index_list.h"
+#include "common/run_for.h"
 
 namespace mxd::kernels {
 namespace {
@@ -31,6 +32,12 @@ class FusedGrad {
   };
 
  public:
+  template <typename... Arguments>
+  static __aicore__ inline void Execute(const Arguments&... arguments) {
+    TPipe pipe;
+    FusedGrad(pipe, arguments...).Process();
+  }
+
   __aicore__ inline FusedGrad(TPipe& pipe, const BevPoolFusedGradTiling& tiling, GM_ADDR grad,
                               GM_ADDR depth, GM_ADDR context, GM_ADDR cells, GM_ADDR grad_depth,
                               GM_ADDR grad_context)
@@ -303,12 +310,5 @@ extern "C" __global__ __aicore__ void bev_pool_fused_grad(GM_ADDR grad, GM_ADDR 
                                                           BevPoolFusedGradTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
   using namespace mxd::kernels;
-  AscendC::TPipe pipe;
-  if (tiling.dtype == 1)
-    FusedGrad<half>(pipe, tiling, grad, depth, context, cells, grad_depth, grad_context).Process();
-  else if (tiling.dtype == 2)
-    FusedGrad<bfloat16_t>(pipe, tiling, grad, depth, context, cells, grad_depth, grad_context)
-        .Process();
-  else
-    FusedGrad<float>(pipe, tiling, grad, depth, context, cells, grad_depth, grad_context).Process();
+  RunFor<FusedGrad>(tiling.dtype, tiling, grad, depth, context, cells, grad_depth, grad_context);
 }

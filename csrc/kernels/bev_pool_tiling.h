@@ -1,6 +1,7 @@
 // Tiling of the gradients of the fused BEV pooling.
 #pragma once
 
+#include "common/dtype.h"
 #include "common/machine.h"
 
 // Depth [images, depths, pixels], context [images, pixels, channels]. A unit is a group of pixels
@@ -8,7 +9,7 @@
 struct BevPoolFusedGradTiling {
   int32_t images, depths, pixels, channels;
   int32_t group, groups;  // pixels of a unit, and units of an image
-  int32_t dtype;          // of context and gradients: 0 fp32, 1 fp16, 2 bf16
+  int32_t dtype;          // of context and gradients: kFloat, kHalf or kBfloat16
   // Whether two units may write into the same 32 B: then both add to zeros.
   int32_t add_depth, add_context;
 };

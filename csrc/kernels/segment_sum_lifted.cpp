@@ -172,13 +172,6 @@ extern "C" __global__ __aicore__ void segment_sum_lifted(GM_ADDR depth, GM_ADDR 
                                                          SegmentReduceTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
   using namespace mxd::kernels;
-  using mxd::kernels::segment_reduce::LiftedSum;
-  AscendC::TPipe pipe;
-  if (tiling.dtype == kSegmentHalf)
-    LiftedSum<half>(pipe, tiling, depth, context, points, begins, splits, out, partials).Process();
-  else if (tiling.dtype == kSegmentBfloat16)
-    LiftedSum<bfloat16_t>(pipe, tiling, depth, context, points, begins, splits, out, partials)
-        .Process();
-  else
-    LiftedSum<float>(pipe, tiling, depth, context, points, begins, splits, out, partials).Process();
+  RunFor<segment_reduce::LiftedSum>(tiling.dtype, tiling, depth, context, points, begins, splits,
+                                    out, partials);
 }

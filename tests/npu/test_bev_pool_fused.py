@@ -130,7 +130,7 @@ def test_float64_is_refused():
     depth, context, coords = make(0, (1, 2, 3, 4), grid, torch.float64)
     plan = torch.ops.mxd.bev_pool_plan(coords.npu(), *grid)
     leaves = depth.npu(), context.npu()
-    with pytest.raises(TypeError, match='float32, float16 or bfloat16 on npu'):
+    with pytest.raises(TypeError, match='must be float32, float16 or bfloat16 on an NPU'):
         torch.ops.mxd.bev_pool_fused(*leaves, *plan, *grid)
-    with pytest.raises(TypeError, match='float32, float16 or bfloat16 on npu'):
+    with pytest.raises(TypeError, match='must be float32, float16 or bfloat16 on an NPU'):
         torch.ops.mxd.bev_pool_fused_grad(torch.rand(4, 4).double().npu(), *leaves, plan[0])

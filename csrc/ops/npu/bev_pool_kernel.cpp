@@ -10,6 +10,8 @@
 
 #include "../bev_pool.h"
 #include "bev_pool_tiling.h"
+#include "dtype.h"
+#include "integers.h"
 #include "launch.h"
 #include "segment_reduce.h"
 #include "sort.h"
@@ -23,8 +25,6 @@ namespace {
 
 constexpr int64_t kUnits = 80;  // of the gradients' work, at least: two for each core
 constexpr int64_t kWhole = 8;   // fp32 numbers of a block of 32 bytes
-
-int64_t ceil_div(int64_t value, int64_t by) { return (value + by - 1) / by; }
 
 // The cell of each point, -1 outside of the grid.
 at::Tensor find_cells(const at::Tensor& coords, const Grid& grid) {
@@ -110,14 +110,14 @@ std::tuple<at::Tensor, at::Tensor> fused_grad_slice(const at::Tensor& grad, cons
   t.depths = depth.size(1);
   t.pixels = pixels;
   t.channels = channels;
-  t.dtype = context.scalar_type() == at::kHalf ? 1 : context.scalar_type() == at::kBFloat16 ? 2 : 0;
-  const int64_t in_ub = ceil_div(channels * size, kBlock) * kBlock / size;
-  const int64_t wanted = ceil_div(ceil_div(all_pixels, kUnits), kWhole) * kWhole;
+  t.dtype = npu::kernel_dtype("context", context);
+  const int64_t in_ub = npu::round_up(channels * size, kBlock) / size;
+  const int64_t wanted = npu::round_up(npu::ceil_div(all_pixels, kUnits), kWhole);
   int64_t group =
       std::min<int64_t>({kernels::kFusedElements / in_ub, kernels::kFusedGroup, wanted});
   if (group > kWhole) group = group / kWhole * kWhole;
   t.group = group;
-  t.groups = ceil_div(pixels, group);
+  t.groups = npu::ceil_div(pixels, group);
   t.add_depth = group % kWhole != 0 || pixels % kWhole != 0;
   const int64_t row = channels * size;
   t.add_context = group * row % kBlock != 0 || pixels * row % kBlock != 0;
@@ -133,7 +133,7 @@ std::tuple<at::Tensor, at::Tensor> fused_grad_npu(const at::Tensor& grad, const 
                                                   const at::Tensor& context,
                                                   const at::Tensor& cells) {
   check_fused_grad(grad, depth, context, cells);
-  npu::check_segment_dtype(context);
+  npu::check_dtype("context", context);
   if (depth.numel() == 0 || context.numel() == 0)
     return {at::zeros(depth.sizes(), depth.options()),
             at::zeros(context.sizes(), context.options())};

@@ -12,9 +12,6 @@
 
 namespace mxd::npu {
 
-// Refuses float64, which the vector cores have not.
-void check_segment_dtype(const at::Tensor& x);
-
 // begins int64 [segments + 1] of sorted segment numbers int32 [entries]. Numbers are at least -1,
 // which is no segment, and below `segments`.
 at::Tensor segment_begins(const at::Tensor& sorted, int64_t segments);
