@@ -145,15 +145,16 @@ def bev_pool() -> None:
 def bev_pool_lifted() -> None:
     """BEVFusion's view transform, 6 x 118 x 88 x 32 points of 80 channels: fused, and pooling of the product."""
     channels, image, side = 80, (256, 704), [-54.0, 54.0, 0.3]
-    bounds = dict(xbound=side, ybound=side, zbound=[-10.0, 10.0, 20.0], dbound=[1.0, 60.0, 0.5])
-    transform = LSSTransform(1, channels, image, (32, 88), **bounds).npu()  # type: ignore
+    high, deep = [-10.0, 10.0, 20.0], [1.0, 60.0, 0.5]
+    transform = LSSTransform(1, channels, image, (32, 88), side, side, high, deep).to('npu')
     eyes = torch.eye(4).repeat(1, 6, 1, 1)
     intrinsics, camera2lidar = cameras(6, image)
     plan = transform.plan(camera2lidar, intrinsics, eyes, eyes[:, 0])
     generator = torch.Generator().manual_seed(0)
     depth = torch.randn(6, transform.D, 88, 32, generator=generator).softmax(1)
     context = torch.randn(6, 88, 32, channels, generator=generator)
-    leaves = [leaf.to('npu').requires_grad_() for leaf in (depth, context)]
+    depth = depth.to('npu').requires_grad_()
+    context = context.to('npu').requires_grad_()
     inside = int((plan.cells >= 0).sum())
     # A multiplication and addition of a row is a lane's work for each channel; backward two.
     bound = inside * channels / 64 / VECTOR_CORES / CYCLES_A_MICROSECOND
@@ -161,8 +162,8 @@ def bev_pool_lifted() -> None:
         f'bev_pool_fused: {inside} points inside of {depth.numel()} x {channels}, '
         f'bound {bound:.0f} us forward, {2 * bound:.0f} us backward'
     )
-    bev_pool_fused(*leaves, plan).sum().backward()
-    pool((leaves[0].unsqueeze(-1) * leaves[1].unsqueeze(1)).flatten(0, 3), plan).sum().backward()
+    bev_pool_fused(depth, context, plan).sum().backward()
+    pool((depth.unsqueeze(-1) * context.unsqueeze(1)).flatten(0, 3), plan).sum().backward()
 
 
 def dynamic_scatter() -> None:
