@@ -62,19 +62,24 @@ int64_t join_blocks(int64_t windows) { return std::min(tile_count(windows), vect
 
 }  // namespace
 
-Voxels sort_voxels(const at::Tensor& indices, const Geometry& g, const Numbering& numbering) {
+at::Tensor cells_of(const at::Tensor& indices, int64_t batch_size, at::IntArrayRef shape,
+                    const Numbering& numbering) {
   SparseConvCellsTiling tiling{};
   tiling.voxels = indices.size(0);
-  tiling.columns = g.ndim + 1;
+  tiling.columns = indices.size(1);
   tiling.shift = numbering.shift;
-  for (int column = 0; column <= g.ndim; column++) {
-    tiling.limit[column] = column == 0 ? g.batch_size : g.in_shape[column - 1];
-    tiling.step[column] = numbering.step[column];
-  }
+  tiling.limit[0] = batch_size;
+  std::copy(shape.begin(), shape.end(), tiling.limit + 1);
+  std::copy_n(numbering.step.begin(), tiling.columns, tiling.step);
   const at::Tensor cells = at::empty({indices.size(0)}, indices.options());
   launch(aclrtlaunch_sparse_conv_rulebook_cells, "sparse_conv_rulebook_cells",
          blocks_for(tiling.voxels), indices, cells, tiling);
-  const mxd::npu::Sorted sorted = mxd::npu::sort_keys(cells);
+  return cells;
+}
+
+Voxels sort_voxels(const at::Tensor& indices, const Geometry& g, const Numbering& numbering) {
+  const mxd::npu::Sorted sorted = mxd::npu::sort_keys(
+      cells_of(indices, g.batch_size, at::IntArrayRef(g.in_shape).slice(0, g.ndim), numbering));
   return {sorted.keys, sorted.rows, indices.size(0)};
 }
 
