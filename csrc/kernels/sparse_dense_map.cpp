@@ -19,8 +19,8 @@ class DenseMap {
   static constexpr int32_t kSort32 = 32;      // pairs of a Sort32
   static constexpr int32_t kTable = 4096;     // words of a list's cells, a power of two
   static constexpr int32_t kList = kTable - kSort32;  // voxels of a list
-  // A list's cells and rows, with a block before; as pairs; and as the sort's scratch.
-  static constexpr int32_t kRows = kBlockWords + kTable;
+  // A list's cells and rows, with a block before each; as pairs; and as the sort's scratch.
+  static constexpr int32_t kRows = kBlockWords + kTable + kBlockWords;
   static constexpr int32_t kListWords = kRows + kTable;
   static_assert((2 * kListWords + 5 * kChunk + 5 * kCells) * kWord + (2 * kChunk + kCells) / 8 <=
                 kUbBytes);
@@ -147,6 +147,7 @@ class DenseMap {
       SetWait<HardEvent::V_S>();
       first = table.GetValue(kBlockWords);
       last = table.GetValue(kBlockWords + found_ - 1);
+      SetWait<HardEvent::S_V>();
     }
     for (int32_t begin = 0; begin < count_; begin += kCells) {
       const int32_t cells = MinOf(kCells, count_ - begin);
@@ -189,6 +190,7 @@ class DenseMap {
     const LocalTensor<int32_t> table = sorted.GetPhyAddr() == pairs_.GetPhyAddr() ? list_ : pairs_;
     const LocalTensor<int32_t> cells = table[kBlockWords];
     Duplicate(table, kNoCell, kBlockWords);
+    Duplicate(table[kRows - kBlockWords], 0, kBlockWords);
     PairWords(cells, sorted, 0, count);
     PairWords(table[kRows], sorted, 1, count);
     PipeBarrier<PIPE_V>();

@@ -175,7 +175,7 @@ def sparse_add() -> None:
 
 
 def sparse_dense() -> None:
-    """The grid behind CenterPoint's encoder, 128 channels on 2 x 180 x 180 cells, and back, of about 80,000 voxels 8 times coarser."""
+    """The grid of CenterPoint's encoder, 128 channels on 2 x 180 x 180 cells, forward and backward: voxels in order."""
     indices, batch_size = voxels(80_000)
     sites = (indices // torch.tensor([1, 21, 8, 8])).unique(dim=0).int()
     for dtype in torch.float32, torch.float16:

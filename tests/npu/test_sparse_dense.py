@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mxd_mmplugin.ops import sparse_from_dense, sparse_to_dense
-from tests.npu.compare import npu, with_grads
+from tests.npu.compare import assert_same, npu, with_grads
 from tests.ops.sparse_problems import coordinates
 
 pytestmark = pytest.mark.npu
-SETTINGS = settings(max_examples=40, deadline=None, derandomize=True)
+SETTINGS = settings(max_examples=25, deadline=None, derandomize=True)
 FLOATS = torch.float32, torch.float16, torch.bfloat16
 
 
@@ -43,7 +43,7 @@ def expected(features, indices, batch_size, shape):
     last = torch.full((batch_size * torch.tensor(shape).prod(),), -1)
     last.scatter_reduce_(0, cell, torch.arange(len(cell)), 'amax')
     rows = torch.cat([features, features.new_zeros(1, features.shape[1])])[last]
-    return rows.view(batch_size, *shape, -1)
+    return rows.view(batch_size, *shape, features.shape[1])
 
 
 def check(features, indices, batch_size, shape, channels_first, blocks=40):
@@ -84,14 +84,12 @@ def test_any_shape(
     check(features, indices, batch_size, shape, channels_first, blocks)
 
 
-@pytest.mark.parametrize('dtype', FLOATS)
-@pytest.mark.parametrize('unique', [True, False])
+@pytest.mark.parametrize('dtype, unique', [(torch.float32, True), (torch.bfloat16, False)])
 def test_200000_voxels(dtype, unique):
     shape, batch_size = (3, 300, 241), 2
     features, indices = make(200_000, batch_size, shape, 5, dtype, unique=unique)
     for blocks in (40, 3):
-        check(features, indices, batch_size, shape, True, blocks)
-    check(features, indices, batch_size, shape, False)
+        check(features, indices, batch_size, shape, unique, blocks)
 
 
 def test_most_cells_have_a_voxel_and_rows_are_wide():
@@ -129,13 +127,20 @@ def test_empty_and_one(count, batch_size, channels, channels_first):
 def test_gradients(channels_first):
     features, indices = make(300, 2, (6, 9, 8), 20)
     dense = torch.randn((2, 20, 6, 9, 8) if channels_first else (2, 6, 9, 8, 20))
-    for function, x in (
-        (lambda x, i: sparse_to_dense(x, i, 2, (6, 9, 8), channels_first), features),
-        (lambda x, i: sparse_from_dense(x, i, channels_first), dense),
-    ):
-        (got, (grad,)) = with_grads(lambda leaf: function(leaf, indices.npu()), x.npu())
-        (want, (want_grad,)) = with_grads(lambda leaf: function(leaf, indices), x)
-        assert torch.equal(got.cpu(), want) and torch.equal(grad.cpu(), want_grad)
+    there = with_grads(
+        lambda x: sparse_to_dense(x, indices.npu(), 2, (6, 9, 8), channels_first), features.npu()
+    )
+    back = with_grads(lambda x: sparse_from_dense(x, indices.npu(), channels_first), dense.npu())
+    assert_same(
+        [there, back],
+        [
+            with_grads(
+                lambda x: sparse_to_dense(x, indices, 2, (6, 9, 8), channels_first), features
+            ),
+            with_grads(lambda x: sparse_from_dense(x, indices, channels_first), dense),
+        ],
+        0,
+    )
 
 
 @pytest.mark.parametrize('channels_first', [True, False])

@@ -171,7 +171,7 @@ at::Tensor to_dense_npu(const at::Tensor& features, const at::Tensor& indices, i
   at::Tensor out;
   const auto type = features.scalar_type();
   const int64_t size = features.element_size();
-  const at::Tensor rows = size == 1   ? features.view(at::kByte).to(at::kShort)
+  const at::Tensor rows = size == 1   ? features.view(at::kByte).to(at::kHalf)
                           : size == 8 ? to_words(features)
                                       : features.contiguous();
   if (!channels_first) {
@@ -198,7 +198,7 @@ at::Tensor from_dense_npu(const at::Tensor& dense, const at::Tensor& indices, bo
   }
   const auto type = dense.scalar_type();
   const int64_t size = dense.element_size();
-  at::Tensor in = size == 1 ? dense.view(at::kByte).to(at::kShort) : dense;
+  at::Tensor in = size == 1 ? dense.view(at::kByte).to(at::kHalf) : dense;
   at::Tensor out;
   if (!channels_first) {
     in = in.contiguous().view({grid.cells(), channels});
