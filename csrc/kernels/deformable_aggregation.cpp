@@ -98,6 +98,7 @@ extern "C" __global__ __aicore__ void deformable_aggregation(GM_ADDR feature_map
                                                              GM_ADDR out,
                                                              DeformableAggregationTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  using namespace mxd::kernels::deformable_aggregation;
-  RunFor<Forward>(tiling, feature_maps, sample_locations, weight, maps, out);
+  using namespace mxd::kernels;
+  RunFor<deformable_aggregation::Forward>(tiling.dtype, feature_maps, sample_locations, weight,
+                                          maps, out, tiling);
 }

@@ -81,6 +81,7 @@ extern "C" __global__ __aicore__ void deformable_aggregation_feature_grad(
     GM_ADDR grad, GM_ADDR sample_locations, GM_ADDR weight, GM_ADDR maps, GM_ADDR grad_features,
     DeformableAggregationTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  using namespace mxd::kernels::deformable_aggregation;
-  RunFor<FeatureGrad>(tiling, grad, sample_locations, weight, maps, grad_features);
+  using namespace mxd::kernels;
+  RunFor<deformable_aggregation::FeatureGrad>(tiling.dtype, grad, sample_locations, weight, maps,
+                                              grad_features, tiling);
 }

@@ -198,7 +198,7 @@ extern "C" __global__ __aicore__ void deformable_aggregation_sample_grad(
     GM_ADDR grad, GM_ADDR feature_maps, GM_ADDR sample_locations, GM_ADDR weight, GM_ADDR maps,
     GM_ADDR slopes, GM_ADDR grad_weight, DeformableAggregationTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  using namespace mxd::kernels::deformable_aggregation;
-  RunFor<SampleGrad>(tiling, grad, feature_maps, sample_locations, weight, maps, slopes,
-                     grad_weight);
+  using namespace mxd::kernels;
+  RunFor<deformable_aggregation::SampleGrad>(tiling.dtype, grad, feature_maps, sample_locations,
+                                             weight, maps, slopes, grad_weight, tiling);
 }

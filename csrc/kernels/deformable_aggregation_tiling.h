@@ -1,6 +1,7 @@
 // How the kernels of deformable aggregation divide the work; the host fills it in.
 #pragma once
 
+#include "common/dtype.h"
 #include "common/integers.h"
 
 // Channels are worked on in slices: some groups with all of their channels, or a part of one group.
@@ -23,7 +24,6 @@ struct DeformableAggregationTiling {
 
 namespace mxd::kernels::deformable_aggregation {
 
-constexpr int32_t kFloat = 0, kHalf = 1, kBfloat16 = 2;
 constexpr int32_t kMaxMaps = 256;  // cameras x scales, whose sizes are kept in UB
 constexpr int32_t kMaxRow = 1024;  // elements of a row
 constexpr int32_t kMaxPatches = 16;

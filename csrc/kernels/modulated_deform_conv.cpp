@@ -12,6 +12,7 @@
 //
 // modulated_deform_conv/ holds the stages: schedule; taps, tap_lists, images, columns; weights,
 // cube.
+#include "common/run_for.h"
 #include "modulated_deform_conv/columns.h"
 #include "modulated_deform_conv/cube.h"
 #include "modulated_deform_conv/flags.h"
@@ -62,16 +63,18 @@ class VectorCore {
 };
 
 template <typename T>
-__aicore__ inline void Convolve(GM_ADDR images, GM_ADDR offset, GM_ADDR mask, GM_ADDR weight,
-                                GM_ADDR bias, GM_ADDR ring, GM_ADDR out,
-                                const ModulatedDeformConvTiling& tiling) {
-  if ASCEND_IS_AIC {
-    CubeCore<T>(weight, bias, ring, out, tiling).Run();
+struct Convolution {
+  static __aicore__ inline void Execute(GM_ADDR images, GM_ADDR offset, GM_ADDR mask,
+                                        GM_ADDR weight, GM_ADDR bias, GM_ADDR ring, GM_ADDR out,
+                                        const ModulatedDeformConvTiling& tiling) {
+    if ASCEND_IS_AIC {
+      CubeCore<T>(weight, bias, ring, out, tiling).Run();
+    }
+    if ASCEND_IS_AIV {
+      VectorCore<T>(images, offset, mask, ring, tiling).Run();
+    }
   }
-  if ASCEND_IS_AIV {
-    VectorCore<T>(images, offset, mask, ring, tiling).Run();
-  }
-}
+};
 
 }  // namespace
 }  // namespace mxd::kernels::modulated_deform_conv
@@ -80,28 +83,12 @@ __aicore__ inline void Convolve(GM_ADDR images, GM_ADDR offset, GM_ADDR mask, GM
 // positions], mask [batch, deform_groups, points, positions], weight [groups, panels, points,
 // group_blocks, panel, 32 B], bias [groups, panels, panel, 32 B] and as many ones as the blocks of
 // a tile hold, ring [blocks, kSlots, step], out [batch, groups, out_channels, out_stride].
-extern "C" __global__ __aicore__ void modulated_deform_conv_float(
-    GM_ADDR images, GM_ADDR offset, GM_ADDR mask, GM_ADDR weight, GM_ADDR bias, GM_ADDR ring,
-    GM_ADDR out, ModulatedDeformConvTiling tiling) {
+extern "C" __global__ __aicore__ void modulated_deform_conv(GM_ADDR images, GM_ADDR offset,
+                                                            GM_ADDR mask, GM_ADDR weight,
+                                                            GM_ADDR bias, GM_ADDR ring, GM_ADDR out,
+                                                            ModulatedDeformConvTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_MIX_AIC_1_2);
-  mxd::kernels::modulated_deform_conv::Convolve<float>(images, offset, mask, weight, bias, ring,
-                                                       out, tiling);
-}
-
-extern "C" __global__ __aicore__ void modulated_deform_conv_half(GM_ADDR images, GM_ADDR offset,
-                                                                 GM_ADDR mask, GM_ADDR weight,
-                                                                 GM_ADDR bias, GM_ADDR ring,
-                                                                 GM_ADDR out,
-                                                                 ModulatedDeformConvTiling tiling) {
-  KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_MIX_AIC_1_2);
-  mxd::kernels::modulated_deform_conv::Convolve<half>(images, offset, mask, weight, bias, ring, out,
-                                                      tiling);
-}
-
-extern "C" __global__ __aicore__ void modulated_deform_conv_bfloat16(
-    GM_ADDR images, GM_ADDR offset, GM_ADDR mask, GM_ADDR weight, GM_ADDR bias, GM_ADDR ring,
-    GM_ADDR out, ModulatedDeformConvTiling tiling) {
-  KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_MIX_AIC_1_2);
-  mxd::kernels::modulated_deform_conv::Convolve<bfloat16_t>(images, offset, mask, weight, bias,
-                                                            ring, out, tiling);
+  using namespace mxd::kernels;
+  RunFor<modulated_deform_conv::Convolution>(tiling.dtype, images, offset, mask, weight, bias, ring,
+                                             out, tiling);
 }

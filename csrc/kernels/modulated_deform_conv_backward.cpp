@@ -17,6 +17,7 @@
 //
 // modulated_deform_conv_backward/ holds the stages: step_grad, tap_grad; output_grads, weights,
 // cube; the schedule and the lists of taps are those of the forward pass.
+#include "common/run_for.h"
 #include "modulated_deform_conv/tap_lists.h"
 #include "modulated_deform_conv_backward/cube.h"
 #include "modulated_deform_conv_backward/step_grad.h"
@@ -81,19 +82,22 @@ class VectorCore {
 };
 
 template <typename T>
-__aicore__ inline void Differentiate(GM_ADDR grad, GM_ADDR images, GM_ADDR offset, GM_ADDR mask,
-                                     GM_ADDR weight, GM_ADDR column_grads, GM_ADDR ring,
-                                     GM_ADDR grad_images, GM_ADDR grad_offset, GM_ADDR grad_mask,
-                                     GM_ADDR grad_weight, const ModulatedDeformConvTiling& tiling) {
-  if ASCEND_IS_AIC {
-    CubeCore<T>(grad, weight, column_grads, ring, grad_weight, tiling).Run();
+struct Gradients {
+  static __aicore__ inline void Execute(GM_ADDR grad, GM_ADDR images, GM_ADDR offset, GM_ADDR mask,
+                                        GM_ADDR weight, GM_ADDR column_grads, GM_ADDR ring,
+                                        GM_ADDR grad_images, GM_ADDR grad_offset, GM_ADDR grad_mask,
+                                        GM_ADDR grad_weight,
+                                        const ModulatedDeformConvTiling& tiling) {
+    if ASCEND_IS_AIC {
+      CubeCore<T>(grad, weight, column_grads, ring, grad_weight, tiling).Run();
+    }
+    if ASCEND_IS_AIV {
+      VectorCore<T>(images, offset, mask, column_grads, ring, grad_images, grad_offset, grad_mask,
+                    tiling)
+          .Run();
+    }
   }
-  if ASCEND_IS_AIV {
-    VectorCore<T>(images, offset, mask, column_grads, ring, grad_images, grad_offset, grad_mask,
-                  tiling)
-        .Run();
-  }
-}
+};
 
 }  // namespace
 }  // namespace mxd::kernels::modulated_deform_conv_backward
@@ -105,32 +109,13 @@ __aicore__ inline void Differentiate(GM_ADDR grad, GM_ADDR images, GM_ADDR offse
 // deform_groups, height * width, channels] and grad_weight [lanes, groups, panels, points, panel,
 // input channels], both fp32; writes grad_offset and grad_mask, as offset and mask with out_stride
 // positions.
-extern "C" __global__ __aicore__ void modulated_deform_conv_backward_float(
+extern "C" __global__ __aicore__ void modulated_deform_conv_backward(
     GM_ADDR grad, GM_ADDR images, GM_ADDR offset, GM_ADDR mask, GM_ADDR weight,
     GM_ADDR column_grads, GM_ADDR ring, GM_ADDR grad_images, GM_ADDR grad_offset, GM_ADDR grad_mask,
     GM_ADDR grad_weight, ModulatedDeformConvTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_MIX_AIC_1_2);
-  mxd::kernels::modulated_deform_conv_backward::Differentiate<float>(
-      grad, images, offset, mask, weight, column_grads, ring, grad_images, grad_offset, grad_mask,
-      grad_weight, tiling);
-}
-
-extern "C" __global__ __aicore__ void modulated_deform_conv_backward_half(
-    GM_ADDR grad, GM_ADDR images, GM_ADDR offset, GM_ADDR mask, GM_ADDR weight,
-    GM_ADDR column_grads, GM_ADDR ring, GM_ADDR grad_images, GM_ADDR grad_offset, GM_ADDR grad_mask,
-    GM_ADDR grad_weight, ModulatedDeformConvTiling tiling) {
-  KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_MIX_AIC_1_2);
-  mxd::kernels::modulated_deform_conv_backward::Differentiate<half>(
-      grad, images, offset, mask, weight, column_grads, ring, grad_images, grad_offset, grad_mask,
-      grad_weight, tiling);
-}
-
-extern "C" __global__ __aicore__ void modulated_deform_conv_backward_bfloat16(
-    GM_ADDR grad, GM_ADDR images, GM_ADDR offset, GM_ADDR mask, GM_ADDR weight,
-    GM_ADDR column_grads, GM_ADDR ring, GM_ADDR grad_images, GM_ADDR grad_offset, GM_ADDR grad_mask,
-    GM_ADDR grad_weight, ModulatedDeformConvTiling tiling) {
-  KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_MIX_AIC_1_2);
-  mxd::kernels::modulated_deform_conv_backward::Differentiate<bfloat16_t>(
-      grad, images, offset, mask, weight, column_grads, ring, grad_images, grad_offset, grad_mask,
-      grad_weight, tiling);
+  using namespace mxd::kernels;
+  RunFor<modulated_deform_conv_backward::Gradients>(tiling.dtype, grad, images, offset, mask,
+                                                    weight, column_grads, ring, grad_images,
+                                                    grad_offset, grad_mask, grad_weight, tiling);
 }

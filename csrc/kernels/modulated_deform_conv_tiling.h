@@ -1,6 +1,7 @@
 // How the kernels of modulated deformable convolution divide the work; the host fills it in.
 #pragma once
 
+#include "common/dtype.h"
 #include "common/integers.h"
 #include "common/matrix_tile.h"
 
@@ -8,6 +9,7 @@
 // deform group into slices of equal width and pads each to whole blocks. Pairs are of height and
 // width.
 struct ModulatedDeformConvTiling {
+  int32_t dtype;  // of images, offsets, masks and weights: kFloat, kHalf or kBfloat16
   int32_t batch;
   int32_t size[2];  // of the images, with zeros to at least 2 x 2
   int32_t out_size[2];

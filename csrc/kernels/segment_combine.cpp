@@ -2,6 +2,7 @@
 // of the units. The core that works on the unit with a segment's end writes the segment's row.
 #include "common/buffers.h"
 #include "common/events.h"
+#include "common/run_for.h"
 #include "segment_reduce_tiling.h"
 
 namespace mxd::kernels {
@@ -13,6 +14,12 @@ class Combine {
   static constexpr bool kConvert = sizeof(T) != sizeof(float);
 
  public:
+  template <typename... Arguments>
+  static __aicore__ inline void Execute(const Arguments&... arguments) {
+    TPipe pipe;
+    Combine(pipe, arguments...).Process();
+  }
+
   __aicore__ inline Combine(TPipe& pipe, const SegmentReduceTiling& tiling, GM_ADDR begins,
                             GM_ADDR splits, GM_ADDR partials, GM_ADDR partial_args, GM_ADDR out,
                             GM_ADDR argmax)
@@ -160,16 +167,10 @@ class Combine {
   int32_t width_ = 0, count_ = 0;  // channels of the slice; rows taken in
 };
 
-template <bool kMax, typename... Arguments>
-__aicore__ inline void RunFor(const SegmentReduceTiling& tiling, Arguments... arguments) {
-  AscendC::TPipe pipe;
-  if (tiling.dtype == kSegmentHalf)
-    Combine<half, kMax>(pipe, tiling, arguments...).Process();
-  else if (tiling.dtype == kSegmentBfloat16)
-    Combine<bfloat16_t, kMax>(pipe, tiling, arguments...).Process();
-  else
-    Combine<float, kMax>(pipe, tiling, arguments...).Process();
-}
+template <typename T>
+using CombineSums = Combine<T, false>;
+template <typename T>
+using CombineMaxima = Combine<T, true>;
 
 }  // namespace
 }  // namespace mxd::kernels
@@ -179,8 +180,9 @@ extern "C" __global__ __aicore__ void segment_combine_sum(GM_ADDR begins, GM_ADD
                                                           GM_ADDR partials, GM_ADDR out,
                                                           SegmentReduceTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  mxd::kernels::RunFor<false>(tiling, begins, splits, partials, static_cast<GM_ADDR>(nullptr), out,
-                              static_cast<GM_ADDR>(nullptr));
+  using namespace mxd::kernels;
+  RunFor<CombineSums>(tiling.dtype, tiling, begins, splits, partials, static_cast<GM_ADDR>(nullptr),
+                      out, static_cast<GM_ADDR>(nullptr));
 }
 
 // Completes segment_max.
@@ -189,5 +191,6 @@ extern "C" __global__ __aicore__ void segment_combine_max(GM_ADDR begins, GM_ADD
                                                           GM_ADDR out, GM_ADDR argmax,
                                                           SegmentReduceTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  mxd::kernels::RunFor<true>(tiling, begins, splits, partials, partial_args, out, argmax);
+  using namespace mxd::kernels;
+  RunFor<CombineMaxima>(tiling.dtype, tiling, begins, splits, partials, partial_args, out, argmax);
 }

@@ -193,17 +193,6 @@ class Maximum : public Reducer<T, Maximum<T>> {
   int32_t numbered_ = 0;
 };
 
-template <typename... Arguments>
-__aicore__ inline void RunFor(const SegmentReduceTiling& tiling, Arguments... arguments) {
-  AscendC::TPipe pipe;
-  if (tiling.dtype == kSegmentHalf)
-    Maximum<half>(pipe, tiling, arguments...).Process();
-  else if (tiling.dtype == kSegmentBfloat16)
-    Maximum<bfloat16_t>(pipe, tiling, arguments...).Process();
-  else
-    Maximum<float>(pipe, tiling, arguments...).Process();
-}
-
 }  // namespace
 }  // namespace mxd::kernels::segment_reduce
 
@@ -214,6 +203,7 @@ extern "C" __global__ __aicore__ void segment_max(GM_ADDR x, GM_ADDR rows, GM_AD
                                                   GM_ADDR partials, GM_ADDR partial_args,
                                                   SegmentReduceTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  mxd::kernels::segment_reduce::RunFor(tiling, x, rows, begins, splits, out, argmax, partials,
-                                       partial_args);
+  using namespace mxd::kernels;
+  RunFor<segment_reduce::Maximum>(tiling.dtype, tiling, x, rows, begins, splits, out, argmax,
+                                  partials, partial_args);
 }

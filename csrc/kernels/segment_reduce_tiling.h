@@ -7,6 +7,7 @@
 // splits[c]. Chunks are the same for any number of cores, and so are all results.
 #pragma once
 
+#include "common/dtype.h"
 #include "common/integers.h"
 
 struct SegmentSplitTiling {
@@ -22,7 +23,7 @@ struct SegmentReduceTiling {
   int32_t pitch;  // words of a row of partials
   int32_t chunk, chunks;
   int32_t unit, units;  // chunks of a unit, and how many units
-  int32_t dtype;        // of the rows: kSegmentFloat, kSegmentHalf or kSegmentBfloat16
+  int32_t dtype;        // of the rows: kFloat, kHalf or kBfloat16
   int32_t mean;         // a sum is divided by the number of entries
   int32_t nan;          // a maximum is NaN wherever one is, else never
   int32_t add_output;   // whether two cores' outputs may share 32 B: then both add to zeros
@@ -36,7 +37,6 @@ struct SegmentGatherTiling {
 
 namespace mxd::kernels {
 
-constexpr int32_t kSegmentFloat = 0, kSegmentHalf = 1, kSegmentBfloat16 = 2;
 // How many numbers the rows of a chunk may have, with the row carried over from the chunk before.
 constexpr int32_t kSegmentSumWords = 8192, kSegmentMaxWords = 3072, kSegmentWhereWords = 4608;
 constexpr int32_t kSegmentChunk = 1016;  // places of the sequence, at most

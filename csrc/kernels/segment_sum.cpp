@@ -100,16 +100,10 @@ class Sum : public Reducer<T, Sum<T, kWhere>> {
   LocalTensor<uint8_t> equal_;
 };
 
-template <bool kWhere, typename... Arguments>
-__aicore__ inline void RunFor(const SegmentReduceTiling& tiling, Arguments... arguments) {
-  AscendC::TPipe pipe;
-  if (tiling.dtype == kSegmentHalf)
-    Sum<half, kWhere>(pipe, tiling, arguments...).Process();
-  else if (tiling.dtype == kSegmentBfloat16)
-    Sum<bfloat16_t, kWhere>(pipe, tiling, arguments...).Process();
-  else
-    Sum<float, kWhere>(pipe, tiling, arguments...).Process();
-}
+template <typename T>
+using SumAll = Sum<T, false>;
+template <typename T>
+using SumWhere = Sum<T, true>;
 
 }  // namespace
 }  // namespace mxd::kernels::segment_reduce
@@ -121,8 +115,9 @@ extern "C" __global__ __aicore__ void segment_sum(GM_ADDR x, GM_ADDR rows, GM_AD
                                                   GM_ADDR splits, GM_ADDR out, GM_ADDR partials,
                                                   SegmentReduceTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  mxd::kernels::segment_reduce::RunFor<false>(tiling, x, static_cast<GM_ADDR>(nullptr), rows,
-                                              begins, splits, out, partials);
+  using namespace mxd::kernels;
+  RunFor<segment_reduce::SumAll>(tiling.dtype, tiling, x, static_cast<GM_ADDR>(nullptr), rows,
+                                 begins, splits, out, partials);
 }
 
 // The same of the numbers alone whose sources int32 [.., channels] name the segment.
@@ -131,6 +126,7 @@ extern "C" __global__ __aicore__ void segment_sum_where(GM_ADDR x, GM_ADDR sourc
                                                         GM_ADDR partials,
                                                         SegmentReduceTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  mxd::kernels::segment_reduce::RunFor<true>(tiling, x, sources, rows, begins, splits, out,
-                                             partials);
+  using namespace mxd::kernels;
+  RunFor<segment_reduce::SumWhere>(tiling.dtype, tiling, x, sources, rows, begins, splits, out,
+                                   partials);
 }

@@ -16,6 +16,7 @@
 // are 72,000 runs, and an instruction costs 14 to 32 cycles but a further row of it 1 to 4.
 //
 // sparse_conv/ holds the stages: schedule, tile_rows, steps; gather; cube; epilogue.
+#include "common/run_for.h"
 #include "sparse_conv/cube.h"
 #include "sparse_conv/epilogue.h"
 #include "sparse_conv/gather.h"
@@ -96,46 +97,29 @@ class VectorCore {
 };
 
 template <typename T>
-__aicore__ inline void Convolve(GM_ADDR features, GM_ADDR weight, GM_ADDR bias, GM_ADDR pairs,
-                                GM_ADDR bounds, GM_ADDR gathered, GM_ADDR products,
-                                GM_ADDR messages, GM_ADDR out, const SparseConvTiling& tiling) {
-  if ASCEND_IS_AIC {
-    CubeCore<T>(weight, gathered, products, messages, tiling).Run();
+struct Convolution {
+  static __aicore__ inline void Execute(GM_ADDR features, GM_ADDR weight, GM_ADDR bias,
+                                        GM_ADDR pairs, GM_ADDR bounds, GM_ADDR gathered,
+                                        GM_ADDR products, GM_ADDR messages, GM_ADDR out,
+                                        const SparseConvTiling& tiling) {
+    if ASCEND_IS_AIC {
+      CubeCore<T>(weight, gathered, products, messages, tiling).Run();
+    }
+    if ASCEND_IS_AIV {
+      VectorCore<T>(features, bias, pairs, bounds, gathered, products, messages, out, tiling).Run();
+    }
   }
-  if ASCEND_IS_AIV {
-    VectorCore<T>(features, bias, pairs, bounds, gathered, products, messages, out, tiling).Run();
-  }
-}
+};
 
 }  // namespace
 }  // namespace mxd::kernels::sparse_conv
 
-extern "C" __global__ __aicore__ void sparse_conv_float(GM_ADDR features, GM_ADDR weight,
-                                                        GM_ADDR bias, GM_ADDR pairs, GM_ADDR bounds,
-                                                        GM_ADDR gathered, GM_ADDR products,
-                                                        GM_ADDR messages, GM_ADDR out,
-                                                        SparseConvTiling tiling) {
+extern "C" __global__ __aicore__ void sparse_conv(GM_ADDR features, GM_ADDR weight, GM_ADDR bias,
+                                                  GM_ADDR pairs, GM_ADDR bounds, GM_ADDR gathered,
+                                                  GM_ADDR products, GM_ADDR messages, GM_ADDR out,
+                                                  SparseConvTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_MIX_AIC_1_2);
-  mxd::kernels::sparse_conv::Convolve<float>(features, weight, bias, pairs, bounds, gathered,
-                                             products, messages, out, tiling);
-}
-
-extern "C" __global__ __aicore__ void sparse_conv_half(GM_ADDR features, GM_ADDR weight,
-                                                       GM_ADDR bias, GM_ADDR pairs, GM_ADDR bounds,
-                                                       GM_ADDR gathered, GM_ADDR products,
-                                                       GM_ADDR messages, GM_ADDR out,
-                                                       SparseConvTiling tiling) {
-  KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_MIX_AIC_1_2);
-  mxd::kernels::sparse_conv::Convolve<half>(features, weight, bias, pairs, bounds, gathered,
-                                            products, messages, out, tiling);
-}
-
-extern "C" __global__ __aicore__ void sparse_conv_bfloat16(GM_ADDR features, GM_ADDR weight,
-                                                           GM_ADDR bias, GM_ADDR pairs,
-                                                           GM_ADDR bounds, GM_ADDR gathered,
-                                                           GM_ADDR products, GM_ADDR messages,
-                                                           GM_ADDR out, SparseConvTiling tiling) {
-  KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_MIX_AIC_1_2);
-  mxd::kernels::sparse_conv::Convolve<bfloat16_t>(features, weight, bias, pairs, bounds, gathered,
-                                                  products, messages, out, tiling);
+  using namespace mxd::kernels;
+  RunFor<sparse_conv::Convolution>(tiling.dtype, features, weight, bias, pairs, bounds, gathered,
+                                   products, messages, out, tiling);
 }

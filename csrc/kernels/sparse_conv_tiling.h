@@ -2,6 +2,7 @@
 // launch stub repeats the structs without the constants.
 #pragma once
 
+#include "common/dtype.h"
 #include "common/integers.h"
 #include "common/matrix_tile.h"
 #include "sparse_conv_rulebook_tiling.h"
@@ -11,6 +12,7 @@
 struct SparseConvTiling {
   int64_t num_out;  // output rows
   int64_t pairs;
+  int32_t dtype;   // of features, weight and output: kFloat, kHalf or kBfloat16
   int32_t tiles;   // of the rulebook
   int32_t volume;  // kernel points
   int32_t groups;
@@ -25,6 +27,7 @@ struct SparseConvTiling {
 // A unit is the gradient of one kernel point, of one panel of input and one of output channels,
 // from one slab of the tiles: units go slab by slab, then by kernel point, by panels, by group.
 struct SparseConvWeightGradTiling {
+  int32_t dtype;  // of features and gradients
   int32_t tiles;
   int32_t volume;
   int32_t groups;

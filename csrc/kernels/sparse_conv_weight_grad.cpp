@@ -9,6 +9,7 @@
 // their order: results are the same from run to run.
 //
 // sparse_conv_weight_grad/ holds the stages: steps, gather, cube.
+#include "common/run_for.h"
 #include "sparse_conv_tiling.h"
 #include "sparse_conv_weight_grad/cube.h"
 #include "sparse_conv_weight_grad/gather.h"
@@ -68,40 +69,29 @@ class VectorCore {
 };
 
 template <typename T>
-__aicore__ inline void Differentiate(GM_ADDR features, GM_ADDR grad, GM_ADDR pairs, GM_ADDR bounds,
-                                     GM_ADDR gathered, GM_ADDR messages, GM_ADDR parts,
-                                     const SparseConvWeightGradTiling& tiling) {
-  if ASCEND_IS_AIC {
-    CubeCore<T>(gathered, messages, parts, tiling).Run();
+struct WeightGrad {
+  static __aicore__ inline void Execute(GM_ADDR features, GM_ADDR grad, GM_ADDR pairs,
+                                        GM_ADDR bounds, GM_ADDR gathered, GM_ADDR messages,
+                                        GM_ADDR parts, const SparseConvWeightGradTiling& tiling) {
+    if ASCEND_IS_AIC {
+      CubeCore<T>(gathered, messages, parts, tiling).Run();
+    }
+    if ASCEND_IS_AIV {
+      VectorCore<T>(features, grad, pairs, bounds, gathered, messages, tiling).Run();
+    }
   }
-  if ASCEND_IS_AIV {
-    VectorCore<T>(features, grad, pairs, bounds, gathered, messages, tiling).Run();
-  }
-}
+};
 
 }  // namespace
 }  // namespace mxd::kernels::sparse_conv_weight_grad
 
-extern "C" __global__ __aicore__ void sparse_conv_weight_grad_float(
-    GM_ADDR features, GM_ADDR grad, GM_ADDR pairs, GM_ADDR bounds, GM_ADDR gathered,
-    GM_ADDR messages, GM_ADDR parts, SparseConvWeightGradTiling tiling) {
+extern "C" __global__ __aicore__ void sparse_conv_weight_grad(GM_ADDR features, GM_ADDR grad,
+                                                              GM_ADDR pairs, GM_ADDR bounds,
+                                                              GM_ADDR gathered, GM_ADDR messages,
+                                                              GM_ADDR parts,
+                                                              SparseConvWeightGradTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_MIX_AIC_1_2);
-  mxd::kernels::sparse_conv_weight_grad::Differentiate<float>(features, grad, pairs, bounds,
-                                                              gathered, messages, parts, tiling);
-}
-
-extern "C" __global__ __aicore__ void sparse_conv_weight_grad_half(
-    GM_ADDR features, GM_ADDR grad, GM_ADDR pairs, GM_ADDR bounds, GM_ADDR gathered,
-    GM_ADDR messages, GM_ADDR parts, SparseConvWeightGradTiling tiling) {
-  KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_MIX_AIC_1_2);
-  mxd::kernels::sparse_conv_weight_grad::Differentiate<half>(features, grad, pairs, bounds,
-                                                             gathered, messages, parts, tiling);
-}
-
-extern "C" __global__ __aicore__ void sparse_conv_weight_grad_bfloat16(
-    GM_ADDR features, GM_ADDR grad, GM_ADDR pairs, GM_ADDR bounds, GM_ADDR gathered,
-    GM_ADDR messages, GM_ADDR parts, SparseConvWeightGradTiling tiling) {
-  KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_MIX_AIC_1_2);
-  mxd::kernels::sparse_conv_weight_grad::Differentiate<bfloat16_t>(
-      features, grad, pairs, bounds, gathered, messages, parts, tiling);
+  using namespace mxd::kernels;
+  RunFor<sparse_conv_weight_grad::WeightGrad>(tiling.dtype, features, grad, pairs, bounds, gathered,
+                                              messages, parts, tiling);
 }

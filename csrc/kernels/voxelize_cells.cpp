@@ -4,6 +4,7 @@
 #include "common/chunks.h"
 #include "common/events.h"
 #include "common/integer_lanes.h"
+#include "common/run_for.h"
 #include "voxelize_tiling.h"
 
 namespace mxd::kernels {
@@ -18,6 +19,12 @@ class VoxelizeCells {
   static_assert(kChunk * (kRowBytes + (4 * kVoxelizeDims + 12) * kWord) <= kUbBytes);
 
  public:
+  static __aicore__ inline void Execute(const VoxelizeCellsTiling& tiling, GM_ADDR points,
+                                        GM_ADDR coors, GM_ADDR keys) {
+    TPipe pipe;
+    VoxelizeCells(pipe, tiling, points, coors, keys).Process();
+  }
+
   __aicore__ inline VoxelizeCells(TPipe& pipe, const VoxelizeCellsTiling& tiling, GM_ADDR points,
                                   GM_ADDR coors, GM_ADDR keys)
       : tiling_(tiling),
@@ -174,26 +181,9 @@ class VoxelizeCells {
 
 // points [points, channels] to coors int32 [points, ndim], -1 outside, and keys int32
 // [words, pitch], kVoxelizeOutside outside. Either may be null.
-extern "C" __global__ __aicore__ void voxelize_cells_float(GM_ADDR points, GM_ADDR coors,
-                                                           GM_ADDR keys,
-                                                           VoxelizeCellsTiling tiling) {
+extern "C" __global__ __aicore__ void voxelize_cells(GM_ADDR points, GM_ADDR coors, GM_ADDR keys,
+                                                     VoxelizeCellsTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  AscendC::TPipe pipe;
-  mxd::kernels::VoxelizeCells<float>(pipe, tiling, points, coors, keys).Process();
-}
-
-extern "C" __global__ __aicore__ void voxelize_cells_half(GM_ADDR points, GM_ADDR coors,
-                                                          GM_ADDR keys,
-                                                          VoxelizeCellsTiling tiling) {
-  KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  AscendC::TPipe pipe;
-  mxd::kernels::VoxelizeCells<half>(pipe, tiling, points, coors, keys).Process();
-}
-
-extern "C" __global__ __aicore__ void voxelize_cells_bfloat16(GM_ADDR points, GM_ADDR coors,
-                                                              GM_ADDR keys,
-                                                              VoxelizeCellsTiling tiling) {
-  KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  AscendC::TPipe pipe;
-  mxd::kernels::VoxelizeCells<bfloat16_t>(pipe, tiling, points, coors, keys).Process();
+  using namespace mxd::kernels;
+  RunFor<VoxelizeCells>(tiling.dtype, tiling, points, coors, keys);
 }

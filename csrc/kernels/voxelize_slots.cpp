@@ -4,22 +4,23 @@
 #include "common/chunks.h"
 #include "common/events.h"
 #include "common/integer_lanes.h"
+#include "common/word_table.h"
 #include "voxelize_tiling.h"
 
 namespace mxd::kernels {
 namespace {
 
 class VoxelizeSlots {
-  static constexpr int32_t kPart = 11264;  // words of a table, with a zero before and behind
+  using Table = WordTable<11264>;
   static constexpr int32_t kLanesAtOnce = kVoxelizeLanes;
-  static_assert((kPart + 3 * kBlockWords + 8 * kLanesAtOnce + 4 * kVoxelizeVoxels) * kWord <=
+  static_assert((Table::kUbWords + kBlockWords + 8 * kLanesAtOnce + 4 * kVoxelizeVoxels) * kWord <=
                 kUbBytes);
 
  public:
   __aicore__ inline VoxelizeSlots(TPipe& pipe, const VoxelizeSlotsTiling& tiling, GM_ADDR leaders,
                                   GM_ADDR begins, GM_ADDR rows, GM_ADDR cells, GM_ADDR coors,
                                   GM_ADDR num_points, GM_ADDR slots)
-      : tiling_(tiling), lanes_(pipe, kLanesAtOnce) {
+      : tiling_(tiling), lanes_(pipe, kLanesAtOnce), words_(pipe) {
     leaders_.SetGlobalBuffer((__gm__ int32_t*)leaders);
     begins_.SetGlobalBuffer((__gm__ int32_t*)begins);
     rows_.SetGlobalBuffer((__gm__ int32_t*)rows);
@@ -27,7 +28,6 @@ class VoxelizeSlots {
     coors_.SetGlobalBuffer((__gm__ int32_t*)coors);
     num_points_.SetGlobalBuffer((__gm__ int32_t*)num_points);
     slots_.SetGlobalBuffer((__gm__ int32_t*)slots);
-    part_ = Take<int32_t>(pipe, kPart + 2 * kBlockWords);
     begin_ = Take<int32_t>(pipe, kVoxelizeVoxels);
     end_ = Take<int32_t>(pipe, kVoxelizeVoxels + kBlockWords);
     size_ = Take<int32_t>(pipe, kVoxelizeVoxels);
@@ -41,7 +41,6 @@ class VoxelizeSlots {
   }
 
   __aicore__ inline void Process() {
-    Duplicate(part_, 0, kBlockWords);
     ForEachChunk(tiling_.voxels, tiling_.batch,
                  [&](int32_t begin, int32_t count) __aicore__ { ProcessVoxels(begin, count); });
   }
@@ -119,29 +118,7 @@ class VoxelizeSlots {
   __aicore__ inline void TakePlaces(const GlobalTensor<int32_t>& table, int32_t first, int32_t end,
                                     int32_t count) {
     SetWait<HardEvent::MTE3_V>();
-    Duplicate(out_, 0, count);
-    for (int32_t at = first; at < end; at += kPart) {
-      const int32_t size = MinOf(kPart, end - at);
-      const int32_t padding = RoundUp(size, kBlockWords) - size;
-      SetWait<HardEvent::V_MTE2>();
-      DataCopyPad(part_[kBlockWords], table[at], Words(size),
-                  {true, 0, static_cast<uint8_t>(padding), 0});
-      Adds(scratch_, place_, 1 - at, count);
-      PipeBarrier<PIPE_V>();
-      Maxs(scratch_, scratch_, 0, count);  // of the zero before
-      PipeBarrier<PIPE_V>();
-      Mins(scratch_, scratch_, size + 1, count);  // of the zero behind
-      PipeBarrier<PIPE_V>();
-      Muls(scratch_, scratch_, kWord, count);
-      SetWait<HardEvent::MTE2_V>();
-      if (padding == 0) Duplicate(part_[kBlockWords + size], 0, kBlockWords);
-      PipeBarrier<PIPE_V>();
-      Gather(scratch_, part_, scratch_.ReinterpretCast<uint32_t>(), (kBlockWords - 1) * kWord,
-             count);
-      PipeBarrier<PIPE_V>();
-      Add(out_, out_, scratch_, count);
-      PipeBarrier<PIPE_V>();
-    }
+    words_.Look(table, first, end, place_, out_, scratch_, count);
   }
 
   __aicore__ inline void Write(const GlobalTensor<int32_t>& to, int32_t count) {
@@ -151,8 +128,9 @@ class VoxelizeSlots {
 
   const VoxelizeSlotsTiling tiling_;
   IntegerLanes lanes_;
+  Table words_;
   GlobalTensor<int32_t> leaders_, begins_, rows_, cells_, coors_, num_points_, slots_;
-  LocalTensor<int32_t> part_, begin_, end_, size_, leader_;
+  LocalTensor<int32_t> begin_, end_, size_, leader_;
   LocalTensor<int32_t> voxel_, number_, place_, scratch_, condition_, out_;
 };
 

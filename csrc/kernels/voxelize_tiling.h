@@ -4,6 +4,7 @@
 // asserted below.
 #pragma once
 
+#include "common/dtype.h"
 #include "common/integers.h"
 #include "sort_tiling.h"
 
@@ -11,6 +12,7 @@
 // keeps cells apart. Dimension d adds step[d] times its coordinate to word word[d]; with step 0 the
 // word is the coordinate's bits as fp32, which int32 holds for every grid.
 struct VoxelizeCellsTiling {
+  int32_t dtype;  // of the points: kFloat, kHalf or kBfloat16
   int32_t points, channels, ndim, words, pitch;
   float low[4], size[4], cells[4];
   int32_t word[4], step[4];

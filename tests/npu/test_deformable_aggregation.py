@@ -181,7 +181,7 @@ def test_inputs_that_are_not_contiguous():
 
 def test_errors():
     inputs = [t.npu() for t in make([[[4, 5]]])]
-    with pytest.raises(TypeError, match='float32, float16 or bfloat16 on npu'):
+    with pytest.raises(TypeError, match='float32, float16 or bfloat16 on an NPU'):
         deformable_aggregation(inputs[0].double(), *inputs[1:4], inputs[4].double())
     with pytest.raises(ValueError, match='within the 20 rows of feature_maps'):
         deformable_aggregation(*inputs[:2], inputs[2] + 1, *inputs[3:])

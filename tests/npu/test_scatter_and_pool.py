@@ -64,7 +64,7 @@ def test_scatter_waits_once_and_refuses_too_many_cells():
     coors = torch.tensor([[2**40, 2**40]]).npu()
     with pytest.raises(ValueError, match=r'coors must span fewer than 2\*\*63 cells'):
         dynamic_scatter(torch.rand(1, 3).npu(), coors)
-    with pytest.raises(TypeError, match='float32, float16 or bfloat16 on npu'):
+    with pytest.raises(TypeError, match='float32, float16 or bfloat16 on an NPU'):
         torch.ops.mxd.dynamic_scatter(
             torch.rand(1, 3).double().npu(),
             torch.zeros(1, dtype=torch.int32).npu(),

@@ -166,17 +166,12 @@ def test_kernels_run(tmp_path, monkeypatch):
     monkeypatch.setenv('MXD_SOFTNPU_PROFILE', str(path))
     indices, grid = scattered(600)
     features, weight = layer(16, 16, 600)
-    for dtype, name in (
-        (torch.float32, 'float'),
-        (torch.float16, 'half'),
-        (torch.bfloat16, 'bfloat16'),
-    ):
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
         path.unlink(missing_ok=True)
         inputs = [t.to('npu', dtype) for t in (features, weight)]
         run(to_npu(subm(indices, grid=grid)), *inputs, None, 1)
         launched = [json.loads(text)['kernel'] for text in path.read_text().splitlines()]
-        forward, weight_grad = f'sparse_conv_{name}', f'sparse_conv_weight_grad_{name}'
-        assert sorted(launched) == [forward, forward, weight_grad]
+        assert sorted(launched) == ['sparse_conv', 'sparse_conv', 'sparse_conv_weight_grad']
 
 
 def test_cost(sweep, tmp_path, monkeypatch):

@@ -4,23 +4,12 @@
 
 #include "../common/bilinear.h"
 #include "../common/buffers.h"
+#include "../common/run_for.h"
 #include "../deformable_aggregation_tiling.h"
 #include "kernel_operator.h"
 #include "taps.h"
 
 namespace mxd::kernels::deformable_aggregation {
-
-// Runs the kernel for the dtype that the tiling names.
-template <template <typename> class Kernel, typename... Arguments>
-__aicore__ inline void RunFor(const DeformableAggregationTiling& tiling, Arguments... arguments) {
-  if (tiling.dtype == kHalf)
-    Kernel<half>(arguments..., tiling).Run();
-  else if (tiling.dtype == kBfloat16)
-    Kernel<bfloat16_t>(arguments..., tiling).Run();
-  else
-    Kernel<float>(arguments..., tiling).Run();
-  AscendC::SetAtomicNone();
-}
 
 // The groups and channels worked on. In UB a pixel is a row: each group in blocks of its own.
 struct Slice {
@@ -45,6 +34,12 @@ struct Slice {
 template <typename T, bool kPatches, bool kSlopes, typename Derived>
 class Aggregation {
  public:
+  template <typename... Arguments>
+  static __aicore__ inline void Execute(const Arguments&... arguments) {
+    Derived(arguments...).Run();
+    SetAtomicNone();
+  }
+
   // For each slice of the channels, all taps.
   __aicore__ inline void Run() {
     for (int32_t group = 0; group < tiling_.groups; group += tiling_.slice_groups)

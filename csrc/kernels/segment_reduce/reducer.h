@@ -5,6 +5,7 @@
 // entry each. `Derived` reduces the slots of each segment to a row.
 #pragma once
 
+#include "../common/run_for.h"
 #include "chunks.h"
 
 namespace mxd::kernels::segment_reduce {
@@ -17,6 +18,12 @@ struct Slots {
 template <typename T, typename Derived>
 class Reducer {
  public:
+  template <typename... Arguments>
+  static __aicore__ inline void Execute(const Arguments&... arguments) {
+    TPipe pipe;
+    Derived(pipe, arguments...).Process();
+  }
+
   __aicore__ inline void Process() {
     for (channel_ = 0; channel_ < tiling_.channels; channel_ += tiling_.slice) {
       width_ = MinOf(tiling_.slice, tiling_.channels - channel_);

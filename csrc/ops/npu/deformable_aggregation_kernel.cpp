@@ -7,6 +7,7 @@
 
 #include "../deformable_aggregation.h"
 #include "deformable_aggregation_tiling.h"
+#include "dtype.h"
 #include "launch.h"
 
 // clang-format off: these need the tiling
@@ -22,17 +23,10 @@ using namespace kernels::deformable_aggregation;
 using kernels::kBlockWords;
 using kernels::RoundUp;
 
-int32_t kernel_dtype(const at::Tensor& feature_maps) {
-  const auto type = feature_maps.scalar_type();
-  TORCH_CHECK_TYPE(type != at::kDouble, "feature_maps must be float32, float16 or bfloat16 on ",
-                   feature_maps.device(), ", was ", type);
-  return type == at::kHalf ? kHalf : type == at::kBFloat16 ? kBfloat16 : kFloat;
-}
-
 DeformableAggregationTiling make_tiling(const at::Tensor& feature_maps, const at::Tensor& weight) {
   DeformableAggregationTiling t{};
   t.num_feat = feature_maps.size(1);
-  t.dtype = kernel_dtype(feature_maps);
+  t.dtype = npu::kernel_dtype("feature_maps", feature_maps);
   t.anchors = weight.size(1);
   t.all_anchors = weight.size(0) * weight.size(1);
   t.samples = weight.size(2) * weight.size(3);

@@ -93,11 +93,3 @@ void launch(Kernel kernel, const char* name, int64_t blocks, const Arguments&...
 }
 
 }  // namespace mxd::npu
-
-// Launches the kernel NAME_float, NAME_half or NAME_bfloat16; the rest as in mxd::npu::launch.
-#define MXD_LAUNCH_FOR(dtype, name, ...)                                           \
-  ((dtype) == at::kFloat                                                           \
-       ? mxd::npu::launch(aclrtlaunch_##name##_float, #name "_float", __VA_ARGS__) \
-   : (dtype) == at::kHalf                                                          \
-       ? mxd::npu::launch(aclrtlaunch_##name##_half, #name "_half", __VA_ARGS__)   \
-       : mxd::npu::launch(aclrtlaunch_##name##_bfloat16, #name "_bfloat16", __VA_ARGS__))

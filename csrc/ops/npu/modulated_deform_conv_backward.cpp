@@ -10,9 +10,7 @@
 #include "launch.h"
 #include "modulated_deform_conv_layout.h"
 // After their tiling.
-#include "aclrtlaunch_modulated_deform_conv_backward_bfloat16.h"
-#include "aclrtlaunch_modulated_deform_conv_backward_float.h"
-#include "aclrtlaunch_modulated_deform_conv_backward_half.h"
+#include "aclrtlaunch_modulated_deform_conv_backward.h"
 
 namespace mxd::modulated_deform_conv {
 namespace {
@@ -35,7 +33,7 @@ int32_t count_copies(const ModulatedDeformConvTiling& t) {
 void choose_lanes(ModulatedDeformConvTiling& t, int64_t image_bytes) {
   constexpr double kTapCycles = 39, kBytesACycle = 890;  // as the model of costs has it
   const int64_t tiles = t.batch * sizes::Tiles(t), half = t.tile / 2;
-  const int64_t steps = t.deform_groups * divide_up(t.deform_blocks, t.chunk_blocks);
+  const int64_t steps = t.deform_groups * ceil_div(t.deform_blocks, t.chunk_blocks);
   const double tile_cycles = kTapCycles * half * sizes::Points(t) * steps;
   double least = 0;
   ModulatedDeformConvTiling trial = t;
@@ -44,7 +42,7 @@ void choose_lanes(ModulatedDeformConvTiling& t, int64_t image_bytes) {
     trial.copies = count_copies(trial);
     const int64_t bytes = 2 * t.batch * trial.copies * image_bytes;
     if (lanes > 1 && bytes > kMaxGradBytes) continue;
-    const double cycles = tile_cycles * divide_up(tiles, lanes) + 2.0 * bytes / kBytesACycle;
+    const double cycles = tile_cycles * ceil_div(tiles, lanes) + 2.0 * bytes / kBytesACycle;
     if (lanes == 1 || cycles < least) t = trial, least = cycles;
   }
 }
@@ -147,11 +145,10 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> backward_
     const auto copies = of_data ? at::zeros({count, t.copies, 2, image}, sums) : none;
     const auto column_grads = at::empty({blocks, sizes::kSlots, step}, sums);
     const auto ring = at::empty({blocks, sizes::kSlots, step}, options);
-    MXD_LAUNCH_FOR(input.scalar_type(), modulated_deform_conv_backward, blocks,
-                   to_positions(part(grad), t), to_images(part(input), channels),
-                   part(offset).contiguous(), mask ? part(*mask).contiguous() : at::Tensor(),
-                   fractals, column_grads, ring, copies, part(grad_offset), part(grad_mask), parts,
-                   t);
+    npu::launch(aclrtlaunch_modulated_deform_conv_backward, "modulated_deform_conv_backward",
+                blocks, to_positions(part(grad), t), to_images(part(input), channels),
+                part(offset).contiguous(), mask ? part(*mask).contiguous() : at::Tensor(), fractals,
+                column_grads, ring, copies, part(grad_offset), part(grad_mask), parts, t);
     if (of_data) part(grad_input).copy_(to_input_grad(copies, part(input), channels, t));
   });
   auto without_padding = [&](const at::Tensor& tensor, const at::Tensor& as) {

@@ -9,9 +9,7 @@
 #include "launch.h"
 #include "modulated_deform_conv_layout.h"
 // After their tiling.
-#include "aclrtlaunch_modulated_deform_conv_bfloat16.h"
-#include "aclrtlaunch_modulated_deform_conv_float.h"
-#include "aclrtlaunch_modulated_deform_conv_half.h"
+#include "aclrtlaunch_modulated_deform_conv.h"
 
 namespace mxd::modulated_deform_conv {
 namespace {
@@ -50,7 +48,7 @@ at::Tensor forward_npu(const at::Tensor& input, const at::Tensor& offset,
       make_tiling(input, weight, out_size, channels, stride, padding, dilation);
   t.has_mask = mask.has_value();
   t.has_bias = bias.has_value();
-  const int64_t passes = divide_up(t.groups, t.pass_groups) * divide_up(t.panels, t.pass_panels);
+  const int64_t passes = ceil_div(t.groups, t.pass_groups) * ceil_div(t.panels, t.pass_panels);
   const auto fractals = to_fractals(weight, channels, t);
   const auto block = bias ? to_block(*bias, channels, t) : at::Tensor();
   const auto out = at::empty({size[0], size[1], t.out_stride}, input.options());
@@ -61,11 +59,11 @@ at::Tensor forward_npu(const at::Tensor& input, const at::Tensor& offset,
     const int64_t blocks = std::min(npu::cube_cores(), count * sizes::Tiles(t) * passes);
     const auto ring =
         at::empty({blocks, sizes::kSlots, sizes::StepBytes(t)}, input.options().dtype(at::kByte));
-    MXD_LAUNCH_FOR(input.scalar_type(), modulated_deform_conv, blocks,
-                   to_images(input.narrow(0, first, count), channels),
-                   offset.narrow(0, first, count).contiguous(),
-                   mask ? mask->narrow(0, first, count).contiguous() : at::Tensor(), fractals,
-                   block, ring, out.narrow(0, first, count), t);
+    npu::launch(aclrtlaunch_modulated_deform_conv, "modulated_deform_conv", blocks,
+                to_images(input.narrow(0, first, count), channels),
+                offset.narrow(0, first, count).contiguous(),
+                mask ? mask->narrow(0, first, count).contiguous() : at::Tensor(), fractals, block,
+                ring, out.narrow(0, first, count), t);
   });
   return out.narrow(2, 0, sizes::Positions(t)).reshape(size);
 }

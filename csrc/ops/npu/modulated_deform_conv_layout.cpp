@@ -4,6 +4,8 @@
 
 #include <numeric>
 
+#include "dtype.h"
+
 namespace mxd::modulated_deform_conv {
 namespace {
 
@@ -56,6 +58,7 @@ ModulatedDeformConvTiling make_tiling(const at::Tensor& input, const at::Tensor&
                                       at::IntArrayRef stride, at::IntArrayRef padding,
                                       at::IntArrayRef dilation) {
   ModulatedDeformConvTiling t{};
+  t.dtype = npu::kernel_dtype("input", input);
   t.batch = input.size(0);
   for (int d = 0; d < 2; d++) {
     t.size[d] = std::max<int64_t>(input.size(2 + d), 2);
@@ -70,8 +73,8 @@ ModulatedDeformConvTiling make_tiling(const at::Tensor& input, const at::Tensor&
   t.deform_blocks = channels.blocks_of(channels.deform_groups);
   t.group_blocks = channels.blocks_of(channels.groups);
   t.out_channels = weight.size(0) / channels.groups;
-  t.panels = divide_up(t.out_channels, kMatrixRows);
-  t.panel = round_up(divide_up(t.out_channels, t.panels), kFractalRows);
+  t.panels = ceil_div(t.out_channels, kMatrixRows);
+  t.panel = round_up(ceil_div(t.out_channels, t.panels), kFractalRows);
   // Wide outputs take smaller tiles: L0C holds their sums twice.
   const int64_t positions = out_size[0] * out_size[1], rows = t.panels * t.panel;
   const bool wide = rows * t.groups * sizes::kMaxTile > sizes::kSums;
@@ -86,9 +89,7 @@ ModulatedDeformConvTiling make_tiling(const at::Tensor& input, const at::Tensor&
 }
 
 void check_npu(const at::Tensor& input, at::IntArrayRef out_size) {
-  TORCH_CHECK_TYPE(input.scalar_type() != at::kDouble,
-                   "input must be float32, float16 or bfloat16 on an NPU, was ",
-                   input.scalar_type());
+  npu::check_dtype("input", input);
   for (int d = 0; d < 2; d++)
     TORCH_CHECK_VALUE(input.size(2 + d) <= kMaxSide && out_size[d] <= kMaxSide,
                       "input and output must have at most ", kMaxSide,

@@ -6,14 +6,15 @@
 
 #include <algorithm>
 
+#include "integers.h"
 #include "modulated_deform_conv_tiling.h"
 
 namespace mxd::modulated_deform_conv {
 
 namespace sizes = kernels::modulated_deform_conv;
 
-inline int64_t divide_up(int64_t value, int64_t by) { return (value + by - 1) / by; }
-inline int64_t round_up(int64_t value, int64_t to) { return divide_up(value, to) * to; }
+using npu::ceil_div;
+using npu::round_up;
 
 // How the channels lie: cut at every border of a group or a deform group into slices, each padded
 // to whole fractals.
@@ -55,7 +56,7 @@ int64_t image_elements(const ModulatedDeformConvTiling& tiling, const Channels& 
 template <typename Body>
 void for_each_chunk(int64_t images, int64_t bytes, Body body) {
   constexpr int64_t kCacheBytes = 150 << 20;  // of the L2, for what a launch works on
-  const int64_t most = std::max<int64_t>(kCacheBytes / bytes, 1), chunks = divide_up(images, most);
+  const int64_t most = std::max<int64_t>(kCacheBytes / bytes, 1), chunks = ceil_div(images, most);
   for (int64_t i = 0; i < chunks; i++) {
     const int64_t first = images * i / chunks;
     body(first, images * (i + 1) / chunks - first);

@@ -10,6 +10,8 @@
 #include <algorithm>
 #include <limits>
 
+#include "dtype.h"
+#include "integers.h"
 #include "launch.h"
 #include "segment_reduce_tiling.h"
 #include "sparse_conv_rulebook_tiling.h"
@@ -30,18 +32,6 @@ namespace {
 using kernels::kBlockBytes;
 using kernels::kBlockWords;
 
-int64_t ceil_div(int64_t value, int64_t by) { return (value + by - 1) / by; }
-int64_t round_up(int64_t value, int64_t to) { return ceil_div(value, to) * to; }
-
-int32_t kernel_dtype(const at::Tensor& x) {
-  const auto type = x.scalar_type();
-  TORCH_CHECK_TYPE(type != at::kDouble, "features must be float32, float16 or bfloat16 on ",
-                   x.device(), ", was ", type);
-  return type == at::kHalf       ? kernels::kSegmentHalf
-         : type == at::kBFloat16 ? kernels::kSegmentBfloat16
-                                 : kernels::kSegmentFloat;
-}
-
 // A reduction: its tiling, where its chunks begin, and room for what units have of segments.
 struct Reduction {
   SegmentReduceTiling tiling{};
@@ -61,7 +51,7 @@ Reduction make_reduction(const at::Tensor& x, const at::Tensor& rows, const at::
   t.segments = segments;
   t.entries = entries;
   t.channels = channels;
-  t.dtype = kernel_dtype(x);
+  t.dtype = kernel_dtype("features", x);
   t.slice = std::min<int64_t>({channels, kernels::kSegmentSlice, words / 32});
   t.pitch = round_up(channels, kBlockWords);
   const int64_t in_ub = round_up(t.slice, kBlockBytes / x.element_size());
@@ -98,7 +88,7 @@ bool is_empty(const at::Tensor& x, const at::Tensor& rows, const at::Tensor& beg
 }
 
 at::Tensor zeros(const at::Tensor& x, const at::Tensor& begins) {
-  kernel_dtype(x);
+  check_dtype("features", x);
   return at::zeros({begins.size(0) - 1, x.size(1)}, x.options());
 }
 
@@ -166,7 +156,7 @@ std::tuple<at::Tensor, at::Tensor> segment_max(const at::Tensor& x, const at::Te
 }
 
 at::Tensor gather_rows(const at::Tensor& matrix, const at::Tensor& list) {
-  kernel_dtype(matrix);
+  kernel_dtype("features", matrix);
   const at::Tensor out = at::empty({list.size(0), matrix.size(1)}, matrix.options());
   if (out.numel() == 0) return out;
   if (matrix.size(0) == 0) return out.zero_();
@@ -182,12 +172,9 @@ at::Tensor gather_rows(const at::Tensor& matrix, const at::Tensor& list) {
   tiling.rows =
       std::min<int64_t>(kernels::kSegmentGatherBytes / in_ub, kernels::kSegmentGatherRows);
   const int64_t blocks = std::clamp<int64_t>(ceil_div(tiling.count, 64), 1, vector_cores());
-  if (words)
-    launch(aclrtlaunch_segment_gather_words, "segment_gather_words", blocks, matrix.contiguous(),
-           list, out, tiling);
-  else
-    launch(aclrtlaunch_segment_gather_halves, "segment_gather_halves", blocks, matrix.contiguous(),
-           list, out, tiling);
+  launch(words ? aclrtlaunch_segment_gather_words : aclrtlaunch_segment_gather_halves,
+         words ? "segment_gather_words" : "segment_gather_halves", blocks, matrix.contiguous(),
+         list, out, tiling);
   return out;
 }
 

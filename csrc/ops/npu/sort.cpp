@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "../check.h"
+#include "integers.h"
 #include "launch.h"
 #include "sort_tiling.h"
 // The launches, which name the tilings.
@@ -31,8 +32,6 @@ constexpr int64_t kLeastRun = 2048;  // shorter ones cost more launches than the
 constexpr int64_t kRunUnit = 512;    // runs are multiples of it, and so of the distances of samples
 constexpr int64_t kWordBits = 21;    // of a number's words
 constexpr int64_t kMostSlack = 2048;  // of a bucket, for what lies between two samples of each run
-
-int64_t ceil_div(int64_t value, int64_t by) { return (value + by - 1) / by; }
 
 // Keys of a run: a single run for what one core sorts at once, else about one for each core.
 int64_t run_of(int64_t count) {

@@ -5,30 +5,27 @@
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
+#include "dtype.h"
+#include "integers.h"
 #include "launch.h"
 #include "sparse_conv.h"
 #include "sparse_conv_tiling.h"
 // After their tiling.
-#include "aclrtlaunch_sparse_conv_bfloat16.h"
-#include "aclrtlaunch_sparse_conv_float.h"
-#include "aclrtlaunch_sparse_conv_half.h"
-#include "aclrtlaunch_sparse_conv_weight_grad_bfloat16.h"
-#include "aclrtlaunch_sparse_conv_weight_grad_float.h"
-#include "aclrtlaunch_sparse_conv_weight_grad_half.h"
+#include "aclrtlaunch_sparse_conv.h"
+#include "aclrtlaunch_sparse_conv_weight_grad.h"
 
 namespace mxd::sparse_conv {
 namespace {
 
 using kernels::kContractionBytes;
 using kernels::kMatrixColumns;
+using npu::ceil_div;
+using npu::round_up;
 constexpr int64_t kFractal = kernels::kFractalRows;
 static_assert(kernels::kTileRows == kTileRows);
 
 constexpr int64_t kMaxSlabs = 20;  // parts of a weight's gradient that are summed apart
 constexpr int64_t kMaxPartBytes = 64 << 20;
-
-int64_t divide_up(int64_t value, int64_t by) { return (value + by - 1) / by; }
-int64_t round_up(int64_t value, int64_t to) { return divide_up(value, to) * to; }
 
 // [..., channels] -> [..., padded], a copy only where that differs.
 at::Tensor pad(const at::Tensor& tensor, int64_t padded) {
@@ -36,17 +33,11 @@ at::Tensor pad(const at::Tensor& tensor, int64_t padded) {
   return channels == padded ? tensor : at::constant_pad_nd(tensor, {0, padded - channels});
 }
 
-void check_dtype(const at::Tensor& features) {
-  TORCH_CHECK_TYPE(features.scalar_type() != at::kDouble,
-                   "features must be float32, float16 or bfloat16 on an NPU, was ",
-                   features.scalar_type());
-}
-
 at::Tensor forward_npu(const at::Tensor& features, const at::Tensor& weight,
                        const c10::optional<at::Tensor>& bias, const at::Tensor& pairs,
                        const at::Tensor& bounds, int64_t num_out, int64_t groups) {
   check_forward(features, weight, bias, pairs, bounds, num_out, groups);
-  check_dtype(features);
+  const int32_t dtype = npu::kernel_dtype("features", features);
   check_tiles(bounds, num_out);
   const int64_t volume = weight.size(0), in = weight.size(1), out = weight.size(2) / groups;
   if (num_out == 0 || out == 0 || in == 0 || pairs.size(0) == 0) {
@@ -57,16 +48,17 @@ at::Tensor forward_npu(const at::Tensor& features, const at::Tensor& weight,
   namespace sizes = kernels::sparse_conv;
   const int64_t size = features.element_size(), depth = kernels::kBlockBytes / size;
   SparseConvTiling tiling{};
+  tiling.dtype = dtype;
   tiling.num_out = num_out;
   tiling.pairs = pairs.size(0);
   tiling.tiles = bounds.size(0);
   tiling.volume = volume;
   tiling.groups = groups;
-  const int64_t in_blocks = divide_up(in * size, kContractionBytes);
-  tiling.in_step = round_up(divide_up(in, in_blocks), kFractal);
+  const int64_t in_blocks = ceil_div(in * size, kContractionBytes);
+  tiling.in_step = round_up(ceil_div(in, in_blocks), kFractal);
   tiling.in_channels = in_blocks * tiling.in_step;
-  tiling.panels = divide_up(out, kMatrixColumns);
-  tiling.panel = round_up(divide_up(out, tiling.panels), kFractal);
+  tiling.panels = ceil_div(out, kMatrixColumns);
+  tiling.panel = round_up(ceil_div(out, tiling.panels), kFractal);
   tiling.step_rows =
       std::clamp<int64_t>(sizes::kStepBytes / (tiling.in_channels * size) / kFractal * kFractal,
                           kFractal, sizes::MostStepRows(tiling.panel));
@@ -95,16 +87,16 @@ at::Tensor forward_npu(const at::Tensor& features, const at::Tensor& weight,
   const auto messages =
       at::empty({blocks, sizes::kSteps, sizes::kMessageBytes}, features.options().dtype(at::kByte));
   const auto result = at::empty({num_out, groups, padded_out}, features.options());
-  MXD_LAUNCH_FOR(features.scalar_type(), sparse_conv, blocks, rows, fractals, shift,
-                 pairs.contiguous(), bounds.contiguous(), gathered, products, messages, result,
-                 tiling);
+  npu::launch(aclrtlaunch_sparse_conv, "sparse_conv", blocks, rows, fractals, shift,
+              pairs.contiguous(), bounds.contiguous(), gathered, products, messages, result,
+              tiling);
   return result.narrow(2, 0, out).reshape({num_out, groups * out});
 }
 
 at::Tensor weight_grad_npu(const at::Tensor& features, const at::Tensor& grad,
                            const at::Tensor& pairs, const at::Tensor& bounds, int64_t groups) {
   check_weight_grad(features, grad, pairs, bounds, groups);
-  check_dtype(features);
+  const int32_t dtype = npu::kernel_dtype("features", features);
   check_tiles(bounds, grad.size(0));
   const int64_t volume = bounds.size(1) - 1,
                 channels[2] = {features.size(1) / groups, grad.size(1) / groups};
@@ -113,13 +105,14 @@ at::Tensor weight_grad_npu(const at::Tensor& features, const at::Tensor& grad,
 
   namespace sizes = kernels::sparse_conv_weight_grad;
   SparseConvWeightGradTiling tiling{};
+  tiling.dtype = dtype;
   tiling.tiles = bounds.size(0);
   tiling.volume = volume;
   tiling.groups = groups;
   at::Tensor rows[2] = {features, grad};
   for (int side = 0; side < 2; side++) {
-    tiling.panels[side] = divide_up(channels[side], kMatrixColumns);
-    tiling.panel[side] = round_up(divide_up(channels[side], tiling.panels[side]), kFractal);
+    tiling.panels[side] = ceil_div(channels[side], kMatrixColumns);
+    tiling.panel[side] = round_up(ceil_div(channels[side], tiling.panels[side]), kFractal);
     rows[side] = pad(rows[side].reshape({-1, groups, channels[side]}),
                      tiling.panels[side] * tiling.panel[side])
                      .contiguous();
@@ -138,8 +131,8 @@ at::Tensor weight_grad_npu(const at::Tensor& features, const at::Tensor& grad,
   const auto parts = at::zeros({groups, tiling.panels[0], tiling.panels[1], volume, tiling.slabs,
                                 tiling.panel[0], tiling.panel[1]},
                                features.options().dtype(at::kFloat));
-  MXD_LAUNCH_FOR(features.scalar_type(), sparse_conv_weight_grad, blocks, rows[0], rows[1],
-                 pairs.contiguous(), bounds.contiguous(), gathered, messages, parts, tiling);
+  npu::launch(aclrtlaunch_sparse_conv_weight_grad, "sparse_conv_weight_grad", blocks, rows[0],
+              rows[1], pairs.contiguous(), bounds.contiguous(), gathered, messages, parts, tiling);
   // [groups, in panels, out panels, K, in, out] -> [K, in, groups * out]
   return parts.sum(4)
       .permute({3, 1, 4, 0, 2, 5})

@@ -8,6 +8,7 @@
 
 #include "../sparse_dense.h"
 #include "../voxel_check.h"
+#include "integers.h"
 #include "launch.h"
 #include "segment_reduce.h"
 #include "sort.h"
@@ -25,12 +26,11 @@ namespace mxd::sparse_dense {
 namespace {
 
 using kernels::kBlockBytes;
+using npu::ceil_div;
 using npu::launch;
+using npu::round_up;
 
 constexpr int64_t kCellUnit = 16;  // cells of tiles: whole blocks of 32 bytes, whatever the dtype
-
-int64_t divide_up(int64_t value, int64_t by) { return (value + by - 1) / by; }
-int64_t round_up(int64_t value, int64_t to) { return divide_up(value, to) * to; }
 
 struct Grid {
   int64_t batch, plane = 1;  // samples, and the cells of one
@@ -80,7 +80,7 @@ struct Map {
     tiling.voxels = cells.size(0);
     tiling.cells = grid.cells();
     launch(aclrtlaunch_sparse_dense_map, "sparse_dense_map",
-           std::clamp<int64_t>(divide_up(tiling.cells, 256), 1, npu::vector_cores()), cells, voxels,
+           std::clamp<int64_t>(ceil_div(tiling.cells, 256), 1, npu::vector_cores()), cells, voxels,
            named, tiling);
   }
 
@@ -96,9 +96,9 @@ SparseDenseTiling make_tiling(const Grid& grid, int64_t voxels, int64_t channels
   tiling.batch = grid.batch;
   tiling.plane = grid.plane;
   const int64_t spans = std::max<int64_t>(npu::vector_cores() / grid.batch, 1);
-  tiling.span = round_up(divide_up(grid.plane, spans), kCellUnit);
-  tiling.spans = divide_up(grid.plane, tiling.span);
-  tiling.tile = round_up(divide_up(tiling.span, divide_up(tiling.span, most)), kCellUnit);
+  tiling.span = round_up(ceil_div(grid.plane, spans), kCellUnit);
+  tiling.spans = ceil_div(grid.plane, tiling.span);
+  tiling.tile = round_up(ceil_div(tiling.span, ceil_div(tiling.span, most)), kCellUnit);
   tiling.width = std::min<int64_t>(channels, kernels::kDenseWidth);
   return tiling;
 }
@@ -115,12 +115,10 @@ at::Tensor fill_planes(const at::Tensor& features, const Grid& grid, const Map& 
   const std::vector<int64_t> sizes{grid.batch, channels, grid.plane};
   const at::Tensor out = tiling.add_output ? at::zeros(sizes, features.options())
                                            : at::empty(sizes, features.options());
-  if (size == kernels::kWord)
-    launch(aclrtlaunch_sparse_to_dense_words, "sparse_to_dense_words", blocks_for(tiling), features,
-           map.voxels, out, tiling);
-  else
-    launch(aclrtlaunch_sparse_to_dense_halves, "sparse_to_dense_halves", blocks_for(tiling),
-           features, map.voxels, out, tiling);
+  const bool words = size == kernels::kWord;
+  launch(words ? aclrtlaunch_sparse_to_dense_words : aclrtlaunch_sparse_to_dense_halves,
+         words ? "sparse_to_dense_words" : "sparse_to_dense_halves", blocks_for(tiling), features,
+         map.voxels, out, tiling);
   return out;
 }
 
@@ -134,12 +132,10 @@ at::Tensor take_planes(const at::Tensor& planes, int64_t voxels, const Grid& gri
   tiling.add_output = channels * size % kBlockBytes != 0;
   // Zeros, too, where a voxel is not the one of its cell.
   const at::Tensor out = at::zeros({voxels, channels}, planes.options());
-  if (size == kernels::kWord)
-    launch(aclrtlaunch_sparse_from_dense_words, "sparse_from_dense_words", blocks_for(tiling),
-           planes, map.voxels, out, tiling);
-  else
-    launch(aclrtlaunch_sparse_from_dense_halves, "sparse_from_dense_halves", blocks_for(tiling),
-           planes, map.voxels, out, tiling);
+  const bool words = size == kernels::kWord;
+  launch(words ? aclrtlaunch_sparse_from_dense_words : aclrtlaunch_sparse_from_dense_halves,
+         words ? "sparse_from_dense_words" : "sparse_from_dense_halves", blocks_for(tiling), planes,
+         map.voxels, out, tiling);
   return out;
 }
 

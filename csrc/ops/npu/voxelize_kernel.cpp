@@ -2,7 +2,8 @@
 //
 // Points are sorted by cell, and again by the first point of their cell: then they lie by voxel, in
 // the order of the voxels, and what is asked of each voxel is near what was asked of the one
-// before. A third sort takes the voxels' numbers back to the points. The host waits once.
+// before. A third sort takes the voxels' numbers back to the points, where they are wanted. The
+// host waits once.
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/full.h>
@@ -10,14 +11,13 @@
 #include <torch/library.h>
 
 #include "../voxelize.h"
+#include "dtype.h"
 #include "launch.h"
 #include "sort.h"
 #include "voxelize_rows.h"
 #include "voxelize_tiling.h"
 // The launches, which name the tilings.
-#include "aclrtlaunch_voxelize_cells_bfloat16.h"
-#include "aclrtlaunch_voxelize_cells_float.h"
-#include "aclrtlaunch_voxelize_cells_half.h"
+#include "aclrtlaunch_voxelize_cells.h"
 #include "aclrtlaunch_voxelize_leaders.h"
 #include "aclrtlaunch_voxelize_leaders_count.h"
 #include "aclrtlaunch_voxelize_numbers.h"
@@ -38,18 +38,13 @@ int64_t blocks_for(int64_t count, int64_t least) {
   return std::clamp<int64_t>((count + least - 1) / least, 1, npu::vector_cores());
 }
 
-void check_dtype(const char* name, const at::Tensor& tensor) {
-  TORCH_CHECK_TYPE(tensor.scalar_type() != at::kDouble, name,
-                   " must be float32, float16 or bfloat16 on ", tensor.device(), ", was ",
-                   tensor.scalar_type());
-}
-
 void check_fits(const char* what, int64_t count) {
   TORCH_CHECK_VALUE(count <= kMostInt, what, " must be at most 2**31 - 1 on an NPU, were ", count);
 }
 
 VoxelizeCellsTiling make_cells_tiling(const at::Tensor& points, const Grid& grid) {
   VoxelizeCellsTiling tiling{};
+  tiling.dtype = npu::kernel_dtype("points", points);
   tiling.points = points.size(0);
   tiling.channels = points.size(1);
   tiling.ndim = grid.ndim;
@@ -75,14 +70,14 @@ VoxelizeCellsTiling make_cells_tiling(const at::Tensor& points, const Grid& grid
 
 void find_cells(const at::Tensor& points, const VoxelizeCellsTiling& tiling,
                 const at::Tensor& coors, const at::Tensor& keys) {
-  MXD_LAUNCH_FOR(points.scalar_type(), voxelize_cells, blocks_for(points.size(0), 128), points,
-                 coors, keys, tiling);
+  npu::launch(aclrtlaunch_voxelize_cells, "voxelize_cells", blocks_for(points.size(0), 128), points,
+              coors, keys, tiling);
 }
 
 at::Tensor dynamic_npu(const at::Tensor& points, at::ArrayRef<double> voxel_size,
                        at::ArrayRef<double> coors_range) {
   check_dynamic(points, voxel_size, coors_range);
-  check_dtype("points", points);
+  npu::check_dtype("points", points);
   const Grid grid = make_grid(voxel_size, coors_range);
   const at::Tensor coors = at::empty({points.size(0), grid.ndim}, points.options().dtype(at::kInt));
   if (points.size(0) > 0)
@@ -141,9 +136,9 @@ VoxelizeSlotsTiling make_slots_tiling(int64_t voxels, int64_t groups, int64_t in
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> hard_npu(
     const at::Tensor& points, at::ArrayRef<double> voxel_size, at::ArrayRef<double> coors_range,
-    int64_t max_points, int64_t max_voxels) {
-  check_hard(points, voxel_size, coors_range, max_points, max_voxels);
-  check_dtype("points", points);
+    int64_t max_points, int64_t max_voxels, bool with_ids) {
+  check_hard(points, voxel_size, coors_range, max_points, max_voxels, with_ids);
+  npu::check_dtype("points", points);
   const Grid grid = make_grid(voxel_size, coors_range);
   const int64_t count = points.size(0), ndim = grid.ndim;
   check_fits("points times dimensions", count * ndim);
@@ -161,7 +156,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> hard_npu(
   const npu::Sorted sorted = sort_points(keys, count, totals.slice(0, kBlockWords));
   const npu::Unique leaders =
       npu::unique_keys(sorted.keys.unsqueeze(0), count, totals.slice(0, 0, 1), /*begins=*/true);
-  const at::Tensor point_voxel_id = number_points(sorted, max_voxels);
+  const at::Tensor point_voxel_id =
+      with_ids ? number_points(sorted, max_voxels) : at::empty({0}, ints.dtype(at::kLong));
 
   const at::Tensor found = totals.cpu();  // the wait
   const int64_t groups = found.const_data_ptr<int32_t>()[0];
@@ -178,7 +174,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> hard_npu(
 
 at::Tensor gather_npu(const at::Tensor& points, const at::Tensor& slots, bool empty_mean) {
   check_gather(points, slots, empty_mean);
-  check_dtype("points", points);
+  npu::check_dtype("points", points);
   const int64_t voxels = slots.size(0), max_points = slots.size(1), channels = points.size(1);
   const at::Tensor named = slots.contiguous();
   const at::Tensor out =
@@ -195,7 +191,7 @@ at::Tensor gather_npu(const at::Tensor& points, const at::Tensor& slots, bool em
 
 at::Tensor gather_grad_npu(const at::Tensor& grad, const at::Tensor& slots, int64_t num_points) {
   check_gather_grad(grad, slots, num_points);
-  check_dtype("grad", grad);
+  npu::check_dtype("grad", grad);
   return npu::scatter_slots(grad.contiguous().view({slots.numel(), grad.size(2)}),
                             slots.contiguous(), num_points);
 }

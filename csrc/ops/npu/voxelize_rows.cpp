@@ -52,12 +52,10 @@ at::Tensor gather_slots(const at::Tensor& table, const at::Tensor& slots) {
   const at::Tensor out = at::empty({slots.numel(), table.size(1)}, table.options());
   if (out.numel() == 0) return out;
   const VoxelizeGatherTiling tiling = make_tiling(table, slots);
-  if (table.element_size() == 4)
-    launch(aclrtlaunch_voxelize_gather_words, "voxelize_gather_words", blocks_for(slots), table,
-           slots, out, tiling);
-  else
-    launch(aclrtlaunch_voxelize_gather_halves, "voxelize_gather_halves", blocks_for(slots), table,
-           slots, out, tiling);
+  const bool words = table.element_size() == 4;
+  launch(words ? aclrtlaunch_voxelize_gather_words : aclrtlaunch_voxelize_gather_halves,
+         words ? "voxelize_gather_words" : "voxelize_gather_halves", blocks_for(slots), table,
+         slots, out, tiling);
   return out;
 }
 
@@ -65,12 +63,10 @@ at::Tensor scatter_slots(const at::Tensor& rows, const at::Tensor& slots, int64_
   const at::Tensor out = at::zeros({count, rows.size(1)}, rows.options());
   if (out.numel() == 0 || slots.numel() == 0) return out;
   const VoxelizeGatherTiling tiling = make_tiling(out, slots);
-  if (rows.element_size() == 4)
-    launch(aclrtlaunch_voxelize_scatter_words, "voxelize_scatter_words", blocks_for(slots), rows,
-           slots, out, tiling);
-  else
-    launch(aclrtlaunch_voxelize_scatter_halves, "voxelize_scatter_halves", blocks_for(slots), rows,
-           slots, out, tiling);
+  const bool words = rows.element_size() == 4;
+  launch(words ? aclrtlaunch_voxelize_scatter_words : aclrtlaunch_voxelize_scatter_halves,
+         words ? "voxelize_scatter_words" : "voxelize_scatter_halves", blocks_for(slots), rows,
+         slots, out, tiling);
   return out;
 }
 
