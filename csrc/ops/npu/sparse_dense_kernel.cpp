@@ -107,14 +107,17 @@ int64_t blocks_for(const SparseDenseTiling& tiling) {
   return std::min(int64_t{tiling.batch} * tiling.spans, npu::vector_cores());
 }
 
+at::Tensor make_output(const SparseDenseTiling& tiling, at::IntArrayRef sizes,
+                       const at::Tensor& like) {
+  return tiling.add_output ? at::zeros(sizes, like.options()) : at::empty(sizes, like.options());
+}
+
 // Rows of numbers of 2 or 4 bytes to planes [batch, channels, cells of a sample].
 at::Tensor fill_planes(const at::Tensor& features, const Grid& grid, const Map& map) {
   const int64_t channels = features.size(1), size = features.element_size();
   SparseDenseTiling tiling = make_tiling(grid, features.size(0), channels, kernels::kDenseTile);
   tiling.add_output = grid.plane * size % kBlockBytes != 0;
-  const std::vector<int64_t> sizes{grid.batch, channels, grid.plane};
-  const at::Tensor out = tiling.add_output ? at::zeros(sizes, features.options())
-                                           : at::empty(sizes, features.options());
+  const at::Tensor out = make_output(tiling, {grid.batch, channels, grid.plane}, features);
   const bool words = size == kernels::kWord;
   launch(words ? aclrtlaunch_sparse_to_dense_words : aclrtlaunch_sparse_to_dense_halves,
          words ? "sparse_to_dense_words" : "sparse_to_dense_halves", blocks_for(tiling), features,
@@ -130,8 +133,7 @@ at::Tensor take_planes(const at::Tensor& planes, int64_t voxels, const Grid& gri
       std::min<int64_t>(kernels::kDenseTileBytes / (width * size), kernels::kDenseTile);
   SparseDenseTiling tiling = make_tiling(grid, voxels, channels, most / kCellUnit * kCellUnit);
   tiling.add_output = channels * size % kBlockBytes != 0;
-  // Zeros, too, where a voxel is not the one of its cell.
-  const at::Tensor out = at::zeros({voxels, channels}, planes.options());
+  const at::Tensor out = make_output(tiling, {voxels, channels}, planes);
   const bool words = size == kernels::kWord;
   launch(words ? aclrtlaunch_sparse_from_dense_words : aclrtlaunch_sparse_from_dense_halves,
          words ? "sparse_from_dense_words" : "sparse_from_dense_halves", blocks_for(tiling), planes,
