@@ -28,7 +28,7 @@ class DenseMap {
  public:
   __aicore__ inline DenseMap(TPipe& pipe, const SparseDenseMapTiling& tiling, GM_ADDR cells,
                              GM_ADDR map, GM_ADDR named)
-      : tiling_(tiling) {
+      : tiling_(tiling), lanes_(pipe, kBlockWords) {
     cells_.SetGlobalBuffer((__gm__ int32_t*)cells);
     map_.SetGlobalBuffer((__gm__ int32_t*)map);
     named_.SetGlobalBuffer((__gm__ int32_t*)named);
@@ -217,7 +217,7 @@ class DenseMap {
     PipeBarrier<PIPE_V>();
     Adds(entry_, entry_, 1, cells);
     PipeBarrier<PIPE_V>();
-    IntegerLanes::MarkUnless(entry_, row_, false, cells);
+    lanes_.MarkUnless(entry_, row_, false, cells);
     Mins(position_, part_, 0, cells);
     PipeBarrier<PIPE_V>();
     Max(part_, part_, row_, cells);
@@ -236,6 +236,7 @@ class DenseMap {
   static constexpr int32_t kNoCell = -2;
 
   const SparseDenseMapTiling tiling_;
+  IntegerLanes lanes_;  // for what needs no scratch
   GlobalTensor<int32_t> cells_, map_, named_;
   TQue<TPosition::VECIN, 2> queue_;
   LocalTensor<int32_t> numbers_, local_, pairs_, list_;

@@ -7,8 +7,8 @@
 #include "common/buffers.h"
 #include "common/events.h"
 #include "common/filled_slots.h"
-#include "common/index_list.h"
 #include "common/integer_lanes.h"
+#include "common/matrix_rows.h"
 #include "voxelize/scan.h"
 #include "voxelize_tiling.h"
 

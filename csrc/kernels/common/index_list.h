@@ -74,17 +74,4 @@ class Runs {
   int32_t at_ = 0, end_ = 0, index_ = 0;
 };
 
-// Calls body(place in the list, run) for the runs of its entries [begin, end), whose distance is at
-// most `farthest`.
-template <typename T, typename Body>
-__aicore__ inline void ForEachRun(const LocalTensor<T>& list, int32_t begin, int32_t end,
-                                  int32_t farthest, const Body& body) {
-  Runs<T> runs(list);
-  runs.Seek(begin, end);
-  while (!runs.Done()) {
-    const int32_t at = runs.at();
-    body(at, runs.Next(end - begin, farthest));
-  }
-}
-
 }  // namespace mxd::kernels

@@ -102,9 +102,9 @@ class IntegerLanes {
 
   // Where the condition does not hold: value = -1, or, of value >= 0, 0x7fffffff if `keep_sign`.
   // The condition's buffer is overwritten.
-  __aicore__ static inline void MarkUnless(const LocalTensor<int32_t>& condition,
-                                           const LocalTensor<int32_t>& value, bool keep_sign,
-                                           int32_t count) {
+  __aicore__ inline void MarkUnless(const LocalTensor<int32_t>& condition,
+                                    const LocalTensor<int32_t>& value, bool keep_sign,
+                                    int32_t count) {
     ShiftRight(condition, condition, 31, count);
     PipeBarrier<PIPE_V>();
     const LocalTensor<uint32_t> bits = condition.ReinterpretCast<uint32_t>();

@@ -45,11 +45,6 @@ struct Join {
 // between count_pairs and write_pairs.
 namespace narrow {
 
-// The cells of voxels int32 [N, dimensions + 1], of which there is one at least; -1 for those
-// outside of the grid.
-at::Tensor cells_of(const at::Tensor& indices, int64_t batch_size, at::IntArrayRef shape,
-                    const Numbering& numbering);
-
 // The voxels in the order of their cells, -1 for those outside.
 Voxels sort_voxels(const at::Tensor& indices, const Geometry& g, const Numbering& numbering);
 

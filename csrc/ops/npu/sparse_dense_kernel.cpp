@@ -8,12 +8,12 @@
 
 #include "../sparse_dense.h"
 #include "../voxel_check.h"
+#include "cells.h"
 #include "integers.h"
 #include "launch.h"
 #include "segment_reduce.h"
 #include "sort.h"
 #include "sort_tiling.h"
-#include "sparse_conv_rulebook.h"
 #include "sparse_dense_tiling.h"
 // The launches, which name the tilings.
 #include "aclrtlaunch_sparse_dense_map.h"
@@ -35,18 +35,19 @@ constexpr int64_t kCellUnit = 16;  // cells of tiles: whole blocks of 32 bytes, 
 struct Grid {
   int64_t batch, plane = 1;  // samples, and the cells of one
   at::IntArrayRef shape;
-  sparse_conv::npu::Numbering numbering{};
+  std::vector<int64_t> limit, step;  // of the batch index and the coordinates
 
   Grid(int64_t batch_size, at::IntArrayRef spatial_shape)
-      : batch(batch_size), shape(spatial_shape) {
+      : batch(batch_size), shape(spatial_shape), limit(1, batch_size), step(shape.size() + 1) {
     TORCH_CHECK_VALUE(shape.size() <= sparse_conv::kMaxDims, "spatial_shape must have at most ",
                       sparse_conv::kMaxDims, " dimensions on an NPU, was ", shape);
+    limit.insert(limit.end(), shape.begin(), shape.end());
     bool overflow = false;
     for (size_t d = shape.size(); d > 0; d--) {
-      numbering.step[d] = plane;
+      step[d] = plane;
       overflow |= __builtin_mul_overflow(plane, shape[d - 1], &plane);
     }
-    numbering.step[0] = plane;
+    step[0] = plane;
     int64_t cells;
     overflow |= __builtin_mul_overflow(plane, batch, &cells);
     TORCH_CHECK_VALUE(!overflow && plane <= kernels::kDensePlane && cells <= kernels::kSortMaxKey,
@@ -60,7 +61,7 @@ struct Grid {
   // The cell of each voxel, -1 outside.
   at::Tensor find(const at::Tensor& indices) const {
     if (indices.size(0) == 0) return at::empty({0}, indices.options());
-    return sparse_conv::npu::narrow::cells_of(indices.contiguous(), batch, shape, numbering);
+    return npu::find_cells(indices.contiguous(), limit, step);
   }
 
   // Refuses voxels outside. The device is waited for.
