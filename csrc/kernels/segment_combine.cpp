@@ -10,7 +10,9 @@ namespace {
 
 template <typename T, bool kMax>
 class Combine {
-  static constexpr int32_t kAtOnce = 16;  // rows
+  static constexpr int32_t kAtOnce = 16;    // rows
+  static constexpr int32_t kTogether = 16;  // units of a core
+  static constexpr int32_t kKnown = 512;    // units whose splits are in UB
   static constexpr bool kConvert = sizeof(T) != sizeof(float);
 
  public:
@@ -30,6 +32,8 @@ class Combine {
     partial_args_.SetGlobalBuffer((__gm__ int32_t*)partial_args);
     out_.SetGlobalBuffer((__gm__ T*)out);
     argmax_.SetGlobalBuffer((__gm__ int32_t*)argmax);
+    splits_in_ub_ = Take<int32_t>(pipe, (kKnown + 1) * kBlockWords);
+    begins_in_ub_ = Take<int32_t>(pipe, kTogether * kBlockWords);
     rows_ = Take<float>(pipe, kAtOnce * kSegmentSlice);
     result_ = Take<float>(pipe, kSegmentSlice);
     if constexpr (kConvert) rounded_ = Take<T>(pipe, kSegmentSlice);
@@ -45,35 +49,61 @@ class Combine {
   }
 
   __aicore__ inline void Process() {
-    for (int32_t unit = GetBlockIdx(); unit < tiling_.units; unit += GetBlockNum()) {
-      const int32_t segment = Split(unit), entry = Entry(unit);
-      if (Split(unit + 1) == segment) continue;  // nothing ends here
-      const int32_t begin = Begin(segment);
-      if (begin >= entry) continue;
-      const int32_t end = Begin(segment + 1);
-      int32_t first = unit - 1;
-      while (Entry(first) > begin) --first;
-      for (int32_t channel = 0; channel < tiling_.channels; channel += kSegmentSlice) {
-        width_ = MinOf(kSegmentSlice, tiling_.channels - channel);
-        count_ = 0;
-        for (int32_t from = first; from < unit; from += kAtOnce)
-          Add(2 * from + 1, MinOf(kAtOnce, unit - from), channel);
-        if (end > entry) Add(2 * unit, 1, channel);
-        Write(segment, channel, end - begin);
-      }
+    LoadSplits();
+    const auto step = static_cast<int32_t>(GetBlockNum());
+    for (int32_t unit = GetBlockIdx(); unit < tiling_.units; unit += kTogether * step) {
+      for (int32_t i = 0; i < kTogether; i++) LoadBegins(unit + i * step, i);
+      SetWait<HardEvent::MTE2_S>();
+      for (int32_t i = 0; i < kTogether; i++) ProcessUnit(unit + i * step, i);
+      SetWait<HardEvent::S_MTE2>();
     }
   }
 
  private:
+  // A scalar access of global memory takes hundreds of cycles: what units ask for is loaded to UB,
+  // for many at once, each in a block of its own.
+  __aicore__ inline void LoadSplits() {
+    known_ = MinOf(tiling_.units, kKnown);
+    const auto skip = static_cast<uint32_t>((tiling_.unit - 1) * kWord);
+    DataCopyPad(splits_in_ub_, splits_, {static_cast<uint16_t>(known_), kWord, skip, 0, 0},
+                {false, 0, 0, 0});
+    DataCopyPad(splits_in_ub_[known_ * kBlockWords],
+                splits_[MinOf(known_ * tiling_.unit, tiling_.chunks)], Words(1), {false, 0, 0, 0});
+    SetWait<HardEvent::MTE2_S>();
+  }
+  __aicore__ inline void LoadBegins(int32_t unit, int32_t place) {
+    if (unit >= tiling_.units || !HasEnd(unit)) return;
+    DataCopyPad(begins_in_ub_[place * kBlockWords], begins_[2 * static_cast<int64_t>(Split(unit))],
+                Words(4), {false, 0, 0, 0});
+  }
+
+  __aicore__ inline void ProcessUnit(int32_t unit, int32_t place) {
+    if (unit >= tiling_.units || !HasEnd(unit)) return;
+    const int32_t segment = Split(unit), entry = Entry(unit);
+    const int32_t begin = begins_in_ub_.GetValue(place * kBlockWords);
+    if (begin >= entry) return;
+    const int32_t end = begins_in_ub_.GetValue(place * kBlockWords + 2);
+    int32_t first = unit - 1;
+    while (Entry(first) > begin) --first;
+    for (int32_t channel = 0; channel < tiling_.channels; channel += kSegmentSlice) {
+      width_ = MinOf(kSegmentSlice, tiling_.channels - channel);
+      count_ = 0;
+      for (int32_t from = first; from < unit; from += kAtOnce)
+        Add(2 * from + 1, MinOf(kAtOnce, unit - from), channel);
+      if (end > entry) Add(2 * unit, 1, channel);
+      Write(segment, channel, end - begin);
+    }
+  }
+
+  // Whether a segment ends in a unit.
+  __aicore__ inline bool HasEnd(int32_t unit) { return Split(unit + 1) != Split(unit); }
   // How many segments end before a unit, and the unit's first entry.
   __aicore__ inline int32_t Split(int32_t unit) {
-    return splits_.GetValue(MinOf(unit * tiling_.unit, tiling_.chunks));
+    return unit <= known_ ? splits_in_ub_.GetValue(unit * kBlockWords)
+                          : splits_.GetValue(MinOf(unit * tiling_.unit, tiling_.chunks));
   }
   __aicore__ inline int32_t Entry(int32_t unit) {
     return unit * tiling_.unit * tiling_.chunk - Split(unit);
-  }
-  __aicore__ inline int32_t Begin(int32_t segment) {
-    return begins_.GetValue(2 * static_cast<int64_t>(segment));
   }
 
   // Adds `rows` rows of partials, every second one from `row` on, to the result.
@@ -158,12 +188,14 @@ class Combine {
 
   const SegmentReduceTiling tiling_;
   GlobalTensor<int32_t> begins_, splits_, partial_args_, argmax_;
+  LocalTensor<int32_t> splits_in_ub_, begins_in_ub_;
   GlobalTensor<float> partials_;
   GlobalTensor<T> out_;
   LocalTensor<float> rows_, result_, taken_;
   LocalTensor<int32_t> args_, arg_, step_;
   LocalTensor<T> rounded_;
   LocalTensor<uint8_t> mask_;
+  int32_t known_ = 0;              // units whose splits are in UB
   int32_t width_ = 0, count_ = 0;  // channels of the slice; rows taken in
 };
 

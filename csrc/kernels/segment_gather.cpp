@@ -4,6 +4,7 @@
 #include "common/buffers.h"
 #include "common/events.h"
 #include "common/index_list.h"
+#include "common/matrix_rows.h"
 #include "segment_reduce/list.h"
 #include "segment_reduce_tiling.h"
 
@@ -40,8 +41,8 @@ class Gathered {
     const int64_t first = GetBlockIdx() * share;
     end_ = first + share < tiling_.count ? first + share : tiling_.count;
     for (channel_ = 0; channel_ < tiling_.columns; channel_ += tiling_.slice) {
-      width_ = MinOf(tiling_.slice, tiling_.columns - channel_);
-      pitch_ = RoundUp(width_ * kSize, kBlockBytes) / kSize;
+      matrix_rows_ =
+          MatrixRows<T>(tiling_.columns, MinOf(tiling_.slice, tiling_.columns - channel_));
       int32_t buffer = 0;
       if (first < end_) LoadList(first, buffer);
       for (int64_t begin = first; begin < end_; begin += tiling_.rows, buffer = 1 - buffer) {
@@ -65,54 +66,30 @@ class Gathered {
 
   __aicore__ inline void Copy(int64_t begin, int32_t count, int32_t buffer) {
     const LocalTensor<T> rows = rows_[buffer];
-    const int32_t bytes = width_ * kSize;
-    const bool dense = width_ == tiling_.columns && bytes == pitch_ * kSize;
-    constexpr int32_t kMostBytes = 1 << 30;
-    const int32_t farthest = MaxOf(kMostBytes / (tiling_.columns * kSize), 1);
+    const int32_t pitch = matrix_rows_.pitch();
     listed_.Wait(buffer);
     free_.Wait(buffer);
     bool nothing = false;
-    Runs<int32_t> runs(lists_[buffer]);
-    for (runs.Seek(0, count); !runs.Done();) {
-      const int32_t slot = runs.at();
-      const Run run = runs.Next(count, farthest);
-      if (run.first < 0) {  // the first of its run, which may go on
-        nothing = true;
-        if (run.count > 1) Load(rows[(slot + 1) * pitch_], run.first + run.gap, run, 1, dense);
-      } else {
-        Load(rows[slot * pitch_], run.first, run, 0, dense);
-      }
-    }
+    ForEachRun(lists_[buffer], 0, count, matrix_rows_.farthest(),
+               [&](int32_t slot, Run run) __aicore__ {
+                 if (run.first < 0) {  // the first of its run, which may go on
+                   nothing = true;
+                   if (run.count == 1) return;
+                   run = {run.first + run.gap, run.gap, run.count - 1};
+                   ++slot;
+                 }
+                 const int64_t first = static_cast<int64_t>(run.first) * tiling_.columns;
+                 matrix_rows_.Load(rows[slot * pitch], matrix_[first + channel_], run);
+               });
     full_.SetWait(buffer);
     if (nothing) {
       IndexList<int32_t> list(lists_[buffer]);
       for (int32_t i = 0; i < count; i++)
-        if (list.Get(i) < 0) Duplicate(rows[i * pitch_], T{}, pitch_);
+        if (list.Get(i) < 0) Duplicate(rows[i * pitch], T{}, pitch);
     }
     filled_.SetWait(buffer);
-    const int64_t to = begin * tiling_.columns + channel_;
-    if (dense)
-      DataCopyPad(out_[to], rows, {1, static_cast<uint32_t>(count * bytes), 0, 0, 0});
-    else
-      DataCopyPad(out_[to], rows,
-                  {static_cast<uint16_t>(count), static_cast<uint32_t>(bytes), 0,
-                   static_cast<uint32_t>((tiling_.columns - width_) * kSize), 0});
+    matrix_rows_.Store(out_[begin * tiling_.columns + channel_], rows, {0, 1, count});
     free_.Set(buffer);
-  }
-
-  // The rows of a run from `first` on, without its first `skipped` ones.
-  __aicore__ inline void Load(const LocalTensor<T>& to, int32_t first, const Run& run,
-                              int32_t skipped, bool dense) {
-    const int32_t count = run.count - skipped, bytes = width_ * kSize;
-    const int64_t from = static_cast<int64_t>(first) * tiling_.columns + channel_;
-    if (dense && run.gap == 1)
-      DataCopyPad(to, matrix_[from], {1, static_cast<uint32_t>(count * bytes), 0, 0, 0},
-                  {false, 0, 0, T{}});
-    else
-      DataCopyPad(to, matrix_[from],
-                  {static_cast<uint16_t>(count), static_cast<uint32_t>(bytes),
-                   static_cast<uint32_t>((run.gap * tiling_.columns - width_) * kSize), 0, 0},
-                  {false, 0, 0, T{}});
   }
 
   const SegmentGatherTiling tiling_;
@@ -125,7 +102,8 @@ class Gathered {
   Events<HardEvent::V_MTE3> filled_;
   Events<HardEvent::MTE3_MTE2> free_;
   int64_t end_ = 0;
-  int32_t channel_ = 0, width_ = 0, pitch_ = 0;  // of the slice
+  int32_t channel_ = 0;  // of the slice
+  MatrixRows<T> matrix_rows_;
 };
 
 }  // namespace

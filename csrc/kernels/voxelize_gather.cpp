@@ -6,8 +6,9 @@
 // Nothing is computed: a number is moved as bits, of 2 or 4 bytes.
 #include "common/buffers.h"
 #include "common/events.h"
-#include "common/index_list.h"
+#include "common/filled_slots.h"
 #include "common/integer_lanes.h"
+#include "common/matrix_rows.h"
 #include "voxelize/scan.h"
 #include "voxelize_tiling.h"
 
@@ -21,19 +22,19 @@ class VoxelizeRows {
   static constexpr int32_t kBytes = sizeof(T);
   static constexpr int32_t kElements = kBlockBytes / kBytes;
   static constexpr int32_t kMostRows = kVoxelizeElements + kVoxelizeWidth;  // elements
+  static constexpr int32_t kUsedBytes =
+      (5 * kVoxelizeElements + 3 * kVoxelizeSlots) * kWord + FilledSlots<kVoxelizeSlots>::kBytes;
 
  public:
   __aicore__ inline VoxelizeRows(TPipe& pipe, const VoxelizeGatherTiling& tiling, GM_ADDR slots)
       : tiling_(tiling),
         pitch_(RoundUp(tiling.width, kElements)),
         lanes_(pipe, kVoxelizeElements),
-        numbers_(Take<int32_t>(pipe, kVoxelizeSlots)) {
+        numbers_(Take<int32_t>(pipe, kVoxelizeSlots)),
+        filled_(pipe) {
     slots_.SetGlobalBuffer((__gm__ int32_t*)slots);
-    slot_ = Take<int32_t>(pipe, kVoxelizeSlots);
-    filled_ = Take<int32_t>(pipe, kVoxelizeSlots);
     scratch_ = Take<int32_t>(pipe, kVoxelizeSlots);
     row_ = Take<int32_t>(pipe, kVoxelizeSlots);
-    mask_ = Take<uint8_t>(pipe, kVoxelizeSlots / 8);
     group_ = Take<int32_t>(pipe, kVoxelizeElements);
     column_ = Take<int32_t>(pipe, kVoxelizeElements);
     offset_ = Take<int32_t>(pipe, kVoxelizeElements);
@@ -85,51 +86,19 @@ class VoxelizeRows {
     PipeBarrier<PIPE_V>();
   }
 
-  // filled_: 1 for a slot that names a row, else 0; row_: those rows. How many.
+  // Finds the filled slots and row_, the rows that they name. How many.
   __aicore__ inline int32_t Load(int32_t begin, int32_t count) {
-    const int32_t whole = RoundUp(count, kLanes);
-    SetWait<HardEvent::V_MTE2>();
-    DataCopyPad(slot_, slots_[begin], Words(count), {false, 0, 0, 0});
-    Duplicate(filled_, 0, whole);
-    PipeBarrier<PIPE_V>();
-    SetWait<HardEvent::MTE2_V>();
-    Muls(scratch_, slot_, -1, count);
-    Maxs(filled_, slot_, -1, count);
-    PipeBarrier<PIPE_V>();
-    Adds(scratch_, scratch_, tiling_.points, count);
-    Adds(filled_, filled_, 1, count);
-    PipeBarrier<PIPE_V>();
-    Maxs(scratch_, scratch_, 0, count);
-    PipeBarrier<PIPE_V>();
-    Min(filled_, filled_, scratch_, count);
-    PipeBarrier<PIPE_V>();
-    Mins(filled_, filled_, 1, count);
-    PipeBarrier<PIPE_V>();
-    CompareScalar(mask_, filled_, 1, CMPMODE::EQ, whole);
-    PipeBarrier<PIPE_V>();
+    filled_.Fetch(slots_[begin], count);
+    filled_.Find(count, tiling_.points);
     SetWait<HardEvent::S_V>();  // the scalar unit has read the last rows
-    return Compact(row_, slot_, count);
-  }
-
-  __aicore__ inline int32_t Compact(const LocalTensor<int32_t>& to,
-                                    const LocalTensor<int32_t>& from, int32_t count) {
-    uint64_t kept = 0;
-    GatherMask(to, from, mask_.ReinterpretCast<uint32_t>(), true, static_cast<uint32_t>(count),
-               {1, 1, 8, 0}, kept);
-    PipeBarrier<PIPE_V>();
-    return static_cast<int32_t>(kept);
+    return filled_.Rows(row_, count);
   }
 
   // Calls body(number of the first row in UB, run of rows in global memory).
   template <typename Body>
-  __aicore__ inline void ForEachRun(int32_t count, const Body& body) {
+  __aicore__ inline void ForEachRow(int32_t count, const Body& body) {
     SetWait<HardEvent::V_S>();
-    Runs<int32_t> runs(row_);
-    runs.Seek(0, count);
-    while (!runs.Done()) {
-      const int32_t at = runs.at();
-      body(at, runs.Next(kVoxelizeSlots, tiling_.farthest));
-    }
+    ForEachRun(row_, 0, count, tiling_.farthest, body);
   }
 
   __aicore__ inline uint32_t Skip(const Run& run, int32_t width) const {
@@ -141,9 +110,9 @@ class VoxelizeRows {
   const int32_t pitch_;
   IntegerLanes lanes_;
   LocalTensor<int32_t> numbers_;
+  FilledSlots<kVoxelizeSlots> filled_;
   GlobalTensor<int32_t> slots_;
-  LocalTensor<int32_t> slot_, filled_, scratch_, row_, group_, column_, offset_;
-  LocalTensor<uint8_t> mask_;
+  LocalTensor<int32_t> scratch_, row_, group_, column_, offset_;
 };
 
 template <typename T>
@@ -151,8 +120,8 @@ class VoxelizeGather : public VoxelizeRows<T> {
   using Base = VoxelizeRows<T>;
   using Base::kBytes, Base::kElements, Base::tiling_, Base::pitch_, Base::filled_, Base::scratch_,
       Base::group_, Base::column_, Base::offset_;
-  static_assert((5 * kVoxelizeElements + 6 * kVoxelizeSlots) * kWord +
-                    (kVoxelizeElements + Base::kMostRows) * kBytes + Scan<kVoxelizeSlots>::kBytes <=
+  static_assert(Base::kUsedBytes + (kVoxelizeElements + Base::kMostRows) * kBytes +
+                    Scan<kVoxelizeSlots>::kBytes <=
                 kUbBytes);
 
  public:
@@ -178,7 +147,7 @@ class VoxelizeGather : public VoxelizeRows<T> {
                                       int32_t columns) {
     const int32_t filled = this->Load(begin, count);
     const auto gap = static_cast<uint32_t>((pitch_ - RoundUp(width, kElements)) / kElements);
-    this->ForEachRun(filled, [&](int32_t at, const Run& run) __aicore__ {
+    this->ForEachRow(filled, [&](int32_t at, const Run& run) __aicore__ {
       DataCopyPad(rows_[(at + 1) * pitch_],
                   points_[static_cast<int64_t>(run.first) * tiling_.channels + first],
                   {static_cast<uint16_t>(run.count), static_cast<uint32_t>(width * kBytes),
@@ -186,10 +155,10 @@ class VoxelizeGather : public VoxelizeRows<T> {
                   {false, 0, 0, T{}});
     });
     // Where a slot's row is in UB, in bytes.
-    Adds(scratch_, filled_, 0, count);
+    Adds(scratch_, filled_.filled(), 0, count);
     PipeBarrier<PIPE_V>();
     scan_.template Run<true>(scratch_, count);
-    Mul(scratch_, scratch_, filled_, count);
+    Mul(scratch_, scratch_, filled_.filled(), count);
     PipeBarrier<PIPE_V>();
     Muls(scratch_, scratch_, pitch_ * kBytes, count);
     PipeBarrier<PIPE_V>();
@@ -220,9 +189,7 @@ class VoxelizeScatter : public VoxelizeRows<T> {
   using Base = VoxelizeRows<T>;
   using Base::kBytes, Base::kElements, Base::tiling_, Base::pitch_, Base::scratch_, Base::group_,
       Base::column_, Base::offset_;
-  static_assert((5 * kVoxelizeElements + 6 * kVoxelizeSlots) * kWord +
-                    2 * kVoxelizeElements * kBytes <=
-                kUbBytes);
+  static_assert(Base::kUsedBytes + 2 * kVoxelizeElements * kBytes <= kUbBytes);
 
  public:
   __aicore__ inline VoxelizeScatter(TPipe& pipe, const VoxelizeGatherTiling& tiling, GM_ADDR voxels,
@@ -253,7 +220,7 @@ class VoxelizeScatter : public VoxelizeRows<T> {
                  static_cast<uint32_t>((all ? count * width : width) * kBytes),
                  static_cast<uint32_t>(all ? 0 : (tiling_.channels - width) * kBytes), 0, 0},
                 {false, 0, 0, T{}});
-    this->Compact(scratch_, this->numbers_, count);
+    this->filled_.Compact(scratch_, this->numbers_, count);
     Muls(scratch_, scratch_, (all ? width : columns) * kBytes, filled);
     PipeBarrier<PIPE_V>();
     const int32_t lanes = filled * columns;
@@ -265,7 +232,7 @@ class VoxelizeScatter : public VoxelizeRows<T> {
     PipeBarrier<PIPE_V>();
     Gather(rows_, in_, offset_.template ReinterpretCast<uint32_t>(), 0, lanes);
     SetWait<HardEvent::V_MTE3>();
-    this->ForEachRun(filled, [&](int32_t at, const Run& run) __aicore__ {
+    this->ForEachRow(filled, [&](int32_t at, const Run& run) __aicore__ {
       DataCopyPad(points_[static_cast<int64_t>(run.first) * tiling_.channels + first],
                   rows_[at * columns],
                   {static_cast<uint16_t>(run.count), static_cast<uint32_t>(width * kBytes), 0,

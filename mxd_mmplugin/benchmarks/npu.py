@@ -19,6 +19,7 @@ from ..ops import (
     nms_rotated,
     sparse_max_pool,
     sparse_sum,
+    sparse_to_dense,
     sparse_union,
 )
 from ..ops import bev_pool as pool
@@ -199,6 +200,20 @@ def sparse_add() -> None:
     sparse_sum(features, rows, len(sites)).sum().backward()
 
 
+def sparse_dense() -> None:
+    """The grid of CenterPoint's encoder, 128 channels on 2 x 180 x 180 cells, forward and backward: voxels in order."""
+    indices, batch_size = voxels(80_000)
+    sites = (indices // torch.tensor([1, 21, 8, 8])).unique(dim=0).int()
+    for dtype in torch.float32, torch.float16:
+        features = torch.randn(len(sites), 128).to('npu', dtype).requires_grad_()
+        dense = sparse_to_dense(features, sites.to('npu'), batch_size, [2, 180, 180])
+        moved = (features.numel() + dense.numel()) * dense.element_size()
+        _print_traffic(
+            f'dense grid, {dtype}: {len(sites)} voxels in {dense[:, 0].numel()} cells', moved
+        )
+        dense.backward(torch.ones_like(dense))
+
+
 def rotated_iou() -> None:
     """Overlaps of 200 x 60 boxes, as an assigner of BEVFusion asks, and NMS of 1,000 boxes, by overlap and distance.
 
@@ -230,6 +245,7 @@ OPS = {
         dynamic_scatter,
         sparse_pool,
         sparse_add,
+        sparse_dense,
         rotated_iou,
     )
 }

@@ -22,7 +22,6 @@ from mxd_mmplugin.packages import is_installed
 
 # What may run on the AI CPU or the host all the same: operator@place, and why.
 ALLOWED = {
-    '*@ops/fallback/sparse_dense.py': 'plain PyTorch, until a kernel serves the operator',
     'copy_@tests/npu/': 'float64 of tests that expect an error',
     '*@tests/npu/test_aten.py': 'the values of operators, wherever CANN runs them',
 }

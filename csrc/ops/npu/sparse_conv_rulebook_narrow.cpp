@@ -6,13 +6,13 @@
 
 #include <algorithm>
 
+#include "cells.h"
 #include "launch.h"
 #include "sort.h"
 #include "sparse_conv_rulebook.h"
 #include "sparse_conv_rulebook_tiling.h"
 // The launches, which name the tilings.
 #include "aclrtlaunch_sparse_conv_rulebook_bounds.h"
-#include "aclrtlaunch_sparse_conv_rulebook_cells.h"
 #include "aclrtlaunch_sparse_conv_rulebook_count.h"
 #include "aclrtlaunch_sparse_conv_rulebook_decode.h"
 #include "aclrtlaunch_sparse_conv_rulebook_fill.h"
@@ -63,18 +63,10 @@ int64_t join_blocks(int64_t windows) { return std::min(tile_count(windows), vect
 }  // namespace
 
 Voxels sort_voxels(const at::Tensor& indices, const Geometry& g, const Numbering& numbering) {
-  SparseConvCellsTiling tiling{};
-  tiling.voxels = indices.size(0);
-  tiling.columns = g.ndim + 1;
-  tiling.shift = numbering.shift;
-  for (int column = 0; column <= g.ndim; column++) {
-    tiling.limit[column] = column == 0 ? g.batch_size : g.in_shape[column - 1];
-    tiling.step[column] = numbering.step[column];
-  }
-  const at::Tensor cells = at::empty({indices.size(0)}, indices.options());
-  launch(aclrtlaunch_sparse_conv_rulebook_cells, "sparse_conv_rulebook_cells",
-         blocks_for(tiling.voxels), indices, cells, tiling);
-  const mxd::npu::Sorted sorted = mxd::npu::sort_keys(cells);
+  std::vector<int64_t> limit{g.batch_size};
+  limit.insert(limit.end(), g.in_shape.begin(), g.in_shape.begin() + g.ndim);
+  const mxd::npu::Sorted sorted =
+      mxd::npu::sort_keys(mxd::npu::find_cells(indices, limit, numbering.step, numbering.shift));
   return {sorted.keys, sorted.rows, indices.size(0)};
 }
 

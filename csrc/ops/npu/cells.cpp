@@ -1,0 +1,28 @@
+#include "cells.h"
+
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
+
+#include "launch.h"
+#include "sparse_conv_rulebook_tiling.h"
+// The launch, which names the tiling.
+#include "aclrtlaunch_sparse_conv_rulebook_cells.h"
+
+namespace mxd::npu {
+
+at::Tensor find_cells(const at::Tensor& rows, at::IntArrayRef limit, at::IntArrayRef step,
+                      int64_t shift) {
+  SparseConvCellsTiling tiling{};
+  tiling.voxels = rows.size(0);
+  tiling.columns = rows.size(1);
+  tiling.shift = shift;
+  std::copy_n(limit.begin(), tiling.columns, tiling.limit);
+  std::copy_n(step.begin(), tiling.columns, tiling.step);
+  const at::Tensor cells = at::empty({rows.size(0)}, rows.options());
+  launch(aclrtlaunch_sparse_conv_rulebook_cells, "sparse_conv_rulebook_cells",
+         std::clamp<int64_t>((rows.size(0) + 63) / 64, 1, vector_cores()), rows, cells, tiling);
+  return cells;
+}
+
+}  // namespace mxd::npu
