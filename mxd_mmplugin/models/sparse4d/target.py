@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...constants import constant
+from ...ops.sizes import takes_whole_numbers
 from ..matching import match
 from .box3d import Truth
 from .instance_bank import InstanceBank
@@ -92,6 +93,7 @@ class SparseBox3DTarget:
         add_neg_dn (bool): also make noisy boxes that are too far off.
     """
 
+    @takes_whole_numbers
     def __init__(
         self,
         cls_weight: float = 2.0,
