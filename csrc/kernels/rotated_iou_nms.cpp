@@ -130,6 +130,15 @@ class RotatedNmsMask {
     CreateVecIndex(numbers_, 0, kPairsAtOnce);
     PipeBarrier<PIPE_V>();
     written_.SetAll();
+    for (int32_t group = 0; group < tiling_.groups; group++) ProcessGroup(group);
+    written_.WaitAll();
+  }
+
+ private:
+  __aicore__ inline void ProcessGroup(int32_t group) {
+    const int64_t before = static_cast<int64_t>(group) * tiling_.count;
+    group_boxes_ = boxes_[before * tiling_.columns];
+    group_mask_ = mask_[before * tiling_.pitch * kWord];
     const int32_t blocks = static_cast<int32_t>(GetBlockNum());
     for (int32_t first = GetBlockIdx(); first < tiling_.count; first += kRows * blocks) {
       const int32_t rows = MinOf(kRows, CeilDiv(tiling_.count - first, blocks));
@@ -142,15 +151,13 @@ class RotatedNmsMask {
           Compare(row, first + row * blocks, begin);
       }
     }
-    written_.WaitAll();
   }
 
- private:
   // Rows `first`, first + blocks ...: each begins a block of 32 bytes.
   __aicore__ inline void LoadRows(int32_t first, int32_t rows, int32_t blocks) {
     const uint32_t bytes = static_cast<uint32_t>(tiling_.columns * kWord);
     SetWait<HardEvent::V_MTE2>();
-    DataCopyPad(rows_, boxes_[static_cast<int64_t>(first) * tiling_.columns],
+    DataCopyPad(rows_, group_boxes_[static_cast<int64_t>(first) * tiling_.columns],
                 {static_cast<uint16_t>(rows), bytes, (blocks - 1) * bytes, 0, 0}, {false, 0, 0, 0});
     SetWait<HardEvent::MTE2_V>();
   }
@@ -158,7 +165,7 @@ class RotatedNmsMask {
   __aicore__ inline void LoadColumns(int32_t begin) {
     const int32_t count = MinOf(kPairsAtOnce, tiling_.count - begin);
     SetWait<HardEvent::V_MTE2>();
-    DataCopyPad(columns_, boxes_[static_cast<int64_t>(begin) * tiling_.columns],
+    DataCopyPad(columns_, group_boxes_[static_cast<int64_t>(begin) * tiling_.columns],
                 Words(count * tiling_.columns), {false, 0, 0, 0});
     Mins(offset_, numbers_, count - 1, kPairsAtOnce);
     PipeBarrier<PIPE_V>();
@@ -198,7 +205,8 @@ class RotatedNmsMask {
           same_.ReinterpretCast<uint16_t>(), kPairsAtOnce / 16);
     }
     SetWait<HardEvent::V_MTE3>();
-    DataCopy(mask_[static_cast<int64_t>(i) * tiling_.pitch * kWord + begin / 8], bits, kBitBytes);
+    DataCopy(group_mask_[static_cast<int64_t>(i) * tiling_.pitch * kWord + begin / 8], bits,
+             kBitBytes);
     written_.Set(buffer_);
     buffer_ = (buffer_ + 1) % kBuffers;
   }
@@ -217,8 +225,8 @@ class RotatedNmsMask {
 
   const RotatedNmsTiling tiling_;
   const Overlap overlap_;
-  GlobalTensor<float> boxes_;
-  GlobalTensor<uint8_t> mask_;
+  GlobalTensor<float> boxes_, group_boxes_;
+  GlobalTensor<uint8_t> mask_, group_mask_;
   LocalTensor<float> rows_, columns_, label_, labels_;
   LocalTensor<int32_t> numbers_, row_, offset_;
   LocalTensor<uint8_t> same_, bits_;
@@ -229,16 +237,17 @@ class RotatedNmsMask {
 class RotatedNmsKeep {
   static constexpr int32_t kPiece = 256;  // words of a row, at once
   static constexpr int32_t kWords = kNmsMaxBoxes / 32;
-  static_assert((kWords + kNmsGroup * (kPiece + kBlockWords + 1)) * kWord + kNmsGroup * 8 +
-                    kBlockBytes <=
+  static_assert((kWords + kNmsGroup * (kPiece + kBlockWords + 1) + kNmsMaxValid) * kWord +
+                    kNmsGroup * 8 + kBlockBytes <=
                 kUbBytes);
 
  public:
   __aicore__ inline RotatedNmsKeep(TPipe& pipe, const RotatedNmsTiling& tiling, GM_ADDR mask,
-                                   GM_ADDR order, GM_ADDR keep, GM_ADDR total)
-      : tiling_(tiling), ordered_(order != nullptr) {
+                                   GM_ADDR order, GM_ADDR valid, GM_ADDR keep, GM_ADDR total)
+      : tiling_(tiling), ordered_(order != nullptr), some_(valid != nullptr) {
     mask_.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t*>(mask));
     order_.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t*>(order));
+    valid_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(valid));
     keep_.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t*>(keep));
     total_.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t*>(total));
     gone_ = Take<int32_t>(pipe, kWords);
@@ -247,10 +256,20 @@ class RotatedNmsKeep {
     number_ = Take<int32_t>(pipe, kNmsGroup);
     kept_ = Take<int32_t>(pipe, 2 * kNmsGroup);
     out_ = Take<int32_t>(pipe, kBlockWords);
+    here_ = Take<float>(pipe, kNmsMaxValid);
   }
 
   __aicore__ inline void Process() {
-    Duplicate(gone_, 0, tiling_.pitch);
+    for (int32_t group = GetBlockIdx(); group < tiling_.groups; group += GetBlockNum())
+      ProcessGroup(group);
+  }
+
+ private:
+  __aicore__ inline void ProcessGroup(int32_t group) {
+    group_mask_ = mask_[static_cast<int64_t>(group) * tiling_.count * tiling_.pitch];
+    group_keep_ = keep_[static_cast<int64_t>(group) * tiling_.kept_pitch * 2];
+    found_ = 0;
+    Begin(group);
     for (int32_t first = 0; first < tiling_.count; first += kNmsGroup) {
       const int32_t rows = MinOf(kNmsGroup, tiling_.count - first);
       SetWait<HardEvent::S_MTE2>();
@@ -261,16 +280,33 @@ class RotatedNmsKeep {
       SetWait<HardEvent::V_S>();
       Join(first, rows, Decide(first, rows));
     }
+    SetWait<HardEvent::MTE3_S>();
     out_.SetValue(0, static_cast<int32_t>(found_));
     out_.SetValue(1, 0);
     SetWait<HardEvent::S_MTE3>();
-    DataCopyPad(total_, out_, Words(2));
+    DataCopyPad(total_[group * kBlockWords], out_, Words(2));
   }
 
- private:
+  // gone_: what is not valid, which is a bit for each box.
+  __aicore__ inline void Begin(int32_t group) {
+    if (!some_) {
+      Duplicate(gone_, 0, tiling_.pitch);
+      return;
+    }
+    const int32_t lanes = tiling_.pitch * 32;
+    Duplicate(here_, 0.0f, lanes);
+    SetWait<HardEvent::V_MTE2>();
+    DataCopyPad(here_, valid_[static_cast<int64_t>(group) * tiling_.count], Words(tiling_.count),
+                {false, 0, 0, 0});
+    SetWait<HardEvent::MTE2_V>();
+    SetWait<HardEvent::S_V>();
+    CompareScalar(gone_.ReinterpretCast<uint8_t>(), here_, 0.0f, CMPMODE::EQ, lanes);
+    PipeBarrier<PIPE_V>();
+  }
+
   __aicore__ inline void LoadBits(const LocalTensor<int32_t>& to, int32_t first, int32_t rows,
                                   int32_t word, int32_t words) {
-    DataCopyPad(to, mask_[static_cast<int64_t>(first) * tiling_.pitch + word],
+    DataCopyPad(to, group_mask_[static_cast<int64_t>(first) * tiling_.pitch + word],
                 {static_cast<uint16_t>(rows), static_cast<uint32_t>(words * kWord),
                  static_cast<uint32_t>((tiling_.pitch - words) * kWord), 0, 0},
                 {false, 0, 0, 0});
@@ -293,7 +329,7 @@ class RotatedNmsKeep {
     }
     if (kept > 0) {
       SetWait<HardEvent::S_MTE3>();
-      DataCopyPad(keep_[2 * found_], kept_, Words(2 * kept));
+      DataCopyPad(group_keep_[2 * found_], kept_, Words(2 * kept));
       found_ += kept;
     }
     return left;
@@ -318,9 +354,11 @@ class RotatedNmsKeep {
   }
 
   const RotatedNmsTiling tiling_;
-  const bool ordered_;
-  GlobalTensor<int32_t> mask_, order_, keep_, total_;
+  const bool ordered_, some_;
+  GlobalTensor<int32_t> mask_, group_mask_, order_, keep_, group_keep_, total_;
+  GlobalTensor<float> valid_;
   LocalTensor<int32_t> gone_, rows_, among_, number_, kept_, out_;
+  LocalTensor<float> here_;
   int64_t found_ = 0;
 };
 
@@ -335,8 +373,8 @@ extern "C" __global__ __aicore__ void rotated_nms_keys(GM_ADDR scores, GM_ADDR h
   mxd::kernels::RotatedNmsKeys(pipe, tiling, scores, high, low).Process();
 }
 
-// mask int32 [count, pitch]: bit j of row i is 1 where box i suppresses box j, of boxes fp32
-// [count, columns]; bits of boxes before i have any value.
+// mask int32 [groups, count, pitch]: bit j of row i is 1 where box i suppresses box j, of boxes
+// fp32 [groups, count, columns]; bits of boxes before i have any value.
 extern "C" __global__ __aicore__ void rotated_nms_mask(GM_ADDR boxes, GM_ADDR mask,
                                                        RotatedNmsTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
@@ -344,11 +382,13 @@ extern "C" __global__ __aicore__ void rotated_nms_mask(GM_ADDR boxes, GM_ADDR ma
   mxd::kernels::RotatedNmsMask(pipe, tiling, boxes, mask).Process();
 }
 
-// keep int64 [count]: order int32 [count] (null: 0, 1, 2 ...) of those that no kept one before
-// suppresses, total int64 [1] of them. One block.
-extern "C" __global__ __aicore__ void rotated_nms_keep(GM_ADDR mask, GM_ADDR order, GM_ADDR keep,
-                                                       GM_ADDR total, RotatedNmsTiling tiling) {
+// keep int64 [groups, kept_pitch]: order int32 [count] (null: 0, 1, 2 ...) of those that no kept
+// one before suppresses, total int64 [groups, 4] of them in its first column. valid fp32 [groups,
+// count] is 0 for boxes that are left out (null: none is). A block works on whole groups.
+extern "C" __global__ __aicore__ void rotated_nms_keep(GM_ADDR mask, GM_ADDR order, GM_ADDR valid,
+                                                       GM_ADDR keep, GM_ADDR total,
+                                                       RotatedNmsTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
   AscendC::TPipe pipe;
-  mxd::kernels::RotatedNmsKeep(pipe, tiling, mask, order, keep, total).Process();
+  mxd::kernels::RotatedNmsKeep(pipe, tiling, mask, order, valid, keep, total).Process();
 }

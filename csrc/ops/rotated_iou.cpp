@@ -7,6 +7,10 @@
 //                if their labels are the same. Without scores the boxes are in their order.
 //   circle_nms   the same where one suppresses another by a squared distance of their centers of
 //                at most the threshold
+//   grouped_nms  the choice in each group of boxes [groups, N, 5], or of centers [groups, N, 2],
+//                that come best first: keep int64 [groups, N] of the boxes that are valid, bool
+//                [groups, N], and count int64 [groups]; behind the count keep is 0. Boxes as in
+//                rotated_nms, centers as in circle_nms (where `inclusive` means nothing)
 #include "rotated_iou.h"
 
 #include <ATen/ops/empty.h>
@@ -41,6 +45,15 @@ std::tuple<at::Tensor, at::Tensor> circle_nms_meta(const at::Tensor& centers,
   return kept_meta(centers);
 }
 
+std::tuple<at::Tensor, at::Tensor> grouped_nms_meta(const at::Tensor& boxes,
+                                                    const at::Tensor& valid, double threshold,
+                                                    bool inclusive) {
+  check_grouped_nms(boxes, valid, threshold, inclusive);
+  const auto ints = boxes.options().dtype(at::kLong);
+  return {at::empty_symint({boxes.sym_size(0), boxes.sym_size(1)}, ints),
+          at::empty_symint({boxes.sym_size(0)}, ints)};
+}
+
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(mxd, m) {
@@ -54,12 +67,17 @@ TORCH_LIBRARY_FRAGMENT(mxd, m) {
          "circle_nms(Tensor centers, Tensor scores, float threshold) -> (Tensor keep, Tensor "
          "count)",
          check_circle_nms);
+  define(m,
+         "grouped_nms(Tensor boxes, Tensor valid, float threshold, bool inclusive) -> (Tensor "
+         "keep, Tensor count)",
+         check_grouped_nms);
 }
 
 TORCH_LIBRARY_IMPL(mxd, Meta, m) {
   m.impl("rotated_iou", TORCH_FN(iou_meta));
   m.impl("rotated_nms", TORCH_FN(nms_meta));
   m.impl("circle_nms", TORCH_FN(circle_nms_meta));
+  m.impl("grouped_nms", TORCH_FN(grouped_nms_meta));
 }
 
 }  // namespace mxd::rotated_iou

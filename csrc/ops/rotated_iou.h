@@ -94,4 +94,27 @@ inline void check_circle_nms(const at::Tensor& centers, const at::Tensor& scores
   check_threshold(threshold);
 }
 
+// The boxes of a group fit into the memory of a core of an NPU.
+constexpr int64_t kMaxGroup = 4096;
+
+inline void check_grouped_nms(const at::Tensor& boxes, const at::Tensor& valid, double threshold,
+                              bool) {
+  check_float("boxes", boxes);
+  TORCH_CHECK_VALUE(boxes.dim() == 3 && (boxes.sym_size(2) == 5 || boxes.sym_size(2) == 2),
+                    "boxes must have shape [groups, boxes, 5] (x, y, width, height, angle) or "
+                    "[groups, boxes, 2] (x and y), was ",
+                    boxes.sym_sizes());
+  TORCH_CHECK_VALUE(holds(boxes.sym_size(1).sym_le(kMaxGroup)), "boxes must have at most ",
+                    kMaxGroup, " boxes in a group, was ", boxes.sym_sizes());
+  check_row_count("boxes", boxes);
+  TORCH_CHECK_TYPE(valid.scalar_type() == at::kBool, "valid must be bool, was ",
+                   valid.scalar_type());
+  TORCH_CHECK_VALUE(valid.dim() == 2 && holds(valid.sym_size(0).sym_eq(boxes.sym_size(0))) &&
+                        holds(valid.sym_size(1).sym_eq(boxes.sym_size(1))),
+                    "valid must have shape [", boxes.sym_size(0), ", ", boxes.sym_size(1),
+                    "], one for each box, was ", valid.sym_sizes());
+  check_same_device("valid", valid, "boxes", boxes);
+  check_threshold(threshold);
+}
+
 }  // namespace mxd::rotated_iou

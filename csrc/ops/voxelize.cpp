@@ -2,7 +2,7 @@
 //   voxelize_dynamic      int32 [points, ndim], each point's voxel z, y, x, or -1 outside
 //   voxelize_hard         coors int32 [voxels, ndim], num_points int32 [voxels], slots int32
 //                         [voxels, max_points], the row of the point in each slot or -1 where it is
-//                         empty, and point_voxel_id int64 [points], or -1
+//                         empty, and point_voxel_id int64 [points], or -1 ([0] without ids)
 //   voxelize_gather       [voxels, max_points, channels], the points in the slots
 //   voxelize_gather_grad  its gradient in the points
 #include "voxelize.h"
@@ -40,7 +40,8 @@ TORCH_LIBRARY_FRAGMENT(mxd, m) {
   define(
       m,
       "voxelize_hard(Tensor points, float[] voxel_size, float[] coors_range, int max_points, int "
-      "max_voxels) -> (Tensor coors, Tensor num_points, Tensor slots, Tensor point_voxel_id)",
+      "max_voxels, bool with_ids=True) -> (Tensor coors, Tensor num_points, Tensor slots, Tensor "
+      "point_voxel_id)",
       check_hard);
   define(m, "voxelize_gather(Tensor points, Tensor slots, bool empty_mean) -> Tensor",
          check_gather);

@@ -64,7 +64,8 @@ inline void check_dynamic(const at::Tensor& points, at::ArrayRef<double> voxel_s
 }
 
 inline void check_hard(const at::Tensor& points, at::ArrayRef<double> voxel_size,
-                       at::ArrayRef<double> coors_range, int64_t max_points, int64_t max_voxels) {
+                       at::ArrayRef<double> coors_range, int64_t max_points, int64_t max_voxels,
+                       bool /*with_ids*/) {
   check_dynamic(points, voxel_size, coors_range);
   check_at_least("max_points", max_points, 1);
   check_at_least("max_voxels", max_voxels, 0);

@@ -426,20 +426,25 @@ def rotated_iou(dtype: torch.dtype, generator: torch.Generator) -> Iterator[Prob
 
 
 def rotated_nms(dtype: torch.dtype, generator: torch.Generator) -> Iterator[Problem]:
-    """Suppression by overlap, with and without labels, and by distance."""
+    """Suppression by overlap, with and without labels, by distance, and in groups."""
     for count in (12, 0, 1, 64, 257, 1000):
 
-        def function(boxes: Tensor, scores: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        def function(
+            boxes: Tensor, scores: Tensor, labels: Tensor, valid: Tensor
+        ) -> tuple[Tensor, ...]:
             return (
                 ops.nms_rotated(boxes, scores, 0.2)[1],
                 ops.nms_rotated(boxes, scores, 0.2, labels)[1],
                 ops.circle_nms(boxes[:, :2], scores, 2.0),
+                *ops.grouped_nms(torch.stack([boxes, boxes.flip(0)]), valid, 0.2),
+                *ops.grouped_nms(boxes[None, :, :2], valid[:1], 2.0),
             )
 
         scores = torch.randn(count, generator=generator).to(dtype)
         labels = torch.randint(3, (count,), generator=generator).int()
         boxes = _boxes(generator, dtype, count, max(count, 4) ** 0.5)
-        yield Problem(f'{count} boxes', function, (), (boxes, scores, labels))
+        valid = torch.rand(2, count, generator=generator) < 0.7
+        yield Problem(f'{count} boxes', function, (), (boxes, scores, labels, valid))
 
 
 OPERATORS = {

@@ -148,3 +148,28 @@ def circle_nms(
         Tensor: rows, int64 [K], the best first.
     """
     return _first(*torch.ops.mxd.circle_nms(centers, scores, threshold))[:post_max_size]
+
+
+@torch.no_grad()
+def grouped_nms(
+    boxes: Tensor, valid: Tensor, threshold: float, inclusive: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Choose boxes in each of many groups at once, such as the samples and tasks of a prediction.
+
+    It waits for nothing: how many are left stays on the device.
+
+    Args:
+        boxes (Tensor): [groups, N, 5], the best first in each group, chosen by overlap as in `nms_rotated`, or
+            centers [groups, N, 2], chosen by squared distance as in `circle_nms`. N is at most 4096.
+        valid (Tensor): bool [groups, N]; others are left out, and suppress nothing.
+        threshold (float): of the overlap, or of the squared distance.
+        inclusive (bool): whether an overlap of just the threshold suppresses. Default: True.
+
+    Returns:
+        tuple[Tensor, Tensor]: places of the boxes that are left, int64 [groups, N], in order, and zeros behind
+            them; how many are left, int64 [groups].
+
+    Raises:
+        ValueError: another shape or device; TypeError: another dtype.
+    """
+    return torch.ops.mxd.grouped_nms(boxes, valid, threshold, inclusive)

@@ -102,12 +102,24 @@ def hard_voxelize(
         ValueError: shapes that do not match, a grid without cells, a limit out of its range;
         TypeError: another dtype.
     """
+    return _hard(points, voxel_size, coors_range, max_points, max_voxels, with_ids=True)
+
+
+def _hard(
+    points: Tensor,
+    voxel_size: Sequence[float],
+    coors_range: Sequence[float],
+    max_points: int,
+    max_voxels: int,
+    with_ids: bool,
+) -> Voxels:
     coors, num_points, slots, point_voxel_id = torch.ops.mxd.voxelize_hard(
         points,
         _floats(voxel_size),
         _floats(coors_range),
         whole('max_points', max_points),
         whole('max_voxels', max_voxels),
+        with_ids,
     )
     return Voxels(apply(GatherFunction, points, slots), coors, num_points, point_voxel_id)
 
@@ -142,6 +154,7 @@ def hard_voxelize_batch(
         [*_floats(coors_range[:ndim]), 0.0, *_floats(coors_range[ndim:]), float(samples)],
         int(max_points),
         int(max_voxels) if samples == 1 else len(rows),  # each sample has its own limit, below
+        False,
     )
     if samples > 1 and len(coors) > max_voxels:  # a sample may have too many
         index = torch.arange(samples, device=coors.device)
@@ -172,7 +185,7 @@ def voxelization(
     """
     if max_points == -1 or max_voxels == -1:
         return dynamic_voxelize(points, voxel_size, coors_range)
-    found = hard_voxelize(points, voxel_size, coors_range, max_points, max_voxels)
+    found = _hard(points, voxel_size, coors_range, max_points, max_voxels, with_ids=False)
     return found.voxels, found.coors, found.num_points
 
 
@@ -215,11 +228,12 @@ if hasattr(torch.library, 'register_fake'):  # PyTorch 2.4: tracing with sizes t
         coors_range: Sequence[float],
         max_points: int,
         max_voxels: int,
+        with_ids: bool = True,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         voxels = torch.library.get_ctx().new_dynamic_size()
         return (
             points.new_empty(voxels, len(voxel_size), dtype=torch.int32),
             points.new_empty(voxels, dtype=torch.int32),
             points.new_empty(voxels, max_points, dtype=torch.int32),
-            points.new_empty(points.shape[0], dtype=torch.int64),
+            points.new_empty(points.shape[0] if with_ids else 0, dtype=torch.int64),
         )

@@ -116,6 +116,7 @@ def test_every_operator_is_served():
         'deformable_aggregation',
         'draw_gaussians',
         'dynamic_scatter',
+        'grouped_nms',
         'modulated_deform_conv',
         'rotated_iou',
         'rotated_nms',

@@ -1,6 +1,8 @@
 """Stock models of mmdet3d and mmdet on the NPU: losses, gradients and predictions as on the CPU."""
 
 import copy
+import json
+from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -183,3 +185,39 @@ def test_a_step_and_a_prediction_equal_the_cpus(name, monkeypatch):
     assert norms == pytest.approx(wanted[1], rel=1e-2, abs=1e-3)
     assert sum(len(scores) for scores, _ in predictions)
     torch.testing.assert_close(predictions, wanted[2], rtol=1e-3, atol=1e-3)
+
+
+def train(model, batch, steps):
+    """Losses of some steps with one batch."""
+    torch.manual_seed(0)
+    # Not Adam, whose first steps have the size of the rate however small and uncertain a gradient is.
+    optimizer = torch.optim.SGD(model.train().parameters(), lr=0.003)
+    losses = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        inputs = model.data_preprocessor(copy.deepcopy(batch), True)
+        total, _ = model.parse_losses(model(**inputs, mode='loss'))
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 10)
+        optimizer.step()
+        losses.append(float(total))
+    return losses
+
+
+def test_centerpoint_with_dcn_heads_trains_as_on_the_cpu(tmp_path, monkeypatch):
+    """Each deformable convolution of each step, forward and backward, is a launch of an Ascend C kernel."""
+    steps = 5
+    on_npu, batch = build('centerpoint dcn')
+    on_cpu, _ = build('centerpoint dcn')
+    on_cpu.load_state_dict(on_npu.state_dict())
+    wanted = train(on_cpu, batch, steps)
+    path = tmp_path / 'profile.jsonl'
+    monkeypatch.setenv('MXD_SOFTNPU_PROFILE', str(path))
+    assert train(on_npu.npu(), batch, steps) == pytest.approx(wanted, rel=1e-3)
+    assert wanted[-1] < 0.9 * wanted[0]
+    layers = sum(isinstance(layer, mxd_mmplugin.DeformConv2dPack) for layer in on_npu.modules())
+    kernels = Counter(json.loads(line)['kernel'] for line in path.read_text().splitlines())
+    assert layers == 12
+    assert (
+        kernels['modulated_deform_conv'] == kernels['modulated_deform_conv_backward'] == steps * 12
+    )

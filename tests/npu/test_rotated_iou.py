@@ -144,6 +144,36 @@ def test_circle_nms(count):
         assert_same(mxd_mmplugin.circle_nms(centers.npu(), scores.npu(), 4.0, most), wanted)
 
 
+@SETTINGS
+@given(
+    st.integers(1, 7),
+    st.one_of(st.integers(1, 12), st.integers(240, 270), st.integers(500, 520)),
+    st.booleans(),
+    st.booleans(),
+    st.integers(1, 40),
+)
+def test_groups(monkeypatch, groups, count, circles, inclusive, blocks):
+    monkeypatch.setenv('MXD_NPU_BLOCKS', str(blocks))
+    boxes = torch.stack([random_boxes(count, seed, spread=20) for seed in range(groups)])
+    boxes[0, 0, 0] = math.nan
+    boxes = boxes[..., :2].clone() if circles else boxes
+    valid = torch.rand(groups, count, generator=torch.Generator().manual_seed(blocks)) < 0.7
+    threshold = 4.0 if circles else 0.2
+    wanted = mxd_mmplugin.grouped_nms(boxes, valid, threshold, inclusive)
+    found = mxd_mmplugin.grouped_nms(boxes.npu(), valid.npu(), threshold, inclusive)
+    for a, b in zip(found, wanted):
+        assert_same(a, b)
+
+
+@pytest.mark.parametrize('shape', [(0, 4, 5), (3, 0, 2), (2, 4096, 2)])
+def test_groups_of_any_size(shape):
+    boxes = torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 60
+    valid = torch.ones(shape[:2], dtype=torch.bool)
+    wanted = mxd_mmplugin.grouped_nms(boxes, valid, 1.0)
+    for a, b in zip(mxd_mmplugin.grouped_nms(boxes.npu(), valid.npu(), 1.0), wanted):
+        assert_same(a, b)
+
+
 @pytest.mark.parametrize('name', ['nms3d', 'nms3d_normal'])
 def test_nms_of_3d_boxes(name):
     boxes, scores = torch.zeros(150, 7), torch.rand(150)

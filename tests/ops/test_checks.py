@@ -166,6 +166,18 @@ CASES = {
         (BOXES[:, :2], BOXES[:, 0], 0.5),
         [(0, BOXES), (0, BOXES[:, :2].int()), (1, BOXES[:2, 0]), (2, float('nan'))],
     ),
+    'grouped_nms': (
+        (BOXES[None], BOXES[None, :, 0] > 0, 0.5, True),
+        [
+            (0, BOXES),
+            (0, BOXES[None].int()),
+            (0, BOXES[None, :, :3]),
+            (0, torch.zeros(1, 4097, 5)),
+            (1, BOXES[None, :, 0]),
+            (1, BOXES[None, :2, 0] > 0),
+            (2, float('nan')),
+        ],
+    ),
     'bev_pool_grad': (
         (torch.rand(4, 2), torch.zeros(3).int()),
         [(0, torch.rand(4)), (1, torch.zeros(3)), (1, torch.zeros(3, 1).int())],

@@ -6,7 +6,7 @@ import mmcv.ops
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mmdet3d.models.layers import circle_nms as mmdet3d_circle_nms
 from shapely import Polygon
@@ -242,6 +242,39 @@ def test_circle_nms_is_mmdet3ds(form, count):
         assert kept.tolist() == list(wanted)
     every = mxd_mmplugin.circle_nms(centers, scores, 4.0, None)
     assert every[:20].tolist() == mxd_mmplugin.circle_nms(centers, scores, 4.0, 20).tolist()
+
+
+@settings(
+    deadline=None,
+    max_examples=30,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    st.integers(0, 5),
+    st.one_of(st.integers(0, 12), st.integers(60, 140)),
+    st.booleans(),
+    st.booleans(),
+    st.integers(0, 2**16),
+)
+def test_groups(form, groups, count, circles, inclusive, seed):
+    """Each group as the choice among its valid boxes alone."""
+    generator = torch.Generator().manual_seed(seed)
+    boxes = torch.rand(groups, count, 5, generator=generator) * 9 + 1
+    valid = torch.rand(groups, count, generator=generator) < 0.8
+    boxes = boxes[..., :2] if circles else boxes
+    keep, total = mxd_mmplugin.grouped_nms(boxes, valid, 0.3, inclusive)
+    assert keep.shape == (groups, count) and total.shape == (groups,)
+    for group in range(groups):
+        places = valid[group].nonzero().squeeze(1)
+        rows = boxes[group, places].double()
+        if circles:
+            suppresses = torch.cdist(rows, rows).square() <= 0.3
+        else:
+            overlap = reference(rows, rows)
+            suppresses = overlap >= 0.3 if inclusive else overlap > 0.3
+        wanted = places[greedy(suppresses, -torch.arange(len(places)))]
+        assert torch.equal(keep[group, : total[group]], wanted)
+        assert not keep[group, total[group] :].any()
 
 
 def test_scores_that_are_no_numbers_come_first(form):

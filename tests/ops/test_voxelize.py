@@ -112,8 +112,9 @@ def test_equals_pure_pytorch_form(problem):
         theirs.dynamic(points, voxel_size, coors_range),
     )
     found = ours.voxelize_hard(*problem)
-    for got, want in zip(found, theirs.hard(*problem)):
-        assert got.dtype == want.dtype and torch.equal(got, want)
+    for ids in (True, False):
+        for got, want in zip(ours.voxelize_hard(*problem, ids), theirs.hard(*problem, ids)):
+            assert got.dtype == want.dtype and torch.equal(got, want)
     slots = found[2]
     for empty_mean in (False, True):
         got = ours.voxelize_gather(points, slots, empty_mean)

@@ -39,14 +39,22 @@ class Gatherer {
     gathered_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(gathered) +
                               GetBlockIdx() / 2 * kSteps * StepElements(tiling) +
                               (side_ == 0 ? 0 : SideElements(tiling, 0)));
-    stage_clear_.Init(pipe, 1);
+    stage_clear_.Init(pipe, 2);
     stage_full_.Init(pipe, 2);
     turned_full_.Init(pipe, 2);
     turned_free_.Init(pipe, 2);
     MakeTurn();
+    // Rows that no pair fills count nothing.
+    Clear(stage_, 2 * stage_rows_);
   }
-  __aicore__ inline void Begin() { turned_free_.SetAll(); }
-  __aicore__ inline void End() { turned_free_.WaitAll(); }
+  __aicore__ inline void Begin() {
+    stage_clear_.SetAll();
+    turned_free_.SetAll();
+  }
+  __aicore__ inline void End() {
+    stage_clear_.WaitAll();
+    turned_free_.WaitAll();
+  }
 
   __aicore__ inline void Gather(int32_t index, const Step& step, const LocalTensor<int32_t>& list) {
     const int64_t column = FirstColumn(step.unit);
@@ -56,10 +64,7 @@ class Gatherer {
       const int32_t end = MinOf(step.rows, first + stage_rows_);
       const int32_t rows = RoundUp(end - first, kFractalRows);
       const LocalTensor<T> stage = stage_[buffer_ * stage_elements_];
-      // Rows that no pair fills count nothing.
-      PipeBarrier<PIPE_V>();
-      Duplicate(stage.template ReinterpretCast<int32_t>(), 0, rows * channels_ * kSize / kWord);
-      stage_clear_.SetWait();
+      stage_clear_.Wait(buffer_);
       for (; p < step.pieces; ++p) {
         const Piece& piece = step.piece[p];
         runs.Seek(MaxOf(piece.slot, first), MinOf(piece.slot + piece.rows, end));
@@ -76,6 +81,10 @@ class Gatherer {
                       stage.template ReinterpretCast<Bits>(), turn_, 0,
                       static_cast<uint32_t>(rows * channels_));
       turned_full_.SetWait(buffer_);
+      // At once: a later clearing would hold up the rows of the stage after next.
+      PipeBarrier<PIPE_V>();
+      Clear(stage, rows);
+      stage_clear_.Set(buffer_);
       DataCopy(gathered_[index % kSteps * StepElements(tiling_) +
                          static_cast<int64_t>(first) * channels_],
                turned, rows * channels_);
@@ -85,6 +94,10 @@ class Gatherer {
   }
 
  private:
+  __aicore__ inline void Clear(const LocalTensor<T>& stage, int32_t rows) {
+    Duplicate(stage.template ReinterpretCast<int32_t>(), 0, rows * channels_ * kSize / kWord);
+  }
+
   // turn_: where in a stage of rows each element of the turned stage lies, in bytes. The first
   // channel's depth rows, then every other channel's from them, then the other rows'.
   __aicore__ inline void MakeTurn() {

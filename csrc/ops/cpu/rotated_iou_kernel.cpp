@@ -3,6 +3,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/sort.h>
+#include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
 #include <algorithm>
@@ -184,19 +185,25 @@ at::Tensor iou_cpu(const at::Tensor& boxes1, const at::Tensor& boxes2, int64_t m
   return out.to(boxes1.scalar_type());
 }
 
-// The greedy choice among boxes in order: suppress(i, gone) marks those behind i that i suppresses.
-template <typename Suppress>
-std::tuple<at::Tensor, at::Tensor> keep_best(const at::Tensor& order, const Suppress& suppress) {
-  const int64_t boxes = order.size(0);
-  const at::Tensor keep = at::empty_like(order), count = at::empty({1}, order.options());
-  std::vector<uint8_t> gone(cpu::whole_vectors<double>(boxes));
-  int64_t kept = 0;
+// The greedy choice among boxes in order, without those that are gone: suppress(i, gone) marks
+// those behind i that i suppresses. Calls kept(i) for each that stays.
+template <typename Suppress, typename Kept>
+void choose(std::vector<uint8_t>& gone, int64_t boxes, const Suppress& suppress, const Kept& kept) {
+  gone.resize(cpu::whole_vectors<double>(boxes));
   for (int64_t i = 0; i < boxes; i++) {
     if (gone[i]) continue;
-    keep.mutable_data_ptr<int64_t>()[kept++] = order.const_data_ptr<int64_t>()[i];
+    kept(i);
     suppress(i, gone.data());
   }
-  *count.mutable_data_ptr<int64_t>() = kept;
+}
+
+template <typename Suppress>
+std::tuple<at::Tensor, at::Tensor> keep_best(const at::Tensor& order, const Suppress& suppress) {
+  const at::Tensor keep = at::empty_like(order), count = at::zeros({1}, order.options());
+  int64_t *to = keep.mutable_data_ptr<int64_t>(), *found = count.mutable_data_ptr<int64_t>();
+  std::vector<uint8_t> gone;
+  choose(gone, order.size(0), suppress,
+         [&](int64_t i) { to[(*found)++] = order.const_data_ptr<int64_t>()[i]; });
   return {keep, count};
 }
 
@@ -241,6 +248,16 @@ std::tuple<at::Tensor, at::Tensor> nms_cpu(const at::Tensor& boxes,
   });
 }
 
+struct SuppressNear {
+  template <typename Number>
+  static void run(const Number* center, int64_t i, int64_t count, double threshold, uint8_t* gone) {
+    for (int64_t j = i + 1; j < count; j++) {
+      const Number dx = center[2 * i] - center[2 * j], dy = center[2 * i + 1] - center[2 * j + 1];
+      gone[j] |= dx * dx + dy * dy <= static_cast<Number>(threshold);
+    }
+  }
+};
+
 // In the dtype of the centers, or in float32 if that is shorter.
 std::tuple<at::Tensor, at::Tensor> circle_nms_cpu(const at::Tensor& centers,
                                                   const at::Tensor& scores, double threshold) {
@@ -251,12 +268,51 @@ std::tuple<at::Tensor, at::Tensor> circle_nms_cpu(const at::Tensor& centers,
     const at::Tensor sorted = convert(centers.index_select(0, order));
     const auto* center = sorted.template const_data_ptr<Number>();
     return keep_best(order, [&](int64_t i, uint8_t* gone) {
-      for (int64_t j = i + 1; j < order.size(0); j++) {
-        const Number dx = center[2 * i] - center[2 * j], dy = center[2 * i + 1] - center[2 * j + 1];
-        gone[j] |= dx * dx + dy * dy <= static_cast<Number>(threshold);
-      }
+      SuppressNear::run(center, i, order.size(0), threshold, gone);
     });
   });
+}
+
+std::tuple<at::Tensor, at::Tensor> grouped_nms_cpu(const at::Tensor& boxes, const at::Tensor& valid,
+                                                   double threshold, bool inclusive) {
+  check_grouped_nms(boxes, valid, threshold, inclusive);
+  const int64_t groups = boxes.size(0), count = boxes.size(1);
+  const auto ints = boxes.options().dtype(at::kLong);
+  const at::Tensor keep = at::zeros({groups, count}, ints), total = at::zeros({groups}, ints);
+  const at::Tensor counts = valid.contiguous();
+  cpu::with_compute_type(boxes, [&](auto number, const auto& convert) {
+    const at::Tensor rows = convert(boxes);
+    at::parallel_for(0, groups, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t group = begin; group < end; group++) {
+        const bool* here = counts.const_data_ptr<bool>() + group * count;
+        int64_t* to = keep.mutable_data_ptr<int64_t>() + group * count;
+        int64_t& found = total.mutable_data_ptr<int64_t>()[group];
+        std::vector<uint8_t> gone(count);
+        for (int64_t i = 0; i < count; i++) gone[i] = !here[i];
+        const auto kept = [&](int64_t i) { to[found++] = i; };
+        if (rows.size(2) == 2) {
+          const auto* center = rows.template const_data_ptr<decltype(number)>() + 2 * group * count;
+          choose(
+              gone, count,
+              [&](int64_t i, uint8_t* gone) {
+                SuppressNear::run(center, i, count, threshold, gone);
+              },
+              kept);
+        } else {
+          const Boxes sorted(rows[group]);
+          choose(
+              gone, count,
+              [&](int64_t i, uint8_t* gone) {
+                cpu::run_widest<SuppressByIou>(sorted, i, count, threshold, inclusive, nullptr,
+                                               gone);
+              },
+              kept);
+        }
+      }
+    });
+    return 0;
+  });
+  return {keep, total};
 }
 
 }  // namespace
@@ -265,6 +321,7 @@ TORCH_LIBRARY_IMPL(mxd, CPU, m) {
   m.impl("rotated_iou", TORCH_FN(iou_cpu));
   m.impl("rotated_nms", TORCH_FN(nms_cpu));
   m.impl("circle_nms", TORCH_FN(circle_nms_cpu));
+  m.impl("grouped_nms", TORCH_FN(grouped_nms_cpu));
 }
 
 }  // namespace mxd::rotated_iou

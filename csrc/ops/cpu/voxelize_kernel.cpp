@@ -259,8 +259,8 @@ Assignment assign_by_shards(const at::Tensor& points, const Grid& grid, int64_t 
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> hard_cpu(
     const at::Tensor& points, at::ArrayRef<double> voxel_size, at::ArrayRef<double> coors_range,
-    int64_t max_points, int64_t max_voxels) {
-  check_hard(points, voxel_size, coors_range, max_points, max_voxels);
+    int64_t max_points, int64_t max_voxels, bool with_ids) {
+  check_hard(points, voxel_size, coors_range, max_points, max_voxels, with_ids);
   const Grid grid = make_grid(voxel_size, coors_range);
   const at::Tensor rows = points.contiguous();
   const int64_t count = rows.size(0), ndim = grid.ndim, parts = part_count(count);
@@ -271,7 +271,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> hard_cpu(
   const auto ints = points.options().dtype(at::kInt);
   auto coors = at::empty({voxels, ndim}, ints), num_points = at::empty({voxels}, ints);
   auto slots = at::full({voxels, max_points}, -1, ints);
-  auto point_voxel_id = at::empty({count}, points.options().dtype(at::kLong));
+  auto point_voxel_id = at::empty({with_ids ? count : 0}, points.options().dtype(at::kLong));
   int32_t* coor = coors.mutable_data_ptr<int32_t>();
   int32_t* num = num_points.mutable_data_ptr<int32_t>();
   int32_t* slot = slots.mutable_data_ptr<int32_t>();
@@ -286,8 +286,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> hard_cpu(
         }
         for (int64_t i = begin; i < end; i++) {
           const int32_t voxel = assignment.voxel[i];
-          id[i] = voxel < voxels ? voxel : -1;
-          if (id[i] >= 0 && assignment.rank[i] < max_points)
+          const bool has_voxel = voxel >= 0 && voxel < voxels;
+          if (with_ids) id[i] = has_voxel ? voxel : -1;
+          if (has_voxel && assignment.rank[i] < max_points)
             slot[voxel * max_points + assignment.rank[i]] = static_cast<int32_t>(i);
         }
       });

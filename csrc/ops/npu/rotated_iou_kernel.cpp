@@ -5,8 +5,10 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <array>
 
 #include "../rotated_iou.h"
+#include "integers.h"
 #include "launch.h"
 #include "rotated_iou_tiling.h"
 #include "sort.h"
@@ -22,6 +24,8 @@ namespace mxd::rotated_iou {
 namespace {
 
 at::Tensor floats(const at::Tensor& tensor) { return tensor.to(at::kFloat).contiguous(); }
+
+static_assert(kMaxGroup == kernels::kNmsMaxValid);
 
 int64_t blocks_for(int64_t units, int64_t at_least) {
   return std::clamp<int64_t>((units + at_least - 1) / at_least, 1, npu::vector_cores());
@@ -58,6 +62,36 @@ at::Tensor best_first(const at::Tensor& scores) {
   return npu::sort_keys(npu::take_rows(high, by_low), by_low).rows;
 }
 
+struct Kept {
+  at::Tensor keep;   // int64 [groups, whole blocks of count]
+  at::Tensor total;  // int64 [groups, 4], in the first column
+};
+
+// Of boxes [groups, count, columns], the best first, those that no better one suppresses.
+Kept keep_in_groups(const at::Tensor& boxes, const at::Tensor& order, const at::Tensor& valid,
+                    double threshold, bool inclusive) {
+  constexpr int64_t kBlock = kernels::kBlockBytes / sizeof(int64_t);  // no two groups share one
+  const int64_t groups = boxes.size(0), count = boxes.size(1);
+  RotatedNmsTiling tiling{};
+  tiling.groups = groups;
+  tiling.count = count;
+  tiling.columns = boxes.size(2);
+  tiling.pitch = npu::ceil_div(count, kernels::kPairsAtOnce) * (kernels::kPairsAtOnce / 32);
+  tiling.kept_pitch = npu::round_up(count, kBlock);
+  tiling.inclusive = inclusive;
+  tiling.threshold = static_cast<float>(threshold);
+  const auto ints = boxes.options().dtype(at::kLong);
+  const std::array<int64_t, 2> sizes{groups, tiling.kept_pitch};
+  const Kept kept{valid.defined() ? at::zeros(sizes, ints) : at::empty(sizes, ints),
+                  at::empty({groups, kBlock}, ints)};
+  const at::Tensor mask = at::empty({groups, count, tiling.pitch}, ints.dtype(at::kInt));
+  npu::launch(aclrtlaunch_rotated_nms_mask, "rotated_nms_mask", blocks_for(count, 1), boxes, mask,
+              tiling);
+  npu::launch(aclrtlaunch_rotated_nms_keep, "rotated_nms_keep", blocks_for(groups, 1), mask, order,
+              valid, kept.keep, kept.total, tiling);
+  return kept;
+}
+
 // Rows of boxes, in their order or in that of their scores: those that no better one suppresses.
 std::tuple<at::Tensor, at::Tensor> keep_best(const at::Tensor& boxes,
                                              const c10::optional<at::Tensor>& scores,
@@ -67,25 +101,13 @@ std::tuple<at::Tensor, at::Tensor> keep_best(const at::Tensor& boxes,
                     kernels::kNmsMaxBoxes, " rows on an NPU, was ", boxes.sizes());
   const auto ints = boxes.options().dtype(at::kLong);
   if (count == 0) return {at::empty({0}, ints), at::zeros({1}, ints)};
-  const at::Tensor keep = at::empty({count}, ints), total = at::empty({1}, ints);
   at::Tensor order, sorted = boxes;
   if (scores) {
     order = best_first(*scores);
     sorted = npu::take_rows(boxes, order);
   }
-  RotatedNmsTiling tiling{};
-  tiling.count = count;
-  tiling.columns = boxes.size(1);
-  tiling.pitch =
-      (count + kernels::kPairsAtOnce - 1) / kernels::kPairsAtOnce * (kernels::kPairsAtOnce / 32);
-  tiling.inclusive = inclusive;
-  tiling.threshold = static_cast<float>(threshold);
-  const at::Tensor mask = at::empty({count, tiling.pitch}, boxes.options().dtype(at::kInt));
-  npu::launch(aclrtlaunch_rotated_nms_mask, "rotated_nms_mask", blocks_for(count, 1), sorted, mask,
-              tiling);
-  npu::launch(aclrtlaunch_rotated_nms_keep, "rotated_nms_keep", 1, mask, order, keep, total,
-              tiling);
-  return {keep, total};
+  const Kept kept = keep_in_groups(sorted.unsqueeze(0), order, {}, threshold, inclusive);
+  return {kept.keep[0].narrow(0, 0, count), kept.total[0].narrow(0, 0, 1)};
 }
 
 std::tuple<at::Tensor, at::Tensor> nms_npu(const at::Tensor& boxes,
@@ -104,12 +126,25 @@ std::tuple<at::Tensor, at::Tensor> circle_nms_npu(const at::Tensor& centers,
   return keep_best(floats(centers), scores, threshold, true);
 }
 
+std::tuple<at::Tensor, at::Tensor> grouped_nms_npu(const at::Tensor& boxes, const at::Tensor& valid,
+                                                   double threshold, bool inclusive) {
+  check_grouped_nms(boxes, valid, threshold, inclusive);
+  const int64_t groups = boxes.size(0), count = boxes.size(1);
+  const auto ints = boxes.options().dtype(at::kLong);
+  if (groups == 0 || count == 0)
+    return {at::empty({groups, count}, ints), at::zeros({groups}, ints)};
+  const Kept kept =
+      keep_in_groups(floats(boxes), {}, floats(valid), threshold, inclusive || boxes.size(2) == 2);
+  return {kept.keep.narrow(1, 0, count), kept.total.select(1, 0)};
+}
+
 }  // namespace
 
 TORCH_LIBRARY_IMPL(mxd, PrivateUse1, m) {
   m.impl("rotated_iou", TORCH_FN(iou_npu));
   m.impl("rotated_nms", TORCH_FN(nms_npu));
   m.impl("circle_nms", TORCH_FN(circle_nms_npu));
+  m.impl("grouped_nms", TORCH_FN(grouped_nms_npu));
 }
 
 }  // namespace mxd::rotated_iou

@@ -2,7 +2,8 @@
 //
 // Points are sorted by cell, and again by the first point of their cell: then they lie by voxel, in
 // the order of the voxels, and what is asked of each voxel is near what was asked of the one
-// before. A third sort takes the voxels' numbers back to the points. The host waits once.
+// before. A third sort takes the voxels' numbers back to the points, where they are wanted. The
+// host waits once.
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/full.h>
@@ -135,8 +136,8 @@ VoxelizeSlotsTiling make_slots_tiling(int64_t voxels, int64_t groups, int64_t in
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> hard_npu(
     const at::Tensor& points, at::ArrayRef<double> voxel_size, at::ArrayRef<double> coors_range,
-    int64_t max_points, int64_t max_voxels) {
-  check_hard(points, voxel_size, coors_range, max_points, max_voxels);
+    int64_t max_points, int64_t max_voxels, bool with_ids) {
+  check_hard(points, voxel_size, coors_range, max_points, max_voxels, with_ids);
   npu::check_dtype("points", points);
   const Grid grid = make_grid(voxel_size, coors_range);
   const int64_t count = points.size(0), ndim = grid.ndim;
@@ -155,7 +156,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> hard_npu(
   const npu::Sorted sorted = sort_points(keys, count, totals.slice(0, kBlockWords));
   const npu::Unique leaders =
       npu::unique_keys(sorted.keys.unsqueeze(0), count, totals.slice(0, 0, 1), /*begins=*/true);
-  const at::Tensor point_voxel_id = number_points(sorted, max_voxels);
+  const at::Tensor point_voxel_id =
+      with_ids ? number_points(sorted, max_voxels) : at::empty({0}, ints.dtype(at::kLong));
 
   const at::Tensor found = totals.cpu();  // the wait
   const int64_t groups = found.const_data_ptr<int32_t>()[0];

@@ -5,13 +5,14 @@ from typing import Any, Optional
 
 import torch
 from mmdet3d.models.dense_heads import centerpoint_head
-from mmdet3d.models.layers import circle_nms
 from mmdet3d.models.task_modules.coders import CenterPointBBoxCoder
 from mmdet3d.models.utils import clip_sigmoid
+from mmdet3d.structures import LiDARInstance3DBoxes
 from mmengine.structures import InstanceData
 from torch import Tensor
 
 from ...constants import constant
+from ...ops import grouped_nms
 from ...ops.sizes import wholes
 from .targets import Targets, make_targets
 
@@ -19,9 +20,9 @@ from .targets import Targets, make_targets
 class CenterHead(centerpoint_head.CenterHead):
     """mmdet3d's `CenterHead`: the same arguments, weights, targets, losses and boxes, bit for bit on a CPU.
 
-    Targets are made for all boxes of a batch at once. The losses wait for nothing. A prediction waits once for a
-    batch: boxes of all tasks come to the host together, where overlapping ones are dropped. In mmdet3d the number of
-    operators and of waits grows with the boxes, the samples and the tasks.
+    Targets are made for all boxes of a batch at once. The losses wait for nothing. In a prediction overlapping boxes
+    are dropped on the device, for all samples and tasks together; it waits once for a batch, for how many are left.
+    In mmdet3d the number of operators and of waits grows with the boxes, the samples and the tasks.
 
     Velocities are left out of the targets where common_heads has no 'vel'; mmdet3d then ends with an error.
     """
@@ -149,29 +150,66 @@ class CenterHead(centerpoint_head.CenterHead):
         Returns:
             list[InstanceData]: bboxes_3d, scores_3d and labels_3d of each sample.
         """
+        if not self._covers(batch_input_metas):
+            return super().predict_by_feat(preds_dicts, batch_input_metas, *args, **kwargs)
+        # [tasks, B, K, columns]; columns are those of a box's code, the score, the label and whether it counts.
+        candidates = torch.stack([self._candidates(maps) for (maps,) in preds_dicts]).detach()
+        keep, count = self._choose(candidates[..., :-1], candidates[..., -1] > 0)
+        # The best first, to the bottom of the boxes, with labels that count through the tasks.
+        rows = candidates.gather(2, keep[..., None].expand(*keep.shape, candidates.shape[3]))
+        height = rows[..., 2:3] - rows[..., 5:6] * 0.5
+        boxes = torch.cat([rows[..., :2], height, rows[..., 3:-3]], dim=3)
+        firsts = [sum(self.num_classes[:task]) for task in range(len(rows))]
+        labels = (rows[..., -2] + constant(firsts, rows.device)[:, None, None]).int()
+        columns = boxes, rows[..., -3], labels
+        found = []
+        for sample, sizes in enumerate(count.t().tolist()):  # the wait
+            box, score, label = (
+                torch.cat([of_task[:size] for of_task, size in zip(column[:, sample], sizes)])
+                for column in columns
+            )
+            box = LiDARInstance3DBoxes(box, self.bbox_coder.code_size)
+            found.append(InstanceData(bboxes_3d=box, scores_3d=score, labels_3d=label))
+        return found
+
+    def _covers(self, metas: Sequence[dict]) -> bool:
+        """Whether a prediction is one that is made here: else it is mmdet3d's."""
         coder = self.bbox_coder
         if type(coder) is not CenterPointBBoxCoder or coder.post_center_range is None:
-            return super().predict_by_feat(preds_dicts, batch_input_metas, *args, **kwargs)
-        device = preds_dicts[0][0]['heatmap'].device
-        candidates = torch.stack([self._candidates(maps) for (maps,) in preds_dicts])
-        of_tasks = [
-            self._suppress(i, x, batch_input_metas) for i, x in enumerate(candidates.detach().cpu())
-        ]
-        # Columns of a box: those of its code, the score, the label.
-        of_samples = [torch.cat(boxes) for boxes in zip(*of_tasks)]
-        found = torch.cat(of_samples).to(device)
-        boxes, scores, labels = found[:, :-2], found[:, -2].contiguous(), found[:, -1].int()
-        sizes = [len(x) for x in of_samples]
-        return [
-            InstanceData(
-                bboxes_3d=meta['box_type_3d'](box, coder.code_size),
-                scores_3d=score,
-                labels_3d=label,
-            )
-            for meta, box, score, label in zip(
-                batch_input_metas, boxes.split(sizes), scores.split(sizes), labels.split(sizes)
-            )
-        ]
+            return False
+        if any(meta['box_type_3d'] is not LiDARInstance3DBoxes for meta in metas):
+            return False
+        if self.test_cfg['nms_type'] == 'circle' or not self.test_cfg['post_center_limit_range']:
+            return True
+        # Boxes outside of the coder's range are gone already.
+        limit, area = self.test_cfg['post_center_limit_range'], coder.post_center_range
+        lower = all(a <= b for a, b in zip(limit[:3], area[:3]))
+        return lower and all(a >= b for a, b in zip(limit[3:], area[3:]))
+
+    def _choose(self, candidates: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+        """The candidates that stay: their places [tasks, B, K], the best first, and how many, [tasks, B].
+
+        Args:
+            candidates (Tensor): [tasks, B, K, columns], the best first, with the score before the last column.
+            counts (Tensor): bool [tasks, B, K].
+        """
+        config = self.test_cfg
+        if config['nms_type'] == 'circle':
+            centers = candidates[..., :2]
+            chosen = [
+                grouped_nms(centers[task], counts[task], radius)
+                for task, radius in zip(range(len(candidates)), config['min_radius'])
+            ]
+            keep, count = (torch.stack(column) for column in zip(*chosen))
+        else:
+            if config['score_threshold'] > 0:
+                counts = counts & (candidates[..., -2] >= config['score_threshold'])
+            if config['pre_max_size'] is not None and config['pre_max_size'] < counts.shape[2]:
+                counts = counts & (counts.float().cumsum(2) <= config['pre_max_size'])
+            boxes = _from_above(candidates).flatten(0, 1)
+            keep, count = grouped_nms(boxes, counts.flatten(0, 1), config['nms_thr'])
+            keep, count = keep.view(counts.shape), count.view(counts.shape[:2])
+        return keep[..., : config['post_max_size']], count
 
     def _candidates(self, maps: dict) -> Tensor:
         """The best cells of a task, [B, K, columns]: box, score, label, and 1 where the coder keeps it."""
@@ -197,31 +235,11 @@ class CenterHead(centerpoint_head.CenterHead):
         rest = (scores, labels.float(), keep.float())
         return torch.cat([boxes, *(column[..., None] for column in rest)], dim=2)
 
-    def _suppress(self, task: int, candidates: Tensor, metas: Sequence[dict]) -> list:
-        """What is left of a task's candidates of each sample, on the host: [n, code, score and label]."""
-        first = sum(self.num_classes[:task])
-        found = []
-        for rows, meta in zip(candidates, metas):
-            rows = rows[rows[:, -1] > 0, :-1]
-            boxes, scores, labels = rows[:, :-2], rows[:, -2], rows[:, -1]
-            if self.test_cfg['nms_type'] == 'circle':
-                places = torch.cat([boxes[:, :2], scores[:, None]], dim=1)
-                kept = circle_nms(
-                    places.numpy(),
-                    self.test_cfg['min_radius'][task],
-                    post_max_size=self.test_cfg['post_max_size'],
-                )
-                rows = rows[torch.tensor(kept, dtype=torch.long)]
-            else:
-                (left,) = self.get_task_detections(
-                    self.num_classes[task], [scores], [boxes], [labels], [meta]
-                )
-                columns = [left['bboxes'], left['scores'][:, None], left['labels'][:, None]]
-                rows = torch.cat(columns, dim=1)
-            rows[:, 2] -= rows[:, 5] * 0.5  # to the bottom
-            rows[:, -1] += first
-            found.append(rows)
-        return found
+
+def _from_above(boxes: Tensor) -> Tensor:
+    """Rectangles [..., 5] of LiDAR boxes, x, y, sizes and yaw, rounded as mmdet3d's, which go by their corners."""
+    low, high = boxes[..., :2] - boxes[..., 3:5] / 2, boxes[..., :2] + boxes[..., 3:5] / 2
+    return torch.cat([(low + high) / 2, high - low, boxes[..., 6:7]], dim=-1)
 
 
 def _codes(maps: dict) -> Tensor:

@@ -85,6 +85,7 @@ FAMILIES: dict[str, dict[str, Callable]] = {
         'rotated_iou': rotated_iou.iou,
         'rotated_nms': rotated_iou.nms,
         'circle_nms': rotated_iou.circle_nms,
+        'grouped_nms': rotated_iou.grouped_nms,
     },
 }
 FORMS = {f'mxd::{name}': form for forms in FAMILIES.values() for name, form in forms.items()}

@@ -70,14 +70,16 @@ def _best_first(scores: Tensor) -> Tensor:
     return scores.sort(dim=0, descending=True, stable=True).indices
 
 
-def _keep(order: Tensor, suppresses: Tensor) -> tuple[Tensor, Tensor]:
+def _keep(
+    order: Tensor, suppresses: Tensor, gone: Optional[Tensor] = None
+) -> tuple[Tensor, Tensor]:
     """The boxes that no better one suppresses; bool [N, N]: whether row's box suppresses column's."""
-    gone = torch.zeros(len(order), dtype=torch.bool)
+    gone = torch.zeros(len(order), dtype=torch.bool) if gone is None else gone.cpu()
     kept = []
     for i, row in enumerate(suppresses.cpu()):
         if not gone[i]:
             kept.append(i)
-            gone |= row
+            gone = gone | row
     places = torch.tensor(kept, dtype=torch.long)
     rest = torch.zeros(len(order) - len(kept), dtype=torch.long)
     keep = order[torch.cat([places, rest]).to(order.device)]
@@ -104,10 +106,36 @@ def nms(
     return _keep(order, suppresses)
 
 
+def _near(centers: Tensor, threshold: float) -> Tensor:
+    x, y = centers.to(compute_dtype(centers.dtype)).unbind(1)
+    dx, dy = x[:, None] - x, y[:, None] - y
+    return dx * dx + dy * dy <= threshold
+
+
 @plain_form('circle_nms')
 def circle_nms(centers: Tensor, scores: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
     """See csrc/ops/rotated_iou.cpp; keep [N] and count [1]."""
     order = _best_first(scores)
-    x, y = centers[order].to(compute_dtype(centers.dtype)).unbind(1)
-    dx, dy = x[:, None] - x, y[:, None] - y
-    return _keep(order, dx * dx + dy * dy <= threshold)
+    return _keep(order, _near(centers[order], threshold))
+
+
+@plain_form('grouped_nms')
+def grouped_nms(
+    boxes: Tensor, valid: Tensor, threshold: float, inclusive: bool
+) -> tuple[Tensor, Tensor]:
+    """See csrc/ops/rotated_iou.cpp; keep [groups, N] and count [groups]."""
+    keep = torch.zeros(valid.shape, dtype=torch.long).to(boxes.device)
+    count = torch.zeros(len(boxes), dtype=torch.long).to(boxes.device)
+    order = torch.arange(boxes.shape[1]).to(boxes.device)
+    for group, rows in enumerate(boxes):
+        if boxes.shape[2] == 2:
+            suppresses = _near(rows, threshold)
+        else:
+            wide = rows.to(compute_dtype(rows.dtype))
+            overlaps = iou(wide, wide, IOU, False)
+            suppresses = overlaps >= threshold if inclusive else overlaps > threshold
+        kept, counted = _keep(order, suppresses, ~valid[group])
+        places = order < counted
+        keep[group] = kept.where(places, keep[group])
+        count[group] = counted[0]
+    return keep, count

@@ -54,12 +54,13 @@ def hard(
     coors_range: Sequence[float],
     max_points: int,
     max_voxels: int,
+    with_ids: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See `mxd_mmplugin.ops.hard_voxelize`.
 
     Returns:
         tuple[Tensor, ...]: coors int32 [M, ndim], num_points int32 [M], slots int32
-        [M, max_points] (the point in each slot, or -1) and point_voxel_id int64 [P].
+        [M, max_points] (the point in each slot, or -1) and point_voxel_id int64 [P], or [0] without ids.
     """
     grid = _grid(voxel_size, coors_range)
     cells, inside = _cells(points, voxel_size, coors_range, grid)
@@ -88,7 +89,7 @@ def hard(
     kept = (point_voxel < voxels) & (rank < max_points)
     slots = rows.new_full((voxels, max_points), -1, dtype=torch.int32)
     slots[point_voxel[kept], rank[kept]] = rows[kept].int()
-    return coors, num_points, slots, point_voxel_id
+    return coors, num_points, slots, point_voxel_id if with_ids else point_voxel_id[:0]
 
 
 @plain_form('voxelize_gather')
