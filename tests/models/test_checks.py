@@ -224,6 +224,19 @@ def test_images_and_maps_of_another_number(name, found):
         losses_of(model, a_frame(0, 0))
 
 
+def test_more_classes_than_the_model_has():
+    frame = a_frame(0, 0)
+    model = sparse4d_built(head=dict(refine_layer=dict(num_cls=3)))
+    with pytest.raises(ValueError, match=r'labels_3d must be below 3 \(num_cls of refine_layer\)'):
+        losses_of(model, frame)
+    head = MODELS.build(head_config())
+    frame['data_samples'].gt_instances_3d.labels_3d[0] = 11
+    with pytest.raises(ValueError, match=r'must be below 10 \(num_classes\); the data set'):
+        head.loss_by_feat(
+            head([torch.randn(1, 8, 24, 16)]), [frame['data_samples'].gt_instances_3d]
+        )
+
+
 def sizes_of(config):
     """The integers of a config: their places and values."""
     for key, value in config.items() if isinstance(config, dict) else enumerate(config):
