@@ -52,7 +52,7 @@ class CenterHead(centerpoint_head.CenterHead):
             )
             for name, mine in expected.items():
                 value = self.train_cfg.get(name, mine)
-                begin = [*value[:2]] if isinstance(value, Sequence) else [value]
+                begin = [*value[:2]] if hasattr(value, '__len__') else [value]
                 if begin != mine:
                     raise ValueError(
                         f'{name} of train_cfg must begin as that of bbox_coder, {mine}, was {value}'
