@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ...constants import constant
 from ...ops import BEVPoolPlan, bev_pool_fused, bev_pool_plan, dynamic_scatter
-from ...ops.sizes import wholes
+from ...ops.sizes import takes_whole_numbers, wholes
 
 
 class Rays(NamedTuple):
@@ -115,6 +115,7 @@ class ViewTransform(nn.Module):
         downsample (int): 2 halves the map by convolutions, 1 leaves it.
     """
 
+    @takes_whole_numbers
     def __init__(
         self,
         in_channels: int,
@@ -139,6 +140,11 @@ class ViewTransform(nn.Module):
                 raise ValueError(
                     f'{name} must hold a whole number of steps, was {bound}, {cells:g}'
                 )
+        if not (dbound[0] < dbound[1] and dbound[2] > 0):
+            raise ValueError(
+                f'dbound must be the least depth, a greater one and a step above 0, was {dbound}'
+            )
+        self.bounds = dict(xbound=xbound, ybound=ybound)
         low, high, step = torch.tensor([xbound, ybound, zbound], dtype=torch.float64).T
         # Checkpoints have these four, the frustum as points (x, y, depth) of the augmented image.
         self.dx = nn.Parameter(step.float(), requires_grad=False)
@@ -150,6 +156,12 @@ class ViewTransform(nn.Module):
         self._plan_of: Optional[tuple[list[bytes], BEVPoolPlan]] = None
         self._add_depth_layers()
         self.downsample = self._downsampling() if downsample == 2 else nn.Identity()
+
+    @property
+    def map_size(self) -> tuple[int, ...]:
+        """Cells of the map in x and y."""
+        halved = not isinstance(self.downsample, nn.Identity)
+        return tuple(-(-cells // 2) if halved else cells for cells in self._grid[:2])
 
     def _frustum(self, dbound: Sequence[float]) -> Tensor:
         height, width = self.image_size
