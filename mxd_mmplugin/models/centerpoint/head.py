@@ -179,10 +179,11 @@ class CenterHead(centerpoint_head.CenterHead):
             return False
         if any(meta['box_type_3d'] is not LiDARInstance3DBoxes for meta in metas):
             return False
-        if self.test_cfg['nms_type'] == 'circle' or not self.test_cfg['post_center_limit_range']:
+        limit = self.test_cfg['post_center_limit_range']
+        if self.test_cfg['nms_type'] == 'circle' or limit is None or len(limit) == 0:
             return True
         # Boxes outside of the coder's range are gone already.
-        limit, area = self.test_cfg['post_center_limit_range'], coder.post_center_range
+        area = coder.post_center_range
         lower = all(a <= b for a, b in zip(limit[:3], area[:3]))
         return lower and all(a >= b for a, b in zip(limit[3:], area[3:]))
 
