@@ -14,8 +14,8 @@ from mmengine.logging import HistoryBuffer
 from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 from mmengine.utils import digit_version
 
-# Type codes of the numbers that a log history or a metric can hold.
-_NUMBER_CODES = '?bhilqBHILQefd'
+# Type codes of the numbers that a log history, a metric or a table can hold; V is that of a table's rows.
+_NUMBER_CODES = '?bhilqBHILQefdgFDGV'
 # Types of plain values that can be in a data set's meta information, or are what a defaultdict begins with.
 _VALUES = (
     *(np.str_, np.bytes_, *(type(np.dtype(code)) for code in 'USOMm')),

@@ -131,6 +131,8 @@ VALUES = dict(
     sets=[{1, 2}, frozenset('ab'), ConfigDict(a=[1, dict(b=2)])],
     counted=Counter('abca'),
     ordered=OrderedDict(b=1, a=2),
+    complex=[np.zeros(2, 'c8'), np.complex128(1j), np.longdouble(2)],
+    tables=[np.zeros(2, [('name', 'U4'), ('size', 'f4')]), np.ones(1, [('a', 'i4')])[0]],
     bytes=[b'abc', bytearray(b'abc'), 2**70, 1j],
     times=[datetime(2026, 1, 2, tzinfo=timezone.utc), timedelta(3), np.datetime64('2026-01-02')],
 )

@@ -22,11 +22,12 @@ struct SegmentReduceTiling {
   int32_t slice;  // channels worked on at a time
   int32_t pitch;  // words of a row of partials
   int32_t chunk, chunks;
-  int32_t unit, units;  // chunks of a unit, and how many units
-  int32_t dtype;        // of the rows: kFloat, kHalf or kBfloat16
-  int32_t mean;         // a sum is divided by the number of entries
-  int32_t nan;          // a maximum is NaN wherever one is, else never
-  int32_t add_output;   // whether two cores' outputs may share 32 B: then both add to zeros
+  int32_t unit, units;     // chunks of a unit, and how many units
+  int32_t dtype;           // of the rows: kFloat, kHalf or kBfloat16
+  int32_t mean;            // a sum is divided by the number of entries
+  int32_t nan;             // a maximum is NaN wherever one is, else never
+  int32_t add_output;      // whether two cores' outputs may share 32 B: then both add to zeros
+  int32_t depths, pixels;  // of a sum of lifted points, see segment_sum_lifted.cpp
 };
 
 // Rows of a matrix in the order of a list; zeros where the list is -1.
@@ -39,11 +40,12 @@ namespace mxd::kernels {
 
 // How many numbers the rows of a chunk may have, with the row carried over from the chunk before.
 constexpr int32_t kSegmentSumWords = 8192, kSegmentMaxWords = 3072, kSegmentWhereWords = 4608;
-constexpr int32_t kSegmentChunk = 1016;  // places of the sequence, at most
-constexpr int32_t kSegmentLeast = 64;    // at least, if UB holds the rows of so many
-constexpr int32_t kSegmentUnit = 1024;   // chunks of a unit, at most
-constexpr int32_t kSegmentUnits = 320;   // wanted: several for each core, so that all are busy
-constexpr int32_t kSegmentSlice = 256;   // channels at a time, at most
+constexpr int32_t kSegmentChunk = 1016;       // places of the sequence, at most
+constexpr int32_t kSegmentLeast = 64;         // at least, if UB holds the rows of so many
+constexpr int32_t kSegmentLiftedChunk = 248;  // of a sum of lifted points: a repeat a row
+constexpr int32_t kSegmentUnit = 1024;        // chunks of a unit, at most
+constexpr int32_t kSegmentUnits = 320;        // wanted: several for each core, so that all are busy
+constexpr int32_t kSegmentSlice = 256;        // channels at a time, at most
 constexpr int32_t kSegmentGatherBytes = 49152, kSegmentGatherRows = 2048;  // of a buffer
 
 }  // namespace mxd::kernels

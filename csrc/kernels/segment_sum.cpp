@@ -1,8 +1,7 @@
 // Sums and means of rows by segment, and sums of what comes from the row that a maximum names.
 // Every sum is taken in an order that the lists alone decide: results are the same for any number
 // of cores.
-#include "segment_reduce/reducer.h"
-#include "segment_reduce/tree.h"
+#include "segment_reduce/sums.h"
 
 namespace mxd::kernels::segment_reduce {
 namespace {
@@ -10,9 +9,10 @@ namespace {
 // `kWhere`: only those numbers of a row are summed whose `sources`, a matrix like x, name the
 // segment.
 template <typename T, bool kWhere>
-class Sum : public Reducer<T, Sum<T, kWhere>> {
-  using Base = Reducer<T, Sum<T, kWhere>>;
+class Sum : public Sums<T, Sum<T, kWhere>> {
+  using Base = Sums<T, Sum<T, kWhere>>;
   friend Base;
+  friend Reducer<T, Sum<T, kWhere>>;
 
  public:
   __aicore__ inline Sum(TPipe& pipe, const SegmentReduceTiling& tiling, GM_ADDR x, GM_ADDR sources,
@@ -29,7 +29,8 @@ class Sum : public Reducer<T, Sum<T, kWhere>> {
   }
 
  private:
-  __aicore__ inline void LoadMore(const Chunk& chunk) {
+  __aicore__ inline void LoadSlots(const Chunk& chunk, const LocalTensor<T>& slots) {
+    Base::LoadSlots(chunk, slots);
     if constexpr (kWhere) {
       LocalTensor<int32_t> sources = source_queue_.template AllocTensor<int32_t>();
       this->LoadRows(chunk, sources_, sources);
@@ -37,31 +38,9 @@ class Sum : public Reducer<T, Sum<T, kWhere>> {
     }
   }
 
-  __aicore__ inline void Compute(const Chunk& chunk) {
-    const int32_t pitch = this->pitch_;
-    const LocalTensor<float> values = this->Values(chunk);
-    const LocalTensor<float> sums = this->Results();
+  // Before the sums: numbers of other segments become 0.
+  __aicore__ inline void Prepare(const Chunk& chunk, const LocalTensor<float>& values) {
     if constexpr (kWhere) KeepWhereNamed(chunk, values);
-    this->ForEachSegment(
-        chunk, [&](int32_t row, Slots slots, int32_t segments, int32_t entries) __aicore__ {
-          const LocalTensor<float> to = sums[row * pitch];
-          const int32_t count = slots.end - slots.begin;
-          if (count == 0) {
-            Duplicate(to, 0.0f, segments * pitch);
-          } else if (segments > 1) {
-            DataCopy(to, values[slots.begin * pitch], static_cast<uint32_t>(count * pitch));
-          } else {
-            ReduceRows<Plus>(to, values[slots.begin * pitch], pitch, count);
-            if (this->tiling_.mean && entries > 1 && row < chunk.segments &&
-                !(row == 0 && this->IsHead(chunk))) {
-              PipeBarrier<PIPE_V>();
-              Muls(to, to, 1.0f / static_cast<float>(entries), pitch);
-            }
-          }
-        });
-    PipeBarrier<PIPE_V>();
-    this->FreeValues();
-    this->Write(chunk, sums);
   }
 
   __aicore__ inline void KeepWhereNamed(const Chunk& chunk, const LocalTensor<float>& values) {

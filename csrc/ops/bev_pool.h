@@ -7,6 +7,10 @@
 //   ranks      int32 [N]          the points by tile and then by number; those outside come last
 //   intervals  int64 [tiles + 1]  tile t has the points ranks[intervals[t] : intervals[t + 1]]
 // On an NPU every cell is a tile of its own, and the points outside come first.
+//
+// The fused form pools what a depth and a context make, and never writes it. Its points are the
+// elements of depth [images, depths, pixels], in this order; point p has the features depth[p] *
+// context[row(p)], where context is [images, pixels, channels] and row(p) the row of its pixel.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -58,18 +62,18 @@ inline void check_plan(const at::Tensor& coords, c10::SymInt B, c10::SymInt D, c
   check_row_count("coords", coords);
 }
 
-inline void check_pool(const at::Tensor& feats, const at::Tensor& cells, const at::Tensor& ranks,
-                       const at::Tensor& intervals, c10::SymInt B, c10::SymInt D, c10::SymInt H,
-                       c10::SymInt W) {
-  check_grid(B, D, H, W);
-  check_float("feats", feats);
-  check_dim("feats", feats, 2, "[points, channels]");
-  for (const auto& [name, tensor] : {std::pair{"cells", &cells}, std::pair{"ranks", &ranks}}) {
-    check_int32(name, *tensor);
-    TORCH_CHECK_VALUE(tensor->dim() == 1 && tensor->sym_size(0) == feats.sym_size(0),
-                      "feats must have a row for each of the ", tensor->sym_numel(),
-                      " points of the plan, was ", feats.sym_sizes());
-  }
+// Of a plan whose points `points` says to be so many: "feats" and "a row", or "depth" and "a
+// number".
+inline void check_points(const char* name, const at::Tensor& tensor, const char* what,
+                         const c10::SymInt& points, const char* list_name, const at::Tensor& list) {
+  check_int32(list_name, list);
+  TORCH_CHECK_VALUE(list.dim() == 1 && list.sym_size(0) == points, name, " must have ", what,
+                    " for each of the ", list.sym_numel(), " points of the plan, was ",
+                    tensor.sym_sizes());
+}
+
+inline void check_intervals(const at::Tensor& intervals, const c10::SymInt& B, const c10::SymInt& D,
+                            const c10::SymInt& H, const c10::SymInt& W) {
   check_int64("intervals", intervals);
   const c10::SymInt tiles = tile_count(B, D, H, W);
   // Of the NPU's kernel, beside the plain form's.
@@ -79,11 +83,53 @@ inline void check_pool(const at::Tensor& feats, const at::Tensor& cells, const a
                     "intervals must have shape [", tiles + 1, "], was ", intervals.sym_sizes());
 }
 
+inline void check_pool(const at::Tensor& feats, const at::Tensor& cells, const at::Tensor& ranks,
+                       const at::Tensor& intervals, c10::SymInt B, c10::SymInt D, c10::SymInt H,
+                       c10::SymInt W) {
+  check_grid(B, D, H, W);
+  check_float("feats", feats);
+  check_dim("feats", feats, 2, "[points, channels]");
+  check_points("feats", feats, "a row", feats.sym_size(0), "cells", cells);
+  check_points("feats", feats, "a row", feats.sym_size(0), "ranks", ranks);
+  check_intervals(intervals, B, D, H, W);
+}
+
 inline void check_grad(const at::Tensor& grad, const at::Tensor& cells) {
   check_float("grad", grad);
   check_dim("grad", grad, 2, "[cells, channels]");
   check_int32("cells", cells);
   check_dim("cells", cells, 1, "[points]");
+}
+
+inline void check_lifting(const at::Tensor& depth, const at::Tensor& context,
+                          const at::Tensor& cells) {
+  check_float("depth", depth);
+  check_dim("depth", depth, 3, "[images, depths, pixels]");
+  check_same_dtype("context", context, "depth", depth);
+  check_dim("context", context, 3, "[images, pixels, channels]");
+  TORCH_CHECK_VALUE(context.sym_size(0) == depth.sym_size(0), "context must have the ",
+                    depth.sym_size(0), " images of depth, was ", context.sym_sizes());
+  TORCH_CHECK_VALUE(context.sym_size(1) == depth.sym_size(2), "context must have the ",
+                    depth.sym_size(2), " pixels of depth, was ", context.sym_sizes());
+  check_points("depth", depth, "a number", depth.sym_numel(), "cells", cells);
+}
+
+inline void check_fused(const at::Tensor& depth, const at::Tensor& context, const at::Tensor& cells,
+                        const at::Tensor& ranks, const at::Tensor& intervals, c10::SymInt B,
+                        c10::SymInt D, c10::SymInt H, c10::SymInt W) {
+  check_grid(B, D, H, W);
+  check_lifting(depth, context, cells);
+  check_points("depth", depth, "a number", depth.sym_numel(), "ranks", ranks);
+  check_intervals(intervals, B, D, H, W);
+}
+
+inline void check_fused_grad(const at::Tensor& grad, const at::Tensor& depth,
+                             const at::Tensor& context, const at::Tensor& cells) {
+  check_lifting(depth, context, cells);
+  check_same_dtype("grad", grad, "depth", depth);
+  TORCH_CHECK_VALUE(grad.dim() == 2 && grad.sym_size(1) == context.sym_size(2),
+                    "grad must have shape [cells, ", context.sym_size(2), "], was ",
+                    grad.sym_sizes());
 }
 
 }  // namespace mxd::bev_pool

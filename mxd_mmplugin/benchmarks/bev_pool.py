@@ -1,4 +1,6 @@
-"""BEV pooling of camera frustums, beside `index_add_` and the sorted cumulative sum of BEVFusion's first form."""
+"""BEV pooling of camera frustums, beside `index_add_` and the sorted cumulative sum of BEVFusion's first form; and the
+fused pooling of depth times context beside the pooling of their product.
+"""
 
 import math
 from collections.abc import Iterator
@@ -6,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ..ops import bev_pool, bev_pool_plan
+from ..ops import bev_pool, bev_pool_fused, bev_pool_plan
 from .case import Case
 
 SECTOR = math.radians(70)  # that a camera sees
@@ -109,6 +111,45 @@ def _pool(image: tuple[int, int, int, int], channels: int, size: int) -> Iterato
     )
 
 
+def _fused(image: tuple[int, int, int, int], channels: int, size: int) -> Iterator[Case]:
+    cameras, depths, height, width = image
+    coords = frustums(*image, size).view(*image, 4).transpose(2, 3).reshape(-1, 4)
+    plan = bev_pool_plan(coords, 1, 1, size, size)
+    depth = torch.randn(cameras, depths, width, height).softmax(1).requires_grad_()
+    context = torch.randn(cameras, width, height, channels, requires_grad=True)
+    leaves = depth, context
+
+    def product() -> Tensor:
+        return bev_pool((depth.unsqueeze(-1) * context.unsqueeze(1)).flatten(0, 3), plan)
+
+    name = f'depth x context, {channels} channels on {size} x {size}, {len(coords)} points'
+    cells = 4 * channels * size * size
+    moved = float(depth.nbytes + context.nbytes + cells)
+    no_grad = torch.no_grad()
+    yield Case(
+        name,
+        'forward',
+        no_grad(lambda: bev_pool_fused(*leaves, plan)),
+        {'product, then bev_pool': no_grad(product)},
+        bytes=moved,
+        size=len(coords),
+    )
+    ours, theirs = bev_pool_fused(*leaves, plan), product()
+    grad = torch.randn(ours.permute(0, 2, 3, 4, 1).shape).permute(0, 4, 1, 2, 3)
+
+    def backward(out: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(out, leaves, grad, retain_graph=True)
+
+    yield Case(
+        name,
+        'backward',
+        lambda: backward(ours),
+        {'product, then bev_pool': lambda: backward(theirs)},
+        bytes=2 * moved - cells,
+        size=len(coords),
+    )
+
+
 def cases(shapes: str) -> Iterator[Case]:
     """The cases of 'small', 'model' or 'large'.
 
@@ -117,9 +158,11 @@ def cases(shapes: str) -> Iterator[Case]:
     """
     if shapes == 'small':
         yield from _pool((6, 20, 8, 22), 32, 90)
+        yield from _fused((6, 20, 8, 22), 32, 90)
     elif shapes == 'model':
         yield from _pool((6, 59, 16, 44), 80, 180)
         yield from _pool((6, 118, 32, 88), 80, 360)
+        yield from _fused((6, 118, 32, 88), 80, 360)
     else:
         for depths in (6, 30, 150):
             yield from _pool((6, depths, 32, 88), 40, 360)

@@ -8,8 +8,10 @@ import argparse
 import torch
 from torch import Tensor
 
+from ..models.bevfusion.view_transform import LSSTransform
 from ..ops import (
     Rulebook,
+    bev_pool_fused,
     bev_pool_plan,
     box_iou_rotated,
     build_rulebook,
@@ -27,7 +29,7 @@ from ..ops import dynamic_scatter as scatter
 from ..ops import modulated_deform_conv2d as convolve_deformed
 from ..ops import sparse_conv as convolve
 from .deformable_aggregation import make_inputs
-from .inputs import GRID, voxels
+from .inputs import GRID, cameras, voxels
 from .inputs import points as lidar
 from .rotated_iou import OPERATIONS
 from .voxelize import VOXELS, sweep
@@ -141,6 +143,30 @@ def bev_pool() -> None:
     pool(feats, plan).sum().backward()
 
 
+def bev_pool_lifted() -> None:
+    """BEVFusion's view transform, 6 x 118 x 88 x 32 points of 80 channels: fused, and pooling of the product."""
+    channels, image, side = 80, (256, 704), [-54.0, 54.0, 0.3]
+    high, deep = [-10.0, 10.0, 20.0], [1.0, 60.0, 0.5]
+    transform = LSSTransform(1, channels, image, (32, 88), side, side, high, deep).to('npu')
+    eyes = torch.eye(4).repeat(1, 6, 1, 1)
+    intrinsics, camera2lidar = cameras(6, image)
+    plan = transform.plan(camera2lidar, intrinsics, eyes, eyes[:, 0])
+    generator = torch.Generator().manual_seed(0)
+    depth = torch.randn(6, transform.D, 88, 32, generator=generator).softmax(1)
+    context = torch.randn(6, 88, 32, channels, generator=generator)
+    depth = depth.to('npu').requires_grad_()
+    context = context.to('npu').requires_grad_()
+    inside = int((plan.cells >= 0).sum())
+    # A multiplication and addition of a row is a lane's work for each channel; backward two.
+    bound = inside * channels / 64 / VECTOR_CORES / CYCLES_A_MICROSECOND
+    print(
+        f'bev_pool_fused: {inside} points inside of {depth.numel()} x {channels}, '
+        f'bound {bound:.0f} us forward, {2 * bound:.0f} us backward'
+    )
+    bev_pool_fused(depth, context, plan).sum().backward()
+    pool((depth.unsqueeze(-1) * context.unsqueeze(1)).flatten(0, 3), plan).sum().backward()
+
+
 def dynamic_scatter() -> None:
     """200,000 points of 64 channels in about 80,000 voxels, in the three ways."""
     points, channels = 200_000, 64
@@ -215,6 +241,7 @@ OPS = {
         modulated_deform_conv,
         voxelize,
         bev_pool,
+        bev_pool_lifted,
         dynamic_scatter,
         sparse_pool,
         sparse_add,

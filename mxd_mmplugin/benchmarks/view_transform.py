@@ -67,7 +67,9 @@ def _step(
     name = (
         f'{channels} channels on {int(transform.nx[0])} x {int(transform.nx[1])}, {points} points'
     )
-    moved = 2.0 * 4 * points * channels  # the lifted features, written and read
+    # Weights of the points, features of the pixels, and the map.
+    cells = int(transform.nx[0]) * int(transform.nx[1])
+    moved = 4.0 * (points + (points // transform.D + cells) * channels)
 
     def ours() -> Tensor:
         return transform(img, [], None, intrinsics, camera2lidar, img_aug, lidar_aug)

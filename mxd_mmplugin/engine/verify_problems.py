@@ -377,6 +377,36 @@ def bev_pool(dtype: torch.dtype, generator: torch.Generator) -> Iterator[Problem
         yield Problem(f'{count} points', function, leaves, (torch.stack(columns, 1),))
 
 
+def bev_pool_fused(dtype: torch.dtype, generator: torch.Generator) -> Iterator[Problem]:
+    """BEV pooling of depth times context; neighbours share a cell, and some points are outside of the grid."""
+    for size, channels, grid in (
+        ((2, 3, 8), 5, (2, 3, 10, 12)),
+        ((0, 4, 3), 4, (1, 1, 8, 8)),
+        ((1, 1, 1), 1, (1, 1, 1, 1)),
+        ((2, 9, 75), 33, (1, 1, 13, 17)),
+        ((3, 20, 256), 80, (1, 1, 64, 64)),
+    ):
+        count = math.prod(size)
+        b, d, h, w = grid
+        columns = [torch.randint(-1, n + 1, (count,), generator=generator) for n in (h, w, d, b)]
+        coords = torch.stack(columns, 1)[torch.arange(count) // 8 * 8]
+
+        def function(
+            depth: Tensor,
+            context: Tensor,
+            coords: Tensor,
+            grid: tuple[int, int, int, int] = grid,
+        ) -> Tensor:
+            return ops.bev_pool_fused(depth, context, ops.bev_pool_plan(coords, *grid))
+
+        images, _, pixels = size
+        leaves = (
+            _randn(generator, dtype, *size),
+            _randn(generator, dtype, images, pixels, channels),
+        )
+        yield Problem(f'{count} points', function, leaves, (coords,))
+
+
 def draw_gaussians(dtype: torch.dtype, generator: torch.Generator) -> Iterator[Problem]:
     """Bumps on heatmaps; some middles are outside of the map, some bumps on no map."""
     for count, radius, shape in (
@@ -461,6 +491,7 @@ OPERATORS = {
     'dynamic_scatter': Operator('dynamic_scatter', dynamic_scatter),
     'draw_gaussians': Operator('draw_gaussians', draw_gaussians, (torch.float32,)),
     'bev_pool': Operator('bev_pool', bev_pool),
+    'bev_pool_fused': Operator('bev_pool', bev_pool_fused),
     'rotated_iou': Operator('rotated_iou', rotated_iou),
     'rotated_nms': Operator('rotated_iou', rotated_nms, (torch.float32,)),
 }

@@ -1,6 +1,7 @@
 """Bipartite matching on the host: one copy there, however many matchings there are."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -8,6 +9,25 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 FORBIDDEN = 1e8  # the cost of a pair whose cost is no finite number
+
+
+@contextlib.contextmanager
+def labels_below(count: int, option: str) -> Iterator[None]:
+    """Name the option where labels take a class that the model does not have; only a CPU's indexing tells.
+
+    Args:
+        count (int): classes of the model.
+        option (str): where that is set.
+
+    Raises:
+        ValueError: in place of an IndexError.
+    """
+    try:
+        yield
+    except IndexError as error:
+        raise ValueError(
+            f'labels_3d must be below {count} ({option}); the data set has more classes than the model: {error}'
+        ) from None
 
 
 def match(costs: Sequence[Tensor]) -> list:

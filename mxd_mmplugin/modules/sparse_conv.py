@@ -7,6 +7,7 @@ from typing import Any, Optional
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from ..ops import Rulebook, sparse_conv
 from .sparse_layer import Sizes, SparseLayer, count, layer_class
@@ -143,8 +144,26 @@ class SparseConvolution(SparseLayer):
         out = torch.einsum('ngi,igo->ngo', rows, weight).flatten(1)
         return out if self.bias is None else out + self.bias.to(out.dtype)
 
+    @property
+    def takes_norm(self) -> bool:
+        """Whether a norm after this layer can become part of it: nothing comes between, and the weight is its own."""
+        between = self.act_type != 'None_' or bool(self._forward_hooks)
+        return not between and not is_parametrized(self)
+
     def with_norm(self, norm: nn.BatchNorm1d) -> 'SparseConvolution':
-        """A layer that does what this one and a batch norm in eval mode do together."""
+        """A layer that does what this one and a batch norm in eval mode do together.
+
+        Raises:
+            ValueError: the norm has no running statistics or other channels, or something comes between.
+        """
+        if not self.takes_norm:
+            raise ValueError(
+                'a norm can only be folded into a layer without act_type, forward hooks and parametrizations'
+            )
+        if norm.num_features != self.out_channels:
+            raise ValueError(
+                f'norm must have {self.out_channels} channels (out_channels), has {norm.num_features}'
+            )
         if norm.running_mean is None or norm.running_var is None:
             raise ValueError(
                 'norm must have track_running_stats, without it there is nothing to fold'

@@ -23,9 +23,6 @@ from .sparse_tensor import (
 
 T = TypeVar('T')
 
-# Batch norms of features [voxels, channels].
-_NORMS = nn.BatchNorm1d, nn.SyncBatchNorm
-
 # A SparseSequential hands sparse tensors only to modules of its own package's class: be one of each.
 if is_installed('spconv'):
     from spconv.pytorch import SparseModule as SpconvSparseModule
@@ -85,13 +82,14 @@ class SparseSequential(MmcvSparseSequential, SparseModule):
     def fused(self) -> 'SparseSequential':
         """A copy in eval mode with each batch norm folded into the convolution before it.
 
-        It shares nothing with this one. A norm without running statistics stays a layer of its own.
+        It shares nothing with this one. A norm stays a layer of its own without running statistics, after an
+        activation (`act_type`) or a parametrized weight, and where a hook or a class of the user's own steps in.
         """
         layers: list[nn.Module] = []
         for module in copy.deepcopy(self)._modules.values():
-            with_norm = getattr(layers[-1], 'with_norm', None) if layers else None
-            if with_norm and isinstance(module, _NORMS) and module.running_mean is not None:
-                layers[-1] = with_norm(module)
+            before: Any = layers[-1] if layers else None
+            if getattr(before, 'takes_norm', False) and _can_be_folded(module):
+                layers[-1] = before.with_norm(module)
             else:
                 layers.append(module)
         return SparseSequential(*layers).eval()
@@ -147,6 +145,16 @@ class SparseSyncBatchNorm(_on_features(nn.SyncBatchNorm, 'SparseSyncBatchNorm'))
         """As `torch.nn.SyncBatchNorm.convert_sync_batchnorm`; norms of sparse tensors stay that."""
         converted = nn.SyncBatchNorm.convert_sync_batchnorm(module, process_group)
         return _keep_sparse(module, converted)
+
+
+# Not their subclasses, which may do something else.
+_FOLDED = nn.BatchNorm1d, nn.SyncBatchNorm, SparseBatchNorm, SparseSyncBatchNorm
+
+
+def _can_be_folded(module: nn.Module) -> bool:
+    """Whether a module is a batch norm with running statistics and nothing else."""
+    hooks = module._forward_hooks or module._forward_pre_hooks
+    return type(module) in _FOLDED and module.running_mean is not None and not hooks
 
 
 # What a norm of sparse tensors becomes when it is converted, and what that one is for sparse tensors.

@@ -119,7 +119,7 @@ class PointToVoxel:
         limits = torch.tensor(self._coors_range_xyz).view(-1, self.ndim).flip(1)
         size = torch.tensor(self._vsize_xyz).flip(0)
         self.vsize, self.coors_range = size.tolist(), limits.flatten().tolist()
-        self.grid_size = torch.round((limits[-1] - limits[0]) / size).int().tolist()
+        self.grid_size = torch.round((limits[-1] - limits[0]) / size).long().tolist()
 
     def __call__(
         self,

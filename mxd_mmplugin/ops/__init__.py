@@ -7,7 +7,14 @@ from . import library
 library.load()
 
 from . import fallback  # noqa: E402  (its kernels belong to the schemas that the library defines)
-from .bev_pool import BEVPoolPlan, bev_pool, bev_pool_plan, npu_bev_pool  # noqa: E402
+from .bev_pool import (  # noqa: E402
+    BEVPoolPlan,
+    bev_pool,
+    bev_pool_fused,
+    bev_pool_plan,
+    bev_pool_v2,
+    npu_bev_pool,
+)
 from .deformable_aggregation import (  # noqa: E402
     DeformableAggregationFunction,
     deformable_aggregation,
@@ -56,7 +63,9 @@ __all__ = [
     'Rulebook',
     'Voxels',
     'bev_pool',
+    'bev_pool_fused',
     'bev_pool_plan',
+    'bev_pool_v2',
     'box_iou_rotated',
     'boxes_overlap_bev',
     'build_rulebook',

@@ -1,5 +1,6 @@
 """Options that do not go together, and what is said of them where a model, a data set or a command is made."""
 
+import copy
 import pickle
 from types import SimpleNamespace
 
@@ -13,21 +14,25 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 
 from mxd_mmplugin.datasets.db_sampler import DataBaseSampler
-from mxd_mmplugin.models.bevfusion import TransFusionBBoxCoder
+from mxd_mmplugin.models.bevfusion import ImageAug3D, TransFusionBBoxCoder
 from mxd_mmplugin.models.sparse4d import (
+    CropMultiViewImage,
     GroupInBatchSampler,
+    MultiScaleDepthMapGenerator,
     SequenceBatchSampler,
     Sparse4D,
     SparseBox3DTarget,
 )
 from mxd_mmplugin.models.sparse4d import anchors as anchors_command
 from mxd_mmplugin.models.sparse4d import infos as infos_command
+from mxd_mmplugin.models.sparse4d.transforms import draw_augmentation
 
 from .bevfusion.test_bevfusion import small as bevfusion
 from .bevfusion.test_head import head_config
 from .centerpoint.test_head import config as centerpoint
 from .sparse4d.test_data import dataset
-from .sparse4d.test_sparse4d import a_frame
+from .sparse4d.test_sparse4d import a_frame, losses_of
+from .sparse4d.test_sparse4d import built as sparse4d_built
 from .sparse4d.test_sparse4d import small as sparse4d
 
 
@@ -56,6 +61,16 @@ BEVFUSION = [
     ),
     (dict(view_transform=dict(xbound=[-10, 10, 0.3])), r'xbound must hold a whole number of steps'),
     (dict(view_transform=dict(image_size=[64.5, 96])), 'image_size must be a whole number, was 64'),
+    (dict(view_transform=dict(dbound=[5, 1, 1.0])), r'dbound must be .* was \[5, 1, 1.0\]'),
+    (
+        dict(view_transform=dict(xbound=[-12.0, 12.0, 0.75])),
+        r'xbound of view_transform must begin and end as point_cloud_range',
+    ),
+    (
+        dict(view_transform=dict(ybound=[-9.6, 9.6, 0.4])),
+        r'ybound and downsample of view_transform must make .*24 cells .*made 48',
+    ),
+    (dict(bbox_head=dict(num_proposals=7681)), r'num_proposals must be 1 to the 10 .*32 x 24'),
 ]
 
 
@@ -63,6 +78,11 @@ BEVFUSION = [
 def test_bevfusion(changes, message):
     with pytest.raises(ValueError, match=message):
         MODELS.build(bevfusion(**changes))
+
+
+def test_bevfusion_without_a_preprocessor():
+    with pytest.raises(ValueError, match=r'data_preprocessor must have voxelize_cfg, has \[\]'):
+        MODELS.build(dict(bevfusion(), data_preprocessor=None))
 
 
 HEAD = [
@@ -79,6 +99,9 @@ HEAD = [
         'out_size_factor of train_cfg and test_cfg must be .*8',
     ),
     (dict(test_cfg=dict(grid_size=[96.5, 64, 41])), 'grid_size must be a whole number, was 96.5'),
+    (dict(test_cfg=dict(nms_type='soft')), "nms_type of test_cfg must be None, .*was 'soft'"),
+    (dict(test_cfg=None), 'test_cfg must be given, .*was None'),
+    (dict(num_proposals=0), 'num_proposals must be 1 to .* was 0'),
 ]
 
 
@@ -88,7 +111,19 @@ def test_transfusion_head(changes, message):
         MODELS.build(head_config(**changes))
 
 
+def test_losses_need_a_train_cfg():
+    head = MODELS.build(head_config(train_cfg=None))
+    with pytest.raises(ValueError, match='train_cfg must be given where losses'):
+        head.loss_by_feat(head([torch.randn(1, 8, 24, 16)]), [])
+
+
 CENTERPOINT = [
+    (dict(out_size_factor=8), r'out_size_factor of train_cfg must begin as .*\[4\], was 8'),
+    (
+        dict(point_cloud_range=[0.0, 0, -5, 24, 32, 3]),
+        r'point_cloud_range of train_cfg must begin as that of bbox_coder, \[-12.0, -16.0\]',
+    ),
+    (dict(voxel_size=[0.5, 0.5, 0.2]), 'voxel_size of train_cfg must begin as that of bbox_coder'),
     (dict(grid_size=[96.5, 64, 40]), 'grid_size must be a whole number, was 96.5'),
     (
         dict(grid_size=[64, 96, 40]),
@@ -148,6 +183,29 @@ SPARSE4D = [
     (dict(instance_bank=dict(anchor=[['a'] * 11] * 40)), 'anchor must be numbers of the shape'),
     (dict(instance_bank=dict(anchor=[[0.0] * 11, [0.0]])), 'anchor must be numbers of the shape'),
     (dict(instance_bank=dict(num_anchor=40.5)), 'num_anchor must be a whole number, was 40.5'),
+    (dict(operation_order=['gnn', 'norm']), "operation_order must end with 'refine', was"),
+    (dict(operation_order=['nothing', 'refine']), "operation_order must be made of .*'nothing'"),
+    (dict(num_single_frame_decoder=9), "num_single_frame_decoder must be at most the 3 'refine'"),
+    *(
+        (
+            dict(instance_bank=dict(embed_dims=32))
+            if option is None
+            else {option: dict(embed_dims=32)},
+            f'embed_dims of {option or ""}.* must make .* channels, .* made',
+        )
+        for option in (
+            None,
+            'graph_model',
+            'temp_graph_model',
+            'ffn',
+            'deformable_model',
+            'refine_layer',
+        )
+    ),
+    (
+        dict(anchor_encoder=dict(embed_dims=[16, 16, 16, 32])),
+        'embed_dims of anchor_encoder must make 64 channels, .* made 80',
+    ),
 ]
 
 
@@ -155,6 +213,103 @@ SPARSE4D = [
 def test_sparse4d(changes, message):
     with pytest.raises(ValueError, match=message):
         MODELS.build(sparse4d(head=changes))
+
+
+@pytest.mark.parametrize(('name', 'found'), [('num_cams', 6), ('num_levels', 3)])
+def test_images_and_maps_of_another_number(name, found):
+    model = sparse4d_built(head=dict(deformable_model={name: 2}))
+    with pytest.raises(
+        ValueError, match=f'{name} of the deformable_model must be the {found} .*was 2'
+    ):
+        losses_of(model, a_frame(0, 0))
+
+
+def test_more_classes_than_the_model_has():
+    frame = a_frame(0, 0)
+    model = sparse4d_built(head=dict(refine_layer=dict(num_cls=3)))
+    with pytest.raises(ValueError, match=r'labels_3d must be below 3 \(num_cls of refine_layer\)'):
+        losses_of(model, frame)
+    head = MODELS.build(head_config())
+    frame['data_samples'].gt_instances_3d.labels_3d[0] = 11
+    with pytest.raises(ValueError, match=r'must be below 10 \(num_classes\); the data set'):
+        head.loss_by_feat(
+            head([torch.randn(1, 8, 24, 16)]), [frame['data_samples'].gt_instances_3d]
+        )
+
+
+def sizes_of(config):
+    """The integers of a config: their places and values."""
+    for key, value in config.items() if isinstance(config, dict) else enumerate(config):
+        if isinstance(value, (dict, list, tuple)):
+            yield from (((key, *path), number) for path, number in sizes_of(value))
+        elif type(value) is int:
+            yield (key,), value
+
+
+def with_number(config, path, number):
+    """A copy with a number in a place."""
+    config = copy.deepcopy(config)
+    part = config
+    for key in path[:-1]:
+        if isinstance(part[key], tuple):
+            part[key] = list(part[key])
+        part = part[key]
+    part[path[-1]] = number
+    return config
+
+
+# Parts of mmdet3d, mmdet, mmcv and mmengine; layers and boxes that are no sizes.
+OTHERS = (
+    *(
+        'data_preprocessor',
+        'pts_voxel_encoder',
+        'encoder_channels',
+        'encoder_paddings',
+        'pts_backbone',
+    ),
+    *('pts_neck', 'decoder_layer', 'train_cfg', 'test_cfg', 'common_heads', 'post_center_range'),
+    *(
+        'img_backbone',
+        'img_neck',
+        'graph_model',
+        'temp_graph_model',
+        'norm_layer',
+        'fix_scale',
+        'loss_reg',
+    ),
+    *('num_stages', 'dbound', 'view_transform.image_size'),
+)
+
+
+@pytest.mark.parametrize('make', [bevfusion, sparse4d])
+def test_numbers_that_become_sizes(make):
+    """Each integer of our own parts: numpy's and a whole float are taken, others refused by name."""
+    config, named = make(), set()
+    for path, number in sizes_of(config):
+        option = next(key for key in reversed(path) if isinstance(key, str))
+        if {*path} & {*OTHERS} or (path[0], option) in named:
+            continue
+        named.add((path[0], option))
+        for value in (np.int64(number), float(number)):
+            MODELS.build(with_number(config, path, value))
+        with pytest.raises(ValueError, match=f'{option} must be a whole number, was'):
+            MODELS.build(with_number(config, path, number + 0.5))
+    assert len(named) > 8
+
+
+def test_sizes_of_transforms():
+    for make in (
+        lambda size: CropMultiViewImage([0, size, 0, 4]),
+        lambda size: MultiScaleDepthMapGenerator([4, size]),
+        lambda size: ImageAug3D([size, 9], [1, 1], [0, 0], [0, 0], False, False),
+    ):
+        make(8.0)
+        with pytest.raises(ValueError, match=r'must be a whole number, was 8.5, in'):
+            make(8.5)
+    conf = dict(H=16, W=16, resize_lim=[1, 1], bot_pct_lim=[0, 0], rand_flip=False)
+    assert draw_augmentation(dict(conf, final_dim=[8.0, 8]), False)['crop'] == (0, 0, 8, 8)
+    with pytest.raises(ValueError, match='final_dim must be a whole number'):
+        draw_augmentation(dict(conf, final_dim=[8.5, 8]), False)
 
 
 def test_weights_of_a_class():

@@ -14,6 +14,7 @@ from mmdet3d.models.layers.sparse_block import SparseBasicBlock
 from mmdet3d.models.middle_encoders import SparseEncoder
 from mmengine.model import convert_sync_batchnorm, revert_sync_batchnorm
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from mxd_mmplugin import (
     Identity,
@@ -172,6 +173,53 @@ def test_fused_shares_nothing(track):
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     mine, theirs = ({id(m) for m in n.modules()} for n in (net, fused))
     assert not mine & theirs
+
+
+class Doubled(nn.BatchNorm1d):
+    """A norm of the user's own."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def hooked(module):
+    module.register_forward_hook(
+        lambda _, args, out: (
+            out * 3 if isinstance(out, torch.Tensor) else out.replace_feature(out.features * 3)
+        )
+    )
+    return module
+
+
+UNFOLDED = dict(
+    relu=lambda: (SubMConv3d(4, 6, 3, act_type='ReLU'), nn.BatchNorm1d(6)),
+    sigmoid=lambda: (SubMConv3d(4, 6, 1, act_type='Sigmoid'), SparseBatchNorm(6)),
+    norm=lambda: (SubMConv3d(4, 6, 3), Doubled(6)),
+    hook=lambda: (hooked(SubMConv3d(4, 6, 3)), nn.BatchNorm1d(6)),
+    hook_of_norm=lambda: (SubMConv3d(4, 6, 3), hooked(nn.BatchNorm1d(6))),
+    parametrized=lambda: (weight_norm(SubMConv3d(4, 6, 3)), nn.BatchNorm1d(6)),
+)
+
+
+@pytest.mark.parametrize('name', UNFOLDED)
+def test_fused_leaves_what_it_cannot_fold(name):
+    net = SparseSequential(*UNFOLDED[name]())
+    for _ in range(3):
+        net(tensor())
+    x = tensor()
+    expected = net.eval()(tensor_like(x)).features
+    fused = net.fused()
+    assert torch.equal(fused(tensor_like(x)).features, expected) and len(fused) == 2
+    if 'norm' not in name:
+        with pytest.raises(
+            ValueError, match='without act_type, forward hooks and parametrizations'
+        ):
+            net[0].with_norm(nn.BatchNorm1d(6))
+
+
+def test_a_norm_of_other_channels_is_refused():
+    with pytest.raises(ValueError, match=r'norm must have 6 channels \(out_channels\), has 5'):
+        SubMConv3d(4, 6, 3).with_norm(nn.BatchNorm1d(5))
 
 
 def test_fused_in_half_precision_stays_half():

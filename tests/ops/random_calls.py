@@ -24,6 +24,11 @@ RANGE = [0.0, 0.0, 0.0, 4.0, 4.0, 4.0]
 FUNCTIONS = {
     'bev_pool': (torch.rand(3, 2), torch.zeros(3, 4).int(), 1, 1, 2, 2),
     'bev_pool_plan': (torch.zeros(3, 4).int(), 1, 1, 2, 2),
+    'bev_pool_v2': (
+        *(torch.rand(1, 2, 3, 2, 1), torch.rand(1, 2, 2, 1, 5)),
+        *(torch.tensor([0, 1, 2]).int(), torch.tensor([0, 1, 0]).int(), torch.zeros(3).int()),
+        [1, 1, 2, 2, 5],
+    ),
     'build_rulebook': (INDICES, 2, *GEOMETRY[:5], False, False, None),
     'deform_conv2d': (test_checks.IMAGE, test_checks.OFFSET, test_checks.KERNEL, 1, 1, 1, 1, 1),
     'deformable_aggregation': test_checks.MAPS,

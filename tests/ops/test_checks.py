@@ -31,6 +31,8 @@ GRID = [1.0, 1.0], [0.0, 0.0, 4.0, 4.0]
 SLOTS = torch.tensor([[0, 1], [2, -1]]).int()
 BOXES = torch.rand(3, 5) + 1
 PLAN = torch.tensor([0, 1, 2]).int(), torch.tensor([0, 1, 2]).int(), torch.tensor([0, 3])
+DEPTH, CONTEXT = torch.rand(2, 3, 2), torch.rand(2, 2, 5)
+FUSED = torch.tensor([0, 12])
 
 # Operator -> good arguments, and position, value of those that are refused one at a time.
 CASES = {
@@ -153,6 +155,30 @@ CASES = {
     'bev_pool': (
         (torch.rand(3, 2), torch.zeros(3).int(), PLAN[1], PLAN[2][:2], 1, 1, 2, 2),
         [(0, torch.rand(4, 2)), (1, torch.zeros(3)), (2, PLAN[1][1:]), (3, PLAN[2][:1]), (4, 0)],
+    ),
+    'bev_pool_fused': (
+        (DEPTH, CONTEXT, torch.zeros(12).int(), torch.arange(12).int(), FUSED, 1, 1, 2, 2),
+        [
+            (0, DEPTH[0]),
+            (0, DEPTH.int()),
+            (1, CONTEXT.double()),
+            (1, CONTEXT[:1]),
+            (1, CONTEXT[:, :1]),
+            (2, torch.zeros(12)),
+            (3, torch.arange(11).int()),
+            (4, FUSED[:1]),
+            (5, 0),
+        ],
+    ),
+    'bev_pool_fused_grad': (
+        (torch.rand(4, 5), DEPTH, CONTEXT, torch.zeros(12).int()),
+        [
+            (0, torch.rand(4, 6)),
+            (0, torch.rand(4, 5).half()),
+            (1, DEPTH[:, 1:]),
+            (2, CONTEXT[0]),
+            (3, torch.zeros(12)),
+        ],
     ),
     'rotated_iou': (
         (BOXES, BOXES[:2], 0, False),

@@ -99,6 +99,17 @@ def test_inverse_is_the_input_gradient(problem):
         torch.testing.assert_close(there, sparse_conv(features, weight, None, rulebook, groups))
 
 
+@pytest.mark.parametrize(('inputs', 'outputs'), [(0, 6), (4, 0), (0, 0)])
+def test_no_channels(inputs, outputs):
+    indices, shape = line(5)
+    rulebook = build_rulebook(indices, 1, shape, [3], [1], [1], [1])
+    tensors = with_grad(torch.ones(5, inputs), torch.ones(3, inputs, outputs), torch.ones(outputs))
+    out = sparse_conv(*tensors, rulebook, 1)
+    assert torch.equal(out, torch.ones(len(rulebook.out_indices), outputs))
+    grads = torch.autograd.grad(out.sum(), tensors)
+    assert all(g.shape == t.shape for g, t in zip(grads, tensors))
+
+
 def test_four_dimensions():
     shape, kernel = [4, 5, 3, 6], [2, 3, 1, 3]
     indices = torch.unique(torch.stack([torch.randint(0, s, (60,)) for s in [2, *shape]], 1), dim=0)

@@ -89,10 +89,23 @@ class Reducer {
   // Elements of a row in UB.
   __aicore__ inline static int32_t Pitch(int32_t width) { return RoundUp(width, kBlockElements); }
 
-  // The rows of the chunk's entries from `from` to their slots, run by run.
+  // Calls body(slot, run) for each run of the chunk's entries, whose rows are `bytes` apart or
+  // several times that.
+  template <typename Body>
+  __aicore__ inline void ForEachRun(const Chunk& chunk, int32_t bytes, const Body& body) {
+    constexpr int32_t kMostBytes = 1 << 30;
+    Runs<int32_t> runs(chunks_.Rows(chunk));
+    runs.Seek(Chunks::kHeader + chunk.loaded, Chunks::kHeader + chunk.loaded_end);
+    while (!runs.Done()) {
+      const int32_t slot = runs.at() - Chunks::kHeader + 1;
+      body(slot, runs.Next(chunk.entries, MaxOf(kMostBytes / bytes, 1)));
+    }
+  }
+
+  // The rows of a run to their slots.
   template <typename U>
-  __aicore__ inline void LoadRows(const Chunk& chunk, const GlobalTensor<U>& from,
-                                  const LocalTensor<U>& to) {
+  __aicore__ inline void LoadRun(const GlobalTensor<U>& from, const LocalTensor<U>& to,
+                                 int32_t slot, const Run& run) {
     constexpr int32_t kSize = static_cast<int32_t>(sizeof(U));
     const int32_t channels = tiling_.channels, bytes = width_ * kSize;
     const int32_t padded = RoundUp(bytes, kBlockBytes);
@@ -100,33 +113,33 @@ class Reducer {
     const bool dense = width_ == channels && bytes == pitch_ * kSize;
     const auto padding = static_cast<uint8_t>((padded - bytes) / kSize);
     const DataCopyPadExtParams<U> pad{padding != 0, 0, padding, U{}};
-    constexpr int32_t kMostBytes = 1 << 30;
-    const int32_t farthest = MaxOf(kMostBytes / (channels * kSize), 1);
-    Runs<int32_t> runs(chunks_.Rows(chunk));
-    runs.Seek(Chunks::kHeader + chunk.loaded, Chunks::kHeader + chunk.loaded_end);
-    while (!runs.Done()) {
-      const int32_t slot = runs.at() - Chunks::kHeader + 1;
-      const Run run = runs.Next(chunk.entries, farthest);
-      const int64_t first = static_cast<int64_t>(run.first) * channels + channel_;
-      if (dense && run.gap == 1)
-        DataCopyPad(to[slot * pitch_], from[first],
-                    {1, static_cast<uint32_t>(run.count * bytes), 0, 0, 0}, pad);
-      else
-        DataCopyPad(to[slot * pitch_], from[first],
-                    {static_cast<uint16_t>(run.count), static_cast<uint32_t>(bytes),
-                     static_cast<uint32_t>(run.gap * channels * kSize - bytes), gap_in_ub, 0},
-                    pad);
-    }
+    const int64_t first = static_cast<int64_t>(run.first) * channels + channel_;
+    if (dense && run.gap == 1)
+      DataCopyPad(to[slot * pitch_], from[first],
+                  {1, static_cast<uint32_t>(run.count * bytes), 0, 0, 0}, pad);
+    else
+      DataCopyPad(to[slot * pitch_], from[first],
+                  {static_cast<uint16_t>(run.count), static_cast<uint32_t>(bytes),
+                   static_cast<uint32_t>(run.gap * channels * kSize - bytes), gap_in_ub, 0},
+                  pad);
+  }
+
+  template <typename U>
+  __aicore__ inline void LoadRows(const Chunk& chunk, const GlobalTensor<U>& from,
+                                  const LocalTensor<U>& to) {
+    ForEachRun(chunk, tiling_.channels * static_cast<int32_t>(sizeof(U)),
+               [&](int32_t slot, const Run& run) __aicore__ { LoadRun(from, to, slot, run); });
   }
 
   __aicore__ inline void Load(Chunk& chunk) {
     chunks_.Open(chunk);
     LocalTensor<T> rows = in_queue_.template AllocTensor<T>();
-    LoadRows(chunk, x_, rows);
-    static_cast<Derived*>(this)->LoadMore(chunk);
+    static_cast<Derived*>(this)->LoadSlots(chunk, rows);
     in_queue_.EnQue(rows);
   }
-  __aicore__ inline void LoadMore(const Chunk&) {}
+  __aicore__ inline void LoadSlots(const Chunk& chunk, const LocalTensor<T>& slots) {
+    LoadRows(chunk, x_, slots);
+  }
 
   // The chunk's slots in fp32, that of the carried row included.
   __aicore__ inline LocalTensor<float> Values(const Chunk& chunk) {

@@ -68,6 +68,7 @@ inline void check_rows(const char* name, const at::Tensor& rows, int64_t least, 
 inline at::Tensor gather_rows(const at::Tensor& matrix, const at::Tensor& rows) {
   const int64_t bytes = matrix.size(1) * matrix.element_size();
   auto out = empty_output({rows.numel(), matrix.size(1)}, matrix.options());
+  if (out.numel() == 0) return out;  // its pointers are null, which memcpy refuses
   const auto* from = static_cast<const char*>(matrix.const_data_ptr());
   auto* to = static_cast<char*>(out.mutable_data_ptr());
   const int32_t* row = rows.const_data_ptr<int32_t>();

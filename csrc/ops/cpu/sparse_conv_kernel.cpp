@@ -6,6 +6,7 @@
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
+#include <algorithm>
 #include <vector>
 
 #include "../sparse_conv.h"
@@ -115,7 +116,7 @@ struct WeightGradUnit {
     const int64_t in_stride = args.groups * args.in_channels;
     const int64_t grad_stride = args.groups * args.out_channels;
     T* out = args.out + unit * args.in_channels * args.out_channels;
-    std::memset(out, 0, args.in_channels * args.out_channels * sizeof(T));
+    std::fill_n(out, args.in_channels * args.out_channels, T(0));
 
     for (int64_t first = slab_begin, last; first < slab_end; first = last) {
       int64_t pairs = 0;

@@ -23,6 +23,7 @@
 #include "aclrtlaunch_segment_max.h"
 #include "aclrtlaunch_segment_split.h"
 #include "aclrtlaunch_segment_sum.h"
+#include "aclrtlaunch_segment_sum_lifted.h"
 #include "aclrtlaunch_segment_sum_where.h"
 #include "aclrtlaunch_sparse_conv_rulebook_edges.h"
 
@@ -39,9 +40,9 @@ struct Reduction {
   int64_t blocks;
 };
 
-// `words`: numbers of a chunk's rows, at most.
+// `words`: numbers of a chunk's rows, at most; `most_places`: of the sequence.
 Reduction make_reduction(const at::Tensor& x, const at::Tensor& rows, const at::Tensor& begins,
-                         int64_t words) {
+                         int64_t words, int64_t most_places = kernels::kSegmentChunk) {
   Reduction r;
   SegmentReduceTiling& t = r.tiling;
   const int64_t segments = begins.size(0) - 1, entries = rows.size(0), channels = x.size(1);
@@ -55,7 +56,7 @@ Reduction make_reduction(const at::Tensor& x, const at::Tensor& rows, const at::
   t.slice = std::min<int64_t>({channels, kernels::kSegmentSlice, words / 32});
   t.pitch = round_up(channels, kBlockWords);
   const int64_t in_ub = round_up(t.slice, kBlockBytes / x.element_size());
-  const int64_t most = std::min<int64_t>(words / in_ub - 1, kernels::kSegmentChunk);
+  const int64_t most = std::min<int64_t>(words / in_ub - 1, most_places);
   const int64_t wanted = std::max<int64_t>(ceil_div(segments + entries, kernels::kSegmentUnits),
                                            kernels::kSegmentLeast);
   t.chunk = std::min(wanted, most) / kBlockWords * kBlockWords;
@@ -133,6 +134,22 @@ at::Tensor segment_sum_where(const at::Tensor& x, const at::Tensor& sources, con
   const at::Tensor out = make_output(r, x.scalar_type());
   launch(aclrtlaunch_segment_sum_where, "segment_sum_where", r.blocks, x.contiguous(),
          sources.contiguous(), rows, begins, r.splits, out, r.partials, r.tiling);
+  combine_sum(r, begins, out);
+  return out;
+}
+
+at::Tensor segment_sum_lifted(const at::Tensor& depth, const at::Tensor& context,
+                              const at::Tensor& points, const at::Tensor& begins) {
+  const at::Tensor rows = context.flatten(0, 1).contiguous();
+  if (is_empty(rows, points, begins)) return zeros(rows, begins);
+  Reduction r =
+      make_reduction(rows, points, begins, kernels::kSegmentSumWords, kernels::kSegmentLiftedChunk);
+  r.tiling.depths = depth.size(1);
+  r.tiling.pixels = depth.size(2);
+  const at::Tensor out = make_output(r, rows.scalar_type());
+  launch(aclrtlaunch_segment_sum_lifted, "segment_sum_lifted", r.blocks,
+         depth.to(at::kFloat).contiguous(), rows, points, begins, r.splits, out, r.partials,
+         r.tiling);
   combine_sum(r, begins, out);
   return out;
 }

@@ -24,6 +24,12 @@ at::Tensor segment_sum(const at::Tensor& x, const at::Tensor& rows, const at::Te
 at::Tensor segment_sum_where(const at::Tensor& x, const at::Tensor& sources, const at::Tensor& rows,
                              const at::Tensor& begins);
 
+// [segments, channels]: the sum of depth[p] * context[row(p)] over the points p that `points` int32
+// [entries] names, which are elements of depth [images, depths, pixels]; row(p) is the row of its
+// pixel in context [images, pixels, channels].
+at::Tensor segment_sum_lifted(const at::Tensor& depth, const at::Tensor& context,
+                              const at::Tensor& points, const at::Tensor& begins);
+
 // (maxima, the rows that they come from, int32); 0 and -1 in a segment of no entry. Of equal
 // numbers the first counts. With `nan` a NaN is the greatest of all, the last one of several;
 // without it never counts, and in a segment of nothing else the maximum is minus infinity, of its

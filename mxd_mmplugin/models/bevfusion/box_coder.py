@@ -8,6 +8,7 @@ from mmdet.models.task_modules import BaseBBoxCoder
 from torch import Tensor
 
 from ...constants import constant
+from ...ops.sizes import takes_whole_numbers
 
 
 class TransFusionBBoxCoder(BaseBBoxCoder):
@@ -23,6 +24,7 @@ class TransFusionBBoxCoder(BaseBBoxCoder):
         code_size (int): 8, or 10 with the velocity.
     """
 
+    @takes_whole_numbers
     def __init__(
         self,
         pc_range: Sequence[float],

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ...bevfusion_ops import Voxelization
 from ...ops import hard_voxelize_batch
-from ...ops.sizes import wholes
+from ...ops.sizes import whole, wholes
+from .view_transform import ViewTransform
 
 
 class BEVFusion(Base3DDetector):
@@ -66,9 +67,9 @@ class BEVFusion(Base3DDetector):
                     f'{name} must be given, was None: BEVFusion is of LiDAR, or of LiDAR and cameras, '
                     'not of cameras alone'
                 )
-        if 'voxelize_cfg' not in data_preprocessor:
+        if 'voxelize_cfg' not in (data_preprocessor or {}):
             raise ValueError(
-                f'data_preprocessor must have voxelize_cfg, has {[*data_preprocessor]}'
+                f'data_preprocessor must have voxelize_cfg, has {[*(data_preprocessor or {})]}'
             )
         data_preprocessor = copy.deepcopy(data_preprocessor)
         voxelize_cfg = data_preprocessor.pop('voxelize_cfg')
@@ -106,6 +107,26 @@ class BEVFusion(Base3DDetector):
             if list(grid[:2]) != cells[:2] or grid[2:] < tuple(cells[2:]):
                 raise ValueError(
                     f'{name} must be the {cells} cells of voxelize_cfg, {where}, was {[*grid]}'
+                )
+        if isinstance(self.view_transform, ViewTransform) and 'test_cfg' in bbox_head:
+            self._check_maps(self.view_transform, bbox_head['test_cfg'])
+
+    def _check_maps(self, view_transform: ViewTransform, test_cfg: dict) -> None:
+        """Refuse a map of the cameras that does not lie on that of the LiDAR, cell on cell."""
+        area, bounds = self.pts_voxel_layer.point_cloud_range, view_transform.bounds
+        factor = test_cfg['out_size_factor']
+        for axis, (name, (low, high, step)) in enumerate(bounds.items()):
+            if abs(low - area[axis]) > 1e-3 or abs(high - area[axis + 3]) > 1e-3:
+                raise ValueError(
+                    f'{name} of view_transform must begin and end as point_cloud_range of voxelize_cfg, {area}, was '
+                    f'{[low, high, step]}'
+                )
+            mine = view_transform.map_size[axis]
+            cells = whole('grid_size', test_cfg['grid_size'][axis]) // factor
+            if mine != cells:
+                raise ValueError(
+                    f'{name} and downsample of view_transform must make the map of the LiDAR, {cells} cells (grid_size '
+                    f'// out_size_factor of test_cfg of bbox_head), made {mine}, was {[low, high, step]}'
                 )
 
     def init_weights(self) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ...constants import constant
 from ...ops import circle_nms, nms_rotated
-from ...ops.sizes import whole, wholes
+from ...ops.sizes import takes_whole_numbers, whole, wholes
 from .classes import class_tables
 from .targets import Targets, assign, draw_heatmap
 
@@ -56,6 +56,7 @@ class TransFusionHead(nn.Module):
         ValueError: options that are out of their range or do not go together.
     """
 
+    @takes_whole_numbers
     def __init__(
         self,
         num_proposals: int = 128,
@@ -92,7 +93,13 @@ class TransFusionHead(nn.Module):
         self.num_decoder_layers = num_decoder_layers
         self.nms_kernel_size = nms_kernel_size
         self.bn_momentum = bn_momentum
-        self.train_cfg, self.test_cfg = train_cfg or {}, test_cfg or {}
+        if test_cfg is None:
+            raise ValueError('test_cfg must be given, with grid_size and out_size_factor, was None')
+        if test_cfg.get('nms_type') not in (None, 'circle', 'rotate'):
+            raise ValueError(
+                f"nms_type of test_cfg must be None, 'circle' or 'rotate', was {test_cfg['nms_type']!r}"
+            )
+        self.train_cfg, self.test_cfg = train_cfg or {}, test_cfg
         self.small_labels, self.nms_radius = class_tables(num_classes, class_names, self.test_cfg)
 
         self.loss_cls = MODELS.build(loss_cls)
@@ -129,6 +136,11 @@ class TransFusionHead(nn.Module):
         self._check_codes(common_heads)
         cfg = self.test_cfg
         size_x, size_y = self._map_size(cfg)
+        if not 1 <= num_proposals <= num_classes * size_x * size_y:
+            raise ValueError(
+                f'num_proposals must be 1 to the {num_classes} classes (num_classes) times the {size_x} x {size_y} '
+                f'cells of the map, was {num_proposals}'
+            )
         self.bev_pos = self._cell_centers(size_x, size_y)
 
     @staticmethod
@@ -389,6 +401,8 @@ class TransFusionHead(nn.Module):
             dict[str, Tensor]: loss_heatmap, for each layer its loss_cls and loss_bbox ('layer_-1' is the
             last), and matched_ious, which is no loss.
         """
+        if self.bbox_assigner is None:
+            raise ValueError('train_cfg must be given where losses are asked for, was None')
         predicted = preds_dicts[0][0]
         targets = self.get_targets(batch_gt_instances_3d, preds_dicts[0])
         probability = predicted['dense_heatmap'].float().sigmoid().clamp(1e-4, 1 - 1e-4)

@@ -13,7 +13,7 @@ from mmdet3d.models.middle_encoders.sparse_encoder import SparseConvTensor, Spar
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from ...ops.sizes import wholes
+from ...ops.sizes import takes_whole_numbers, wholes
 
 
 class BEVFusionSparseEncoder(SparseEncoder):
@@ -27,6 +27,7 @@ class BEVFusionSparseEncoder(SparseEncoder):
         encoder_paddings: see `SparseEncoder`, in the order x, y, z.
     """
 
+    @takes_whole_numbers
     def __init__(
         self,
         in_channels: int,
@@ -150,6 +151,7 @@ class GeneralizedLSSFPN(BaseModule):
         upsample_cfg (dict): keywords of `F.interpolate`.
     """
 
+    @takes_whole_numbers
     def __init__(
         self,
         in_channels: Sequence[int],
@@ -222,6 +224,7 @@ class ConvFuser(nn.Sequential):
         out_channels (int): channels of the result.
     """
 
+    @takes_whole_numbers
     def __init__(self, in_channels: Sequence[int], out_channels: int) -> None:
         self.in_channels = in_channels
         self.out_channels = out_channels
@@ -244,6 +247,7 @@ class LearnedPositions(nn.Module):
         num_pos_feats (int): length of the vector.
     """
 
+    @takes_whole_numbers
     def __init__(self, input_channel: int, num_pos_feats: int = 288) -> None:
         super().__init__()
         self.position_embedding_head = nn.Sequential(

@@ -10,6 +10,7 @@ from torch import Tensor
 from ...constants import constant
 from ...ops import draw_gaussians
 from ..heatmap import gaussian_radii
+from ..matching import labels_below
 from .assigner import HeuristicAssigner3D, HungarianAssigner3D, matched, result
 
 
@@ -64,7 +65,8 @@ def assign(
         for box, score in zip(boxes, scores):
             given = box, gt_boxes, gt_labels, score, train_cfg
             if type(assigner) is HungarianAssigner3D:
-                problems.append((gt_labels, *assigner.cost(*given)))
+                with labels_below(score.shape[1], 'num_classes'):
+                    problems.append((gt_labels, *assigner.cost(*given)))
             elif isinstance(assigner, HeuristicAssigner3D):
                 labels = predicted['query_labels'][i]
                 results.append(

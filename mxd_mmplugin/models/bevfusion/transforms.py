@@ -7,6 +7,7 @@ from mmcv.transforms import BaseTransform
 from mmdet3d.datasets.transforms import GlobalRotScaleTrans
 
 from ...datasets.multi_view import transform_image
+from ...ops.sizes import takes_whole_numbers
 
 
 class ImageAug3D(BaseTransform):
@@ -21,6 +22,7 @@ class ImageAug3D(BaseTransform):
         is_train (bool): draw at random.
     """
 
+    @takes_whole_numbers
     def __init__(
         self,
         final_dim: Sequence[int],

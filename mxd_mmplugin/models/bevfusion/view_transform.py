@@ -3,7 +3,8 @@
 Each pixel of an image's feature map has a distribution over D depths. Its feature, weighted by the probability of a
 depth, belongs to the place that the pixel sees at that depth; the map from above has the sum of what falls into a cell.
 The places depend on the calibration and the augmentation only, not on the images, so that the sorting of the points
-by cell (`bev_pool_plan`) is kept for as long as those stay the same.
+by cell (`bev_pool_plan`) is kept for as long as those stay the same. The weighted features are never written
+(`bev_pool_fused`): they would be hundreds of megabytes.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from ...constants import constant
-from ...ops import BEVPoolPlan, bev_pool, bev_pool_plan, dynamic_scatter
-from ...ops.sizes import wholes
+from ...ops import BEVPoolPlan, bev_pool_fused, bev_pool_plan, dynamic_scatter
+from ...ops.sizes import takes_whole_numbers, wholes
 
 
 class Rays(NamedTuple):
@@ -114,6 +115,7 @@ class ViewTransform(nn.Module):
         downsample (int): 2 halves the map by convolutions, 1 leaves it.
     """
 
+    @takes_whole_numbers
     def __init__(
         self,
         in_channels: int,
@@ -138,6 +140,11 @@ class ViewTransform(nn.Module):
                 raise ValueError(
                     f'{name} must hold a whole number of steps, was {bound}, {cells:g}'
                 )
+        if not (dbound[0] < dbound[1] and dbound[2] > 0):
+            raise ValueError(
+                f'dbound must be the least depth, a greater one and a step above 0, was {dbound}'
+            )
+        self.bounds = dict(xbound=xbound, ybound=ybound)
         low, high, step = torch.tensor([xbound, ybound, zbound], dtype=torch.float64).T
         # Checkpoints have these four, the frustum as points (x, y, depth) of the augmented image.
         self.dx = nn.Parameter(step.float(), requires_grad=False)
@@ -149,6 +156,12 @@ class ViewTransform(nn.Module):
         self._plan_of: Optional[tuple[list[bytes], BEVPoolPlan]] = None
         self._add_depth_layers()
         self.downsample = self._downsampling() if downsample == 2 else nn.Identity()
+
+    @property
+    def map_size(self) -> tuple[int, ...]:
+        """Cells of the map in x and y."""
+        halved = not isinstance(self.downsample, nn.Identity)
+        return tuple(-(-cells // 2) if halved else cells for cells in self._grid[:2])
 
     def _frustum(self, dbound: Sequence[float]) -> Tensor:
         height, width = self.image_size
@@ -184,7 +197,8 @@ class ViewTransform(nn.Module):
                 comparison does not wait for the device.
 
         Returns:
-            BEVPoolPlan: of B * N * D * fH * fW points.
+            BEVPoolPlan: of B * N * D * fW * fH points, the pixels of an image column by column: a column
+                mostly sees one cell at a depth.
         """
         given = camera2lidar, intrinsics, img_aug, lidar_aug
         matrices = [matrix.detach().cpu().double() for matrix in given]
@@ -206,21 +220,25 @@ class ViewTransform(nn.Module):
         origin = ((rays.origin - low) / dx).float().to(device)
         direction = (rays.direction / dx).float().to(device)
         depths = self.frustum[:, 0, 0, 2].view(-1, 1, 1, 1)
-        # B x N x D x fH x fW x 3 in cells. Rounding is towards zero: the first cell of each axis takes
+        # B x N x D x fW x fH x 3 in cells. Rounding is towards zero: the first cell of each axis takes
         # the cell before it too, as in the project whose checkpoints are to be used.
-        cells = (origin[:, :, None, None, None] + depths * direction[:, :, None]).int()
+        cells = origin[:, :, None, None, None] + depths * direction.transpose(2, 3)[:, :, None]
+        cells = cells.int()
         batch = torch.arange(len(cells), dtype=torch.int32, device=device)
         batch = batch.view(-1, *[1] * 5).expand(*cells.shape[:-1], 1)
         nx, ny, nz = self._grid
         return bev_pool_plan(torch.cat([cells, batch], -1).flatten(0, -2), len(cells), nz, nx, ny)
 
-    def _lift(self, features: Tensor) -> Tensor:
-        """Logits of D depths and C channels [B * N, D + C, fH, fW] -> [B * N * D * fH * fW, C]."""
-        depth, context = features.split([self.D, self.C], dim=1)
-        depth = depth.softmax(dim=1)
-        # Channels last, so that a point's channels are one row for the pooling, without a copy.
-        context = context.permute(0, 2, 3, 1).contiguous()
-        return (depth.unsqueeze(-1) * context.unsqueeze(1)).flatten(0, 3)
+    def _split(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of D depths and C channels [B * N, D + C, fH, fW] -> their factors, column by column.
+
+        Returns:
+            tuple[Tensor, Tensor]: weights of the depths [B * N, D, fW, fH] and features [B * N, fW, fH, C], of
+            one dtype: under autocast that of softmax.
+        """
+        depth, context = features.transpose(2, 3).split([self.D, self.C], dim=1)
+        depth = depth.contiguous().softmax(dim=1)
+        return depth, context.permute(0, 2, 3, 1).to(depth.dtype).contiguous()
 
     def get_cam_feats(self, img: Tensor, depth: Callable[[], Tensor]) -> Tensor:
         """Logits of depths and channels.
@@ -273,7 +291,7 @@ class ViewTransform(nn.Module):
 
         features = self.get_cam_feats(img.flatten(0, 1), depth)
         plan = self.plan(camera2lidar, camera_intrinsics, img_aug_matrix, lidar_aug_matrix)
-        pooled = bev_pool(self._lift(features), plan)  # [B, C, nz, nx, ny]
+        pooled = bev_pool_fused(*self._split(features), plan)  # [B, C, nz, nx, ny]
         return self.downsample(pooled.transpose(1, 2).flatten(1, 2))
 
 

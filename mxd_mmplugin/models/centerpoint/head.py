@@ -34,7 +34,7 @@ class CenterHead(centerpoint_head.CenterHead):
             self._check_options(kwargs.get('common_heads'))
 
     def _check_options(self, common_heads: Optional[dict]) -> None:
-        """Refuse code_weights of another number than a box has, and a grid_size that does not fit the range."""
+        """Refuse code_weights of another number than a box has, and grids that differ."""
         weights = self.train_cfg.get('code_weights')
         if common_heads and weights is not None:
             numbers = sum(channels for channels, _ in common_heads.values())
@@ -43,6 +43,20 @@ class CenterHead(centerpoint_head.CenterHead):
                     f'code_weights of train_cfg must have {numbers} numbers, those of common_heads '
                     f'{dict(common_heads)}, was {[*weights]}'
                 )
+        coder = self.bbox_coder
+        if isinstance(coder, CenterPointBBoxCoder):
+            expected = dict(
+                point_cloud_range=[*coder.pc_range[:2]],
+                voxel_size=[*coder.voxel_size[:2]],
+                out_size_factor=[coder.out_size_factor],
+            )
+            for name, mine in expected.items():
+                value = self.train_cfg.get(name, mine)
+                begin = [*value[:2]] if hasattr(value, '__len__') else [value]
+                if begin != mine:
+                    raise ValueError(
+                        f'{name} of train_cfg must begin as that of bbox_coder, {mine}, was {value}'
+                    )
         grid, area, size = (
             self.train_cfg.get(key) for key in ('grid_size', 'point_cloud_range', 'voxel_size')
         )

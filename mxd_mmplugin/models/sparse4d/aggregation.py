@@ -11,6 +11,7 @@ from mmdet3d.registry import MODELS
 from mmengine.model import BaseModule, constant_init, xavier_init
 from torch import Tensor, nn
 
+from ...ops.sizes import takes_whole_numbers
 from .box3d import Frame
 from .layers import linear_relu_ln
 
@@ -173,6 +174,7 @@ class DeformableFeatureAggregation(BaseModule):
         aggregation (dict): config of the operator, `DeformableAggregation` or another with its arguments.
     """
 
+    @takes_whole_numbers
     def __init__(
         self,
         embed_dims: int = 256,
@@ -249,6 +251,15 @@ class DeformableFeatureAggregation(BaseModule):
         Returns:
             Tensor: [B, A, C], or [B, A, 2 * C] with residual_mode 'cat'.
         """
+        for name, found in (
+            ('num_cams', frame.projection_mat.shape[1]),
+            ('num_levels', feature_maps[1].shape[1]),
+        ):
+            if getattr(self, name) != found:
+                raise ValueError(
+                    f'{name} of the deformable_model must be the {found} that the images and their maps have, was '
+                    f'{getattr(self, name)}'
+                )
         points = self.kps_generator(anchor, instance_feature)
         if not queue and depth_module is None and self.temp_module is None:
             weight = self._weights(instance_feature, anchor_embed, frame)

@@ -14,6 +14,7 @@ from mmengine.dist import get_dist_info
 from mmengine.logging import MessageHub
 from torch.utils.data import Sampler
 
+from ...ops.sizes import takes_whole_numbers, whole
 from .transforms import draw_augmentation
 
 NOTHING = dict(idx=None)  # in place of a frame, where a resumed training passes over it
@@ -36,6 +37,7 @@ class NuScenes3DDetTrackDataset(NuScenesDataset):
         kwargs: see `NuScenesDataset`.
     """
 
+    @takes_whole_numbers
     def __init__(
         self,
         *args: Any,
@@ -53,6 +55,8 @@ class NuScenes3DDetTrackDataset(NuScenesDataset):
         if not kwargs.get('with_velocity', True):
             raise ValueError('with_velocity must be True: Sparse4D learns velocities, was False')
         self.data_aug_conf = data_aug_conf
+        if sequences_split_num != 'all':
+            sequences_split_num = whole('sequences_split_num', sequences_split_num, 1)
         self.sequences_split_num = sequences_split_num
         self.keep_consistent_seq_aug = keep_consistent_seq_aug
         self.seq_frame = seq_frame
@@ -230,6 +234,7 @@ class GroupInBatchSampler(Sampler):
         sequence_flip_prob (float): how often a sequence comes backwards.
     """
 
+    @takes_whole_numbers
     def __init__(
         self,
         sampler: Union[DefaultSampler, InfiniteSampler],
@@ -320,6 +325,7 @@ class SequenceBatchSampler(Sampler):
         batch_size (int): sequences at a time.
     """
 
+    @takes_whole_numbers
     def __init__(self, sampler: Union[DefaultSampler, InfiniteSampler], batch_size: int) -> None:
         self.sampler = sampler
         self.batch_size = batch_size

@@ -6,6 +6,7 @@ from mmdet3d.structures import LiDARInstance3DBoxes
 from mmengine.structures import InstanceData
 from torch import Tensor
 
+from ...ops.sizes import takes_whole_numbers
 from .box3d import decode
 
 
@@ -18,6 +19,7 @@ class SparseBox3DDecoder:
         sorted (bool): whether the boxes are in the order of their class scores.
     """
 
+    @takes_whole_numbers
     def __init__(
         self, num_output: int = 300, score_threshold: Optional[float] = None, sorted: bool = True
     ) -> None:

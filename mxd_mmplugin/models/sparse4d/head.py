@@ -11,6 +11,7 @@ from mmengine.registry import Registry
 from torch import Tensor, nn
 
 from ...constants import constant
+from ...ops.sizes import takes_whole_numbers
 from .aggregation import DeformableFeatureAggregation
 from .box3d import Frame, Truth
 from .loss import sum_layers
@@ -48,6 +49,7 @@ class Sparse4DHead(BaseModule):
         with_instance_id (bool): predict tracks.
     """
 
+    @takes_whole_numbers
     def __init__(
         self,
         instance_bank: dict,
@@ -99,6 +101,15 @@ class Sparse4DHead(BaseModule):
                     f'operation_order must be made of {", ".join(configs)}, has {name!r}'
                 )
 
+        refinements = sum(name == 'refine' for name in operation_order)
+        if not refinements or operation_order[-1] != 'refine':
+            raise ValueError(f"operation_order must end with 'refine', was {[*operation_order]}")
+        if num_single_frame_decoder > refinements:
+            raise ValueError(
+                f"num_single_frame_decoder must be at most the {refinements} 'refine' of operation_order, was "
+                f'{num_single_frame_decoder}'
+            )
+
         def build(config: Optional[dict], registry: Registry = MODELS) -> Any:
             return None if config is None else registry.build(config)
 
@@ -112,12 +123,37 @@ class Sparse4DHead(BaseModule):
         self.sampler = build(sampler, TASK_UTILS)
         self.decoder = build(decoder, TASK_UTILS)
         self.layers = nn.ModuleList(build(configs[name]) for name in self.operation_order)
+        self._check_widths()
         dims = self.instance_bank.embed_dims
         if decouple_attn:
             self.fc_before: nn.Module = nn.Linear(dims, dims * 2, bias=False)
             self.fc_after: nn.Module = nn.Linear(dims * 2, dims, bias=False)
         else:
             self.fc_before, self.fc_after = nn.Identity(), nn.Identity()
+
+    def _check_widths(self) -> None:
+        """Refuse parts whose embed_dims differ; attention has both features and embeddings with decouple_attn."""
+        dims = self.instance_bank.embed_dims
+        wide = dims * (2 if self.decouple_attn else 1)
+        options = dict(
+            temp_gnn=('temp_graph_model', wide),
+            gnn=('graph_model', wide),
+            ffn=('ffn', dims),
+            deformable=('deformable_model', dims),
+            refine=('refine_layer', dims),
+        )
+        widths = [('anchor_encoder', self.anchor_encoder, dims, 'output_dims')]
+        for name, layer in zip(self.operation_order, self.layers):
+            if name in options:
+                option, expected = options[name]
+                widths.append((option, layer, expected, 'embed_dims'))
+        for option, part, expected, attribute in widths:
+            width = getattr(part, attribute, expected)
+            if width != expected:
+                raise ValueError(
+                    f'embed_dims of {option} must make {expected} channels, with {dims} of instance_bank and '
+                    f'decouple_attn={self.decouple_attn}, made {width}'
+                )
 
     def init_weights(self) -> None:
         """Xavier for all but the refinements, then what the parts have of their own."""

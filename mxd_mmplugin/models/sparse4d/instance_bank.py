@@ -12,7 +12,7 @@ from mmengine.model import BaseModule
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from ...ops.sizes import whole
+from ...ops.sizes import takes_whole_numbers, whole
 from .box3d import Frame
 
 
@@ -82,6 +82,7 @@ class InstanceBank(BaseModule):
         max_queue_length (int): feature maps of how many frames before are kept in inference (v1).
     """
 
+    @takes_whole_numbers
     def __init__(
         self,
         num_anchor: int,

@@ -11,6 +11,7 @@ from mmcv.cnn.bricks.transformer import FFN
 from mmengine.model import BaseModule, bias_init_with_prob, xavier_init
 from torch import Tensor, nn
 
+from ...ops.sizes import takes_whole_numbers
 from .box3d import CENTER, SIZE, VELOCITY, YAW, parts
 
 
@@ -50,6 +51,7 @@ class SparseBox3DEncoder(BaseModule):
         in_loops, out_loops (int): see `linear_relu_ln`.
     """
 
+    @takes_whole_numbers
     def __init__(
         self,
         embed_dims: Union[int, Sequence[int]],
@@ -76,6 +78,9 @@ class SparseBox3DEncoder(BaseModule):
         if vel_dims > 0:
             self.vel_fc = part(vel_dims, dims[3])
         self.output_fc = part(dims[-1], dims[-1]) if output_fc else None
+        joined = dims[: 4 if vel_dims > 0 else 3]
+        added = joined[0] if mode == 'add' else sum(joined)
+        self.output_dims = dims[-1] if output_fc else added
 
     def forward(self, box_3d: Tensor) -> Tensor:
         """Embed.
@@ -106,6 +111,7 @@ class SparseBox3DKeyPointsGenerator(BaseModule):
             did the code that the released weights of v3 were trained with.
     """
 
+    @takes_whole_numbers
     def __init__(
         self,
         embed_dims: int = 256,
@@ -198,6 +204,7 @@ class SparseBox3DRefinementModule(BaseModule):
         with_quality_estimation (bool): whether there are centerness and yawness.
     """
 
+    @takes_whole_numbers
     def __init__(
         self,
         embed_dims: int = 256,
@@ -287,6 +294,7 @@ class AsymmetricFFN(BaseModule):
         add_identity (bool): add the normed input, taken to embed_dims channels.
     """
 
+    @takes_whole_numbers
     def __init__(
         self,
         in_channels: Optional[int] = None,
@@ -302,6 +310,7 @@ class AsymmetricFFN(BaseModule):
         super().__init__(init_cfg)
         if num_fcs < 2:
             raise ValueError(f'num_fcs must be 2 or more, was {num_fcs}')
+        self.embed_dims = embed_dims
         in_channels = in_channels or embed_dims
         self.pre_norm = build_norm_layer(pre_norm, in_channels)[1] if pre_norm else None
         widths = [in_channels] + [feedforward_channels] * (num_fcs - 1)
@@ -341,6 +350,7 @@ class DenseDepthNet(BaseModule):
         loss_weight (float): factor of the loss.
     """
 
+    @takes_whole_numbers
     def __init__(
         self,
         embed_dims: int = 256,
@@ -401,6 +411,7 @@ class LinearFusionModule(BaseModule):
         enable_temporal_weight (bool): whether it counts less at all.
     """
 
+    @takes_whole_numbers
     def __init__(
         self,
         embed_dims: int = 256,
@@ -433,6 +444,7 @@ class DepthReweightModule(BaseModule):
         ffn_layers (int): layers.
     """
 
+    @takes_whole_numbers
     def __init__(
         self,
         embed_dims: int = 256,

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...constants import constant
-from ..matching import match
+from ...ops.sizes import takes_whole_numbers
+from ..matching import labels_below, match
 from .box3d import Truth
 from .instance_bank import InstanceBank
 
@@ -92,6 +93,7 @@ class SparseBox3DTarget:
         add_neg_dn (bool): also make noisy boxes that are too far off.
     """
 
+    @takes_whole_numbers
     def __init__(
         self,
         cls_weight: float = 2.0,
@@ -179,7 +181,8 @@ class SparseBox3DTarget:
         costs: list[Tensor] = []
         per_sample = (x.split(counts) for x in (gt_labels, gt_boxes, factors))
         for i, (labels, boxes, weights) in enumerate(zip(*per_sample)):
-            cost = gain[:, i][..., labels] * self.cls_weight
+            with labels_below(classes, 'num_cls of refine_layer'):
+                cost = gain[:, i][..., labels] * self.cls_weight
             costs += (cost + self._box_cost(box_pred[:, i], boxes, weights)).unbind(0)
         pairs = match(costs)
 

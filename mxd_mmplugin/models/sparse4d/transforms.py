@@ -16,6 +16,7 @@ from mmdet3d.structures import Det3DDataSample
 from mmengine.structures import InstanceData
 
 from ...datasets.multi_view import transform_image
+from ...ops.sizes import takes_whole_numbers, wholes
 
 META_KEYS = (
     *('sample_idx', 'token', 'sequence', 'timestamp', 'lidar2global', 'lidar2img', 'img_path'),
@@ -38,8 +39,8 @@ def draw_augmentation(conf: Optional[dict], train: bool) -> Optional[dict]:
     """
     if conf is None:
         return None
-    height, width = conf['H'], conf['W']
-    rows, columns = conf['final_dim']
+    height, width = wholes('H and W', (conf['H'], conf['W']), 1)
+    rows, columns = wholes('final_dim', conf['final_dim'], 1)
     if train:
         resize, below = (np.random.uniform(*conf[name]) for name in ('resize_lim', 'bot_pct_lim'))
         side = np.random.uniform()
@@ -108,6 +109,7 @@ class CropMultiViewImage(BaseTransform):
         crop_range (Sequence[int]): top, bottom, left, right, pixels.
     """
 
+    @takes_whole_numbers
     def __init__(self, crop_range: Sequence[int]) -> None:
         self.crop_range = crop_range
 
@@ -195,6 +197,7 @@ class MultiScaleDepthMapGenerator(BaseTransform):
         max_depth (float): greatest depth, metres; what is further gets it.
     """
 
+    @takes_whole_numbers
     def __init__(self, downsample: Sequence[int], max_depth: float = 60) -> None:
         self.downsample = downsample
         self.max_depth = max_depth

@@ -80,6 +80,8 @@ FAMILIES: dict[str, dict[str, Callable]] = {
         'bev_pool_plan': bev_pool.plan,
         'bev_pool': bev_pool.forward,
         'bev_pool_grad': bev_pool.grad,
+        'bev_pool_fused': bev_pool.fused,
+        'bev_pool_fused_grad': bev_pool.fused_grad,
     },
     'rotated_iou': {
         'rotated_iou': rotated_iou.iou,

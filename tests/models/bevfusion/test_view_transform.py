@@ -202,7 +202,9 @@ def test_first_cell_takes_the_cell_before_it():
     transform, matrices = LSSTransform(**SIZES), calibration()
     below = places(transform, matrices)[..., 0]
     plan = transform.plan(matrices[2], matrices[1], *matrices[3:])
-    assert torch.equal(plan.cells.long(), cells(transform, matrices))
-    row = plan.cells.view_as(below) % (16 * 12) // 12
-    assert ((below > -9) & (below < -8) & (plan.cells.view_as(below) >= 0)).any()
-    assert (row[(below < -8) & (plan.cells.view_as(below) >= 0)] == 0).all()
+    # The plan has the pixels column by column.
+    found = plan.cells.view(2, 3, 11, 8, 4).transpose(3, 4)
+    assert torch.equal(found.flatten().long(), cells(transform, matrices))
+    row = found % (16 * 12) // 12
+    assert ((below > -9) & (below < -8) & (found >= 0)).any()
+    assert (row[(below < -8) & (found >= 0)] == 0).all()
