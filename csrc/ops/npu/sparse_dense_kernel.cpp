@@ -148,8 +148,9 @@ void check_size(const at::Tensor& tensor) {
                    "numbers must have 1, 2, 4 or 8 bytes, were ", tensor.scalar_type());
 }
 
-// [.., 2 * channels] as words of numbers [.., channels] of 8 bytes, and back.
-at::Tensor to_words(const at::Tensor& numbers) { return numbers.contiguous().view(at::kInt); }
+// [.., 2 * channels], the words of numbers [.., channels] of 8 bytes: bits, whatever they are
+// called.
+at::Tensor to_words(const at::Tensor& numbers) { return numbers.contiguous().view(at::kFloat); }
 
 at::Tensor to_dense_npu(const at::Tensor& features, const at::Tensor& indices, int64_t batch_size,
                         at::IntArrayRef spatial_shape, bool channels_first) {
