@@ -10,15 +10,15 @@
 
 #include "../bev_pool.h"
 #include "bev_pool_tiling.h"
+#include "cells.h"
 #include "dtype.h"
 #include "integers.h"
 #include "launch.h"
 #include "segment_reduce.h"
 #include "sort.h"
-#include "sparse_conv_rulebook_tiling.h"
-// The launches, which name the tilings.
+#include "sort_tiling.h"
+// The launch, which names the tiling.
 #include "aclrtlaunch_bev_pool_fused_grad.h"
-#include "aclrtlaunch_sparse_conv_rulebook_cells.h"
 
 namespace mxd::bev_pool {
 namespace {
@@ -31,20 +31,10 @@ at::Tensor find_cells(const at::Tensor& coords, const Grid& grid) {
   // Every place outside of int32 is outside of the grid.
   const at::Tensor rows =
       coords.clamp(-1, std::numeric_limits<int32_t>::max()).to(at::kInt).contiguous();
-  SparseConvCellsTiling tiling{};
-  tiling.voxels = rows.size(0);
-  tiling.columns = 4;
-  const int64_t limit[4] = {grid.height, grid.width, grid.depth, grid.batch};
+  if (rows.size(0) == 0) return at::empty({0}, rows.options());
   const int64_t plane = grid.height * grid.width;
-  const int64_t step[4] = {grid.width, 1, plane, grid.depth * plane};
-  std::copy_n(limit, 4, tiling.limit);
-  std::copy_n(step, 4, tiling.step);
-  const at::Tensor cells = at::empty({rows.size(0)}, rows.options());
-  if (rows.size(0) > 0)
-    npu::launch(aclrtlaunch_sparse_conv_rulebook_cells, "sparse_conv_rulebook_cells",
-                std::clamp<int64_t>((rows.size(0) + 63) / 64, 1, npu::vector_cores()), rows, cells,
-                tiling);
-  return cells;
+  return npu::find_cells(rows, {grid.height, grid.width, grid.depth, grid.batch},
+                         {grid.width, 1, plane, grid.depth * plane});
 }
 
 int64_t cell_count(const Grid& grid, const at::Tensor& tensor) {
