@@ -15,12 +15,12 @@ from ..ops import (
     bev_pool_plan,
     box_iou_rotated,
     build_rulebook,
-    hard_voxelize,
     nms_rotated,
     sparse_max_pool,
     sparse_sum,
     sparse_to_dense,
     sparse_union,
+    voxelization,
 )
 from ..ops import bev_pool as pool
 from ..ops import circle_nms as suppress_near
@@ -113,14 +113,14 @@ def modulated_deform_conv() -> None:
 def voxelize() -> None:
     """CenterPoint's hard voxelization at 0.075 m, of one sweep and of 300,000 points."""
     for cloud in lidar(), sweep(300_000):
-        found = hard_voxelize(cloud, *VOXELS)
+        found = voxelization(cloud, *VOXELS)
         traffic = (
             cloud.nbytes + sum(tensor.nbytes for tensor in found)
         ) / MEMORY_BYTES_A_MICROSECOND
         print(
-            f'hard voxelization: {len(cloud)} points, {len(found.voxels)} voxels, bound {traffic:.1f} us'
+            f'hard voxelization: {len(cloud)} points, {len(found[0])} voxels, bound {traffic:.1f} us'
         )
-        hard_voxelize(cloud.npu(), *VOXELS)  # type: ignore[attr-defined]
+        voxelization(cloud.npu(), *VOXELS)  # type: ignore[attr-defined]
 
 
 def _print_traffic(name: str, moved: int) -> None:
