@@ -248,15 +248,14 @@ std::tuple<at::Tensor, at::Tensor> nms_cpu(const at::Tensor& boxes,
   });
 }
 
-struct SuppressNear {
-  template <typename Number>
-  static void run(const Number* center, int64_t i, int64_t count, double threshold, uint8_t* gone) {
-    for (int64_t j = i + 1; j < count; j++) {
-      const Number dx = center[2 * i] - center[2 * j], dy = center[2 * i + 1] - center[2 * j + 1];
-      gone[j] |= dx * dx + dy * dy <= static_cast<Number>(threshold);
-    }
+template <typename Number>
+void suppress_near(const Number* center, int64_t i, int64_t count, double threshold,
+                   uint8_t* gone) {
+  for (int64_t j = i + 1; j < count; j++) {
+    const Number dx = center[2 * i] - center[2 * j], dy = center[2 * i + 1] - center[2 * j + 1];
+    gone[j] |= dx * dx + dy * dy <= static_cast<Number>(threshold);
   }
-};
+}
 
 // In the dtype of the centers, or in float32 if that is shorter.
 std::tuple<at::Tensor, at::Tensor> circle_nms_cpu(const at::Tensor& centers,
@@ -268,7 +267,7 @@ std::tuple<at::Tensor, at::Tensor> circle_nms_cpu(const at::Tensor& centers,
     const at::Tensor sorted = convert(centers.index_select(0, order));
     const auto* center = sorted.template const_data_ptr<Number>();
     return keep_best(order, [&](int64_t i, uint8_t* gone) {
-      SuppressNear::run(center, i, order.size(0), threshold, gone);
+      suppress_near(center, i, order.size(0), threshold, gone);
     });
   });
 }
@@ -294,9 +293,7 @@ std::tuple<at::Tensor, at::Tensor> grouped_nms_cpu(const at::Tensor& boxes, cons
           const auto* center = rows.template const_data_ptr<decltype(number)>() + 2 * group * count;
           choose(
               gone, count,
-              [&](int64_t i, uint8_t* gone) {
-                SuppressNear::run(center, i, count, threshold, gone);
-              },
+              [&](int64_t i, uint8_t* gone) { suppress_near(center, i, count, threshold, gone); },
               kept);
         } else {
           const Boxes sorted(rows[group]);
@@ -310,7 +307,6 @@ std::tuple<at::Tensor, at::Tensor> grouped_nms_cpu(const at::Tensor& boxes, cons
         }
       }
     });
-    return 0;
   });
   return {keep, total};
 }

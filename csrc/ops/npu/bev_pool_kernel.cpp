@@ -24,7 +24,7 @@ namespace mxd::bev_pool {
 namespace {
 
 constexpr int64_t kUnits = 80;  // of the gradients' work, at least: two for each core
-constexpr int64_t kWhole = 8;   // fp32 numbers of a block of 32 bytes
+constexpr int64_t kWhole = kernels::kBlockWords;  // fp32 numbers
 
 // The cell of each point, -1 outside of the grid.
 at::Tensor find_cells(const at::Tensor& coords, const Grid& grid) {

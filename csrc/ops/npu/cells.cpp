@@ -21,7 +21,7 @@ at::Tensor find_cells(const at::Tensor& rows, at::IntArrayRef limit, at::IntArra
   std::copy_n(step.begin(), tiling.columns, tiling.step);
   const at::Tensor cells = at::empty({rows.size(0)}, rows.options());
   launch(aclrtlaunch_sparse_conv_rulebook_cells, "sparse_conv_rulebook_cells",
-         std::clamp<int64_t>((rows.size(0) + 63) / 64, 1, vector_cores()), rows, cells, tiling);
+         blocks_for(rows.size(0), 64), rows, cells, tiling);
   return cells;
 }
 

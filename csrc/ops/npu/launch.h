@@ -12,6 +12,7 @@
 #include <tuple>
 #include <type_traits>
 
+#include "integers.h"
 #include "torch_npu/csrc/core/npu/NPUStream.h"
 #include "torch_npu/csrc/framework/OpCommand.h"
 
@@ -39,6 +40,11 @@ inline float a_little_less_than_inverse(int64_t divisor) {
 
 // Blocks that keep every vector core of the current device busy; 40 on an Ascend910B3.
 inline int64_t vector_cores() { return device_cores(ACL_DEVICE_INFO_VECTOR_CORE_NUM, 40); }
+
+// As many, but for small work: each block has at least `least` of its units, and there is one.
+inline int64_t blocks_for(int64_t units, int64_t least) {
+  return std::clamp<int64_t>(ceil_div(units, least), 1, vector_cores());
+}
 
 // The same for kernels with a cube core in each block; 20 on an Ascend910B3.
 inline int64_t cube_cores() { return device_cores(ACL_DEVICE_INFO_AI_CORE_NUM, 20); }

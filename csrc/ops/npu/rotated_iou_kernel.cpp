@@ -4,7 +4,6 @@
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
-#include <algorithm>
 #include <array>
 
 #include "../rotated_iou.h"
@@ -27,10 +26,6 @@ at::Tensor floats(const at::Tensor& tensor) { return tensor.to(at::kFloat).conti
 
 static_assert(kMaxGroup == kernels::kNmsMaxValid);
 
-int64_t blocks_for(int64_t units, int64_t at_least) {
-  return std::clamp<int64_t>((units + at_least - 1) / at_least, 1, npu::vector_cores());
-}
-
 at::Tensor iou_npu(const at::Tensor& boxes1, const at::Tensor& boxes2, int64_t mode, bool aligned) {
   check_iou(boxes1, boxes2, mode, aligned);
   const int64_t rows = boxes1.size(0), columns = boxes2.size(0);
@@ -44,8 +39,8 @@ at::Tensor iou_npu(const at::Tensor& boxes1, const at::Tensor& boxes2, int64_t m
     tiling.aligned = aligned;
     tiling.mode = mode;
     tiling.inverse_columns = npu::a_little_less_than_inverse(columns);
-    npu::launch(aclrtlaunch_rotated_iou, "rotated_iou", blocks_for(out.numel(), 64), first, second,
-                out, tiling);
+    npu::launch(aclrtlaunch_rotated_iou, "rotated_iou", npu::blocks_for(out.numel(), 64), first,
+                second, out, tiling);
   }
   return out.to(boxes1.scalar_type());
 }
@@ -56,7 +51,7 @@ at::Tensor best_first(const at::Tensor& scores) {
   const int64_t count = values.size(0);
   const auto ints = values.options().dtype(at::kInt);
   const at::Tensor high = at::empty({count}, ints), low = at::empty({count}, ints);
-  npu::launch(aclrtlaunch_rotated_nms_keys, "rotated_nms_keys", blocks_for(count, 512), values,
+  npu::launch(aclrtlaunch_rotated_nms_keys, "rotated_nms_keys", npu::blocks_for(count, 512), values,
               high, low, RotatedNmsKeysTiling{static_cast<int32_t>(count)});
   const at::Tensor by_low = npu::sort_keys(low).rows;
   return npu::sort_keys(npu::take_rows(high, by_low), by_low).rows;
@@ -85,10 +80,10 @@ Kept keep_in_groups(const at::Tensor& boxes, const at::Tensor& order, const at::
   const Kept kept{valid.defined() ? at::zeros(sizes, ints) : at::empty(sizes, ints),
                   at::empty({groups, kBlock}, ints)};
   const at::Tensor mask = at::empty({groups, count, tiling.pitch}, ints.dtype(at::kInt));
-  npu::launch(aclrtlaunch_rotated_nms_mask, "rotated_nms_mask", blocks_for(count, 1), boxes, mask,
-              tiling);
-  npu::launch(aclrtlaunch_rotated_nms_keep, "rotated_nms_keep", blocks_for(groups, 1), mask, order,
-              valid, kept.keep, kept.total, tiling);
+  npu::launch(aclrtlaunch_rotated_nms_mask, "rotated_nms_mask", npu::blocks_for(count, 1), boxes,
+              mask, tiling);
+  npu::launch(aclrtlaunch_rotated_nms_keep, "rotated_nms_keep", npu::blocks_for(groups, 1), mask,
+              order, valid, kept.keep, kept.total, tiling);
   return kept;
 }
 

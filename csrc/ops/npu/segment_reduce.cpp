@@ -188,7 +188,7 @@ at::Tensor gather_rows(const at::Tensor& matrix, const at::Tensor& list) {
   const int64_t in_ub = round_up(tiling.slice * size, kBlockBytes);
   tiling.rows =
       std::min<int64_t>(kernels::kSegmentGatherBytes / in_ub, kernels::kSegmentGatherRows);
-  const int64_t blocks = std::clamp<int64_t>(ceil_div(tiling.count, 64), 1, vector_cores());
+  const int64_t blocks = blocks_for(tiling.count, 64);
   launch(words ? aclrtlaunch_segment_gather_words : aclrtlaunch_segment_gather_halves,
          words ? "segment_gather_words" : "segment_gather_halves", blocks, matrix.contiguous(),
          list, out, tiling);

@@ -185,8 +185,7 @@ at::Tensor take_rows(const at::Tensor& table, const at::Tensor& list, bool flip)
   tiling.columns = columns;
   tiling.flip = flip;
   tiling.inverse_columns = a_little_less_than_inverse(columns);
-  launch(aclrtlaunch_sort_take, "sort_take",
-         std::clamp<int64_t>(ceil_div(list.size(0), 64), 1, vector_cores()), table, list, out,
+  launch(aclrtlaunch_sort_take, "sort_take", blocks_for(list.size(0), 64), table, list, out,
          tiling);
   return out;
 }
@@ -201,7 +200,7 @@ Unique unique_keys(const at::Tensor& sorted, int64_t count, const at::Tensor& to
   tiling.words = words;
   tiling.pitch = sorted.stride(0);
   tiling.out_pitch = result.keys.size(1);
-  const int64_t blocks = std::clamp<int64_t>(ceil_div(count, 512), 1, vector_cores());
+  const int64_t blocks = blocks_for(count, 512);
   const at::Tensor counts = at::empty({blocks, kBlockWords}, sorted.options());
   launch(aclrtlaunch_sort_unique_count, "sort_unique_count", blocks, sorted, counts, tiling);
   launch(aclrtlaunch_sort_unique, "sort_unique", blocks, sorted, counts, result.keys, result.begins,

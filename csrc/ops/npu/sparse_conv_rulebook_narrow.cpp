@@ -27,9 +27,7 @@ using mxd::npu::launch;
 using mxd::npu::vector_cores;
 
 // Blocks for elementwise work on `count` voxels: at least 64 a block.
-int64_t blocks_for(int64_t count) {
-  return std::clamp<int64_t>((count + 63) / 64, 1, vector_cores());
-}
+int64_t blocks_for(int64_t count) { return mxd::npu::blocks_for(count, 64); }
 
 // Voxels of which there are room for `room`.
 int64_t room(const Voxels& voxels) { return voxels.cells.size(0); }

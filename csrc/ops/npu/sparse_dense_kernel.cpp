@@ -80,9 +80,8 @@ struct Map {
     SparseDenseMapTiling tiling{};
     tiling.voxels = cells.size(0);
     tiling.cells = grid.cells();
-    launch(aclrtlaunch_sparse_dense_map, "sparse_dense_map",
-           std::clamp<int64_t>(ceil_div(tiling.cells, 256), 1, npu::vector_cores()), cells, voxels,
-           named, tiling);
+    launch(aclrtlaunch_sparse_dense_map, "sparse_dense_map", npu::blocks_for(tiling.cells, 256),
+           cells, voxels, named, tiling);
   }
 
   // Whether each voxel is inside and has a cell of its own. The device is waited for.

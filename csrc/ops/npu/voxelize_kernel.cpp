@@ -34,10 +34,6 @@ using npu::launch;
 
 constexpr int64_t kMostInt = std::numeric_limits<int32_t>::max();
 
-int64_t blocks_for(int64_t count, int64_t least) {
-  return std::clamp<int64_t>((count + least - 1) / least, 1, npu::vector_cores());
-}
-
 void check_fits(const char* what, int64_t count) {
   TORCH_CHECK_VALUE(count <= kMostInt, what, " must be at most 2**31 - 1 on an NPU, were ", count);
 }
@@ -70,8 +66,8 @@ VoxelizeCellsTiling make_cells_tiling(const at::Tensor& points, const Grid& grid
 
 void find_cells(const at::Tensor& points, const VoxelizeCellsTiling& tiling,
                 const at::Tensor& coors, const at::Tensor& keys) {
-  npu::launch(aclrtlaunch_voxelize_cells, "voxelize_cells", blocks_for(points.size(0), 128), points,
-              coors, keys, tiling);
+  npu::launch(aclrtlaunch_voxelize_cells, "voxelize_cells", npu::blocks_for(points.size(0), 128),
+              points, coors, keys, tiling);
 }
 
 at::Tensor dynamic_npu(const at::Tensor& points, at::ArrayRef<double> voxel_size,
@@ -93,7 +89,7 @@ npu::Sorted sort_points(const at::Tensor& keys, int64_t count, const at::Tensor&
   tiling.count = count;
   tiling.words = by_cell.keys.size(0);
   tiling.pitch = by_cell.keys.stride(0);
-  const int64_t blocks = blocks_for(count, 512);
+  const int64_t blocks = npu::blocks_for(count, 512);
   const at::Tensor ends = at::empty({blocks, kBlockWords}, keys.options());
   const at::Tensor leaders = at::empty_like(by_cell.rows);
   launch(aclrtlaunch_voxelize_leaders_count, "voxelize_leaders_count", blocks, by_cell.keys,
@@ -109,7 +105,7 @@ at::Tensor number_points(const npu::Sorted& points, int64_t max_voxels) {
   tiling.count = points.keys.size(0);
   tiling.words = 1;
   tiling.limit = std::min(max_voxels, kMostInt);
-  const int64_t blocks = blocks_for(tiling.count, 512);
+  const int64_t blocks = npu::blocks_for(tiling.count, 512);
   const at::Tensor ends = at::empty({blocks, kBlockWords}, points.keys.options());
   const at::Tensor numbers = at::empty_like(points.keys);
   launch(aclrtlaunch_voxelize_numbers_count, "voxelize_numbers_count", blocks, points.keys, ends,
@@ -166,7 +162,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> hard_npu(
   const at::Tensor coors = at::empty({voxels, ndim}, ints), num_points = at::empty({voxels}, ints);
   const at::Tensor slots = at::empty({voxels, max_points}, ints);
   if (voxels > 0)
-    launch(aclrtlaunch_voxelize_slots, "voxelize_slots", blocks_for(voxels, 64), leaders.keys,
+    launch(aclrtlaunch_voxelize_slots, "voxelize_slots", npu::blocks_for(voxels, 64), leaders.keys,
            leaders.begins, sorted.rows, all_coors, coors, num_points, slots,
            make_slots_tiling(voxels, groups, inside, max_points, ndim));
   return {coors, num_points, slots, point_voxel_id};

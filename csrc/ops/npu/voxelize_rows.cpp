@@ -18,9 +18,7 @@
 namespace mxd::npu {
 namespace {
 
-int64_t blocks_for(const at::Tensor& slots) {
-  return std::clamp<int64_t>((slots.numel() + 255) / 256, 1, vector_cores());
-}
+int64_t blocks_for(const at::Tensor& slots) { return npu::blocks_for(slots.numel(), 256); }
 
 VoxelizeGatherTiling make_tiling(const at::Tensor& table, const at::Tensor& slots) {
   constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
@@ -28,14 +26,14 @@ VoxelizeGatherTiling make_tiling(const at::Tensor& table, const at::Tensor& slot
                     "rows and slots must be at most 2**31 - 1 on an NPU, were ", table.size(0),
                     " and ", slots.numel());
   const int64_t size = table.element_size(), block = kernels::kBlockBytes / size;
-  const auto pitch = [&](int64_t width) { return (width + block - 1) / block * block; };
+  const auto pitch = [&](int64_t width) { return round_up(width, block); };
   VoxelizeGatherTiling tiling{};
   tiling.slots = slots.numel();
   tiling.points = table.size(0);
   tiling.channels = table.size(1);
   tiling.width = std::min<int64_t>(tiling.channels, kernels::kVoxelizeWidth);
   const int64_t row = pitch(tiling.width);
-  const int64_t share = (tiling.slots + blocks_for(slots) - 1) / blocks_for(slots);
+  const int64_t share = ceil_div(tiling.slots, blocks_for(slots));
   tiling.batch = std::min<int64_t>(
       std::min<int64_t>(kernels::kVoxelizeElements / row, kernels::kVoxelizeSlots) / 2 * 2,
       pitch(share));
