@@ -175,7 +175,26 @@ def register() -> bool:
         import mmdet3d.models.layers.spconv  # noqa: F401
     for entry in table():
         entry.registry.register_module(name=entry.names, module=entry.cls, force=True)
+    _resolve_scopes()
     return True
+
+
+def _resolve_scopes() -> None:
+    """Let `mmcv.SubMConv3d` and `mmdet3d.SubMConv3d` mean what `SubMConv3d` means.
+
+    mmcv has no scope: it registers in mmengine's registry. And a scope asks its own registry alone where the search
+    begins there.
+    """
+    if 'mmcv' not in MODELS.children:
+        Registry('model', scope='mmcv', parent=MODELS, locations=['mmcv.ops'])
+    if is_installed('mmdet3d'):
+        from mmdet3d.registry import MODELS as MMDET3D_MODELS
+
+        for entry in table():
+            for name in (entry.explicit_name, entry.name):
+                cls = MODELS.get(name) if name and entry.registry is MODELS else None
+                if cls is not None:
+                    MMDET3D_MODELS.register_module(name=name, module=cls, force=True)
 
 
 def register_classes(classes: Mapping[Registry, Sequence[type]]) -> None:
