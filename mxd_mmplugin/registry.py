@@ -139,11 +139,19 @@ def _mmdet3d_table(swap: bool) -> list[Entry]:
     from .models.centerpoint import CenterHead
     from .models.data_preprocessor import Det3DDataPreprocessor
     from .models.losses import FocalLoss, L1Loss
+    from .models.minkunet import MinkUNetBackbone, MinkUNetBackboneV2, SPVCNNBackbone
     from .models.swin import SwinTransformer
 
     note = "for mmdet3d's, which needs np.long"
     entries = [
         Entry(TRANSFORMS, DataBaseSampler, 'MxdDataBaseSampler', 'DataBaseSampler', True, note)
+    ]
+    note = (
+        "for mmdet3d's, on torchsparse, MinkowskiEngine or spconv" if swap else "left to mmdet3d's"
+    )
+    entries += [
+        Entry(MODELS, cls, f'Mxd{cls.__name__}', cls.__name__, swap, note)
+        for cls in (MinkUNetBackbone, MinkUNetBackboneV2, SPVCNNBackbone)
     ]
     entries += [
         _waitless(parent, cls, owner, why, swap)

@@ -2,10 +2,10 @@
 
 Each config is tried in a process of its own, on small generated input (see `zoo_inputs.py`), with the model as the
 config has it and no pretrained weights, on the device that mmengine finds. What was found is kept in OUT, so that a run
-goes on where the last one ended; configs that are named are tried again.
+goes on where the last one ended.
 
     python tools/zoo.py                                    # all of the installed mmdet3d's
-    python tools/zoo.py second votenet --time-limit 600    # those with a name in their path
+    python tools/zoo.py second votenet --again             # those with a name in their path, once more
     python tools/zoo.py --without-plugin                   # mmdet3d alone
     mxd softnpu run tools/zoo.py                           # on the software NPU
     python tools/zoo.py --markdown docs/zoo.md             # writes the table, tries nothing
@@ -67,12 +67,14 @@ def attempt(path: Path) -> None:
         model = revert_sync_batchnorm(MODELS.build(config.model)).to(get_device())
         wrapper = build_optim_wrapper(model, config.optim_wrapper)
         step = STEPS[1]
-        losses = model.train().train_step(copy.deepcopy(batch), wrapper)
+        model.train()  # which of ImVoteNet returns nothing
+        losses = model.train_step(copy.deepcopy(batch), wrapper)
         if not torch.isfinite(losses['loss']):
             raise FloatingPointError(f'the loss is {losses["loss"].item()}')
         step = STEPS[2]
+        model.eval()
         with torch.no_grad():
-            model.eval().val_step(batch)
+            model.val_step(batch)
     except Exception as error:
         error.step = step  # type: ignore[attr-defined]
         raise
@@ -168,13 +170,15 @@ def write_table(page: Path, results: dict[str, dict[str, dict]]) -> None:
     page.write_text(f'{before}{BEGIN}\n\n{table(results)}\n\n{END}{rest.split(END)[1]}')
 
 
-def run(folder: Path, names: Sequence[str], column: str, out: Path, time_limit: float) -> None:
+def run(
+    folder: Path, names: Sequence[str], again: bool, column: str, out: Path, time_limit: float
+) -> None:
     """Try configs, one after the other, and keep what was found."""
     file = out / 'zoo.json'
     results = json.loads(file.read_text()) if file.exists() else {}
     found = results.setdefault(column, {})
     paths = [path for path in find_configs(folder) if not names or any(n in path for n in names)]
-    todo = [path for path in paths if names or path not in found]
+    todo = [path for path in paths if again or path not in found]
     progress = tqdm(todo, unit='config')
     for path in progress:
         progress.set_postfix_str(Path(path).stem[:50])
@@ -192,7 +196,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('names', nargs='*', help='parts of the paths of the configs to try again')
+    parser.add_argument('names', nargs='*', help='parts of the paths of the configs to try')
+    parser.add_argument('--again', action='store_true', help='also those that were tried before')
     parser.add_argument('--configs', type=Path, default=CONFIGS, help='folder of the configs')
     parser.add_argument('--without-plugin', action='store_true', help='do not import mxd_mmplugin')
     parser.add_argument('--time-limit', type=float, default=300, help='seconds for a config')
@@ -208,7 +213,7 @@ def main() -> None:
     if not args.without_plugin:
         import mxd_mmplugin  # noqa: F401
     column = get_device() + ' without' * args.without_plugin
-    run(args.configs, args.names, column, args.out, args.time_limit)
+    run(args.configs, args.names, args.again, column, args.out, args.time_limit)
 
 
 if __name__ == '__main__':

@@ -4,7 +4,7 @@ What a sample holds is read from the config's own training pipeline, whose last 
 the model is the config's: what is generated is enough for a step, not for a training.
 """
 
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +13,6 @@ from mmdet3d.structures import get_box_type
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import pseudo_collate
 
-SAMPLES = 2  # a norm over the samples of a batch needs two
 BOXES = 8
 POINTS = 10_000
 HEIGHT, WIDTH = 128, 416
@@ -59,7 +58,8 @@ def make_batch(config: Config) -> dict:
     classes = len((dataset.get('metainfo') or {}).get('classes') or config.class_names)
     rng = np.random.default_rng(0)
     samples = []
-    for index in range(SAMPLES):
+    # Models of rooms have norms over the samples of a batch, which need two.
+    for index in range(2 if box_type == 'Depth' else 1):
         sample = _scene(rng, box_type, classes, dataset, steps, config)
         sample.update(_images(rng, box_type, sample, 'LoadMultiViewImageFromFiles' in steps))
         sample.update(sample_idx=index, lidar_path='generated.bin')
@@ -201,7 +201,7 @@ def _views(extrinsic: np.ndarray) -> list[np.ndarray]:
     """The extrinsics of cameras that look around from one place."""
     views = []
     for angle in np.linspace(0, 2 * np.pi, VIEWS, endpoint=False):
-        turn: Optional[np.ndarray] = np.eye(4)
+        turn = np.eye(4)
         turn[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
         views.append(extrinsic @ turn)
     return views
