@@ -45,7 +45,7 @@ class MinkUNetBackbone(_MinkUNetBackbone):
         encoder_channels, decoder_channels (Sequence[int]): see mmdet3d; they are not changed, as they are there.
         block_type (str): 'basic'; with `sparseconv_backend='spconv'` also what else mmdet3d has.
         sparseconv_backend (str): 'torchsparse', 'minkowski' or 'spconv': whose initialisation is used, whose
-            checkpoints load (beside those that this class saves, which have spconv's names), and whose coordinates come in:
+            checkpoints load (beside those that this class saves, with spconv's names), and whose coordinates come in:
             (x, y, z, batch index) for torchsparse, else the batch index first.
         **kwargs: see mmdet3d.
 
