@@ -6,8 +6,9 @@ goes on where the last one ended.
 
     python tools/zoo.py                                    # all of the installed mmdet3d's
     python tools/zoo.py second votenet --again             # those with a name in their path, once more
+    python tools/zoo.py --failed                           # those that were not served
     python tools/zoo.py --without-plugin                   # mmdet3d alone
-    mxd softnpu run tools/zoo.py                           # on the software NPU
+    MXD_SOFTNPU_STRICT=1 mxd softnpu run tools/zoo.py      # on the software NPU, nothing on the AI CPU or the host
     python tools/zoo.py --markdown docs/zoo.md             # writes the table, tries nothing
 """
 
@@ -20,7 +21,6 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Optional
@@ -40,7 +40,12 @@ from zoo_inputs import make_batch
 CONFIGS = Path(mmdet3d.__file__).parent / '.mim' / 'configs'
 STEPS = 'build', 'training step', 'prediction'
 BEGIN, END = '<!-- begin: written by tools/zoo.py -->', '<!-- end -->'
-COLUMNS = {'cpu': 'CPU', 'npu': 'software NPU', 'cpu without': 'CPU, mmdet3d alone'}
+COLUMNS = {
+    'cpu': 'CPU',
+    'npu': 'software NPU',
+    'npu strict': 'software NPU, strict',
+    'cpu without': 'CPU, mmdet3d alone',
+}
 
 
 def find_configs(folder: Path) -> list[str]:
@@ -170,21 +175,29 @@ def write_table(page: Path, results: dict[str, dict[str, dict]]) -> None:
     page.write_text(f'{before}{BEGIN}\n\n{table(results)}\n\n{END}{rest.split(END)[1]}')
 
 
-def run(
-    folder: Path, names: Sequence[str], again: bool, column: str, out: Path, time_limit: float
-) -> None:
-    """Try configs, one after the other, and keep what was found."""
+def run(args: argparse.Namespace, column: str) -> None:
+    """Try configs, one after the other, and keep what was found.
+
+    Args:
+        args (Namespace): of the command line.
+        column (str): where in the table, one of `COLUMNS`.
+    """
+    folder, names, out = args.configs, args.names, args.out
     file = out / 'zoo.json'
     results = json.loads(file.read_text()) if file.exists() else {}
     found = results.setdefault(column, {})
     paths = [path for path in find_configs(folder) if not names or any(n in path for n in names)]
-    todo = [path for path in paths if again or path not in found]
+    todo = [
+        path
+        for path in paths
+        if args.again or path not in found or (args.failed and found[path]['error'])
+    ]
     progress = tqdm(todo, unit='config')
     for path in progress:
         progress.set_postfix_str(Path(path).stem[:50])
         log = out / column.replace(' ', '-') / path.replace('/', '--').replace('.py', '.log')
         log.parent.mkdir(parents=True, exist_ok=True)
-        found[path] = try_config(folder / path, log, time_limit)
+        found[path] = try_config(folder / path, log, args.time_limit)
         file.write_text(json.dumps(results, indent=1, sort_keys=True) + '\n')
         tqdm.write(f'{found[path]["seconds"]:6.1f} s  {path}: {found[path]["error"] or "served"}')
     counts = Counter(not found[path]['error'] for path in paths)
@@ -198,6 +211,7 @@ def main() -> None:
     )
     parser.add_argument('names', nargs='*', help='parts of the paths of the configs to try')
     parser.add_argument('--again', action='store_true', help='also those that were tried before')
+    parser.add_argument('--failed', action='store_true', help='also those that were not served')
     parser.add_argument('--configs', type=Path, default=CONFIGS, help='folder of the configs')
     parser.add_argument('--without-plugin', action='store_true', help='do not import mxd_mmplugin')
     parser.add_argument('--time-limit', type=float, default=300, help='seconds for a config')
@@ -212,8 +226,8 @@ def main() -> None:
 
     if not args.without_plugin:
         import mxd_mmplugin  # noqa: F401
-    column = get_device() + ' without' * args.without_plugin
-    run(args.configs, args.names, args.again, column, args.out, args.time_limit)
+    strict = get_device() == 'npu' and os.environ.get('MXD_SOFTNPU_STRICT') == '1'
+    run(args, get_device() + ' strict' * strict + ' without' * args.without_plugin)
 
 
 if __name__ == '__main__':
