@@ -132,10 +132,12 @@ def table() -> list[Entry]:
 def _mmdet3d_table(swap: bool) -> list[Entry]:
     """The entries of what needs mmdet3d, and mmdet with it; `swap` on a machine where no GPU serves."""
     from mmdet.registry import MODELS as MMDET_MODELS
+    from mmdet.registry import TASK_UTILS as MMDET_TASK_UTILS
     from mmdet3d.registry import MODELS as MMDET3D_MODELS
-    from mmdet3d.registry import TRANSFORMS
+    from mmdet3d.registry import TASK_UTILS, TRANSFORMS
 
     from .datasets.db_sampler import DataBaseSampler
+    from .models.assigners import Max3DIoUAssigner, MaxIoUAssigner
     from .models.centerpoint import CenterHead
     from .models.data_preprocessor import Det3DDataPreprocessor
     from .models.losses import FocalLoss, L1Loss
@@ -158,6 +160,8 @@ def _mmdet3d_table(swap: bool) -> list[Entry]:
         for parent, cls, owner, why in (
             (MMDET3D_MODELS, CenterHead, "mmdet3d's", 'which waits for each box'),
             (MMDET3D_MODELS, Det3DDataPreprocessor, "mmdet3d's", 'which takes sample by sample'),
+            (MMDET_TASK_UTILS, MaxIoUAssigner, "mmdet's", 'which waits for each box'),
+            (TASK_UTILS, Max3DIoUAssigner, "mmdet3d's", 'which waits for each box'),
             (MMDET_MODELS, FocalLoss, "mmdet's", 'which looks at the labels'),
             (MMDET_MODELS, L1Loss, "mmdet's", 'which looks at the weights'),
             (MMDET_MODELS, SwinTransformer, "mmdet's", 'which makes its masks again in each step'),
