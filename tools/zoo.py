@@ -13,7 +13,6 @@ goes on where the last one ended.
 """
 
 import argparse
-import copy
 import json
 import multiprocessing
 import os
@@ -65,7 +64,7 @@ def attempt(path: Path) -> None:
         config = Config.fromfile(path)
         init_default_scope(config.get('default_scope', 'mmdet3d'))
         set_random_seed(0)
-        batch = make_batch(config)
+        batch, room = make_batch(config), make_batch(config, training=False)
         from_scratch(config.model)
         from mmdet3d.registry import MODELS
 
@@ -73,13 +72,13 @@ def attempt(path: Path) -> None:
         wrapper = build_optim_wrapper(model, config.optim_wrapper)
         step = STEPS[1]
         model.train()  # which of ImVoteNet returns nothing
-        losses = model.train_step(copy.deepcopy(batch), wrapper)
+        losses = model.train_step(batch, wrapper)
         if not torch.isfinite(losses['loss']):
             raise FloatingPointError(f'the loss is {losses["loss"].item()}')
         step = STEPS[2]
         model.eval()
         with torch.no_grad():
-            model.val_step(batch)
+            model.val_step(room)
     except Exception as error:
         error.step = step  # type: ignore[attr-defined]
         raise

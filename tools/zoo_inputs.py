@@ -38,14 +38,16 @@ def innermost(dataset: ConfigDict) -> ConfigDict:
     return dataset
 
 
-def make_batch(config: Config) -> dict:
+def make_batch(config: Config, training: bool = True) -> dict:
     """A batch for a config.
 
     Args:
         config (Config): of mmdet3d, with a `train_dataloader`.
+        training (bool): for a training step, or for a prediction; a model of indoor segmentation then cuts a whole
+            room into the patches that it is trained with.
 
     Returns:
-        dict: what a data loader hands to the model's `train_step` and `val_step`.
+        dict: what a data loader hands to the model's `train_step` or `val_step`.
 
     Raises:
         AttributeError: there is no `train_dataloader`. KeyError: the pipeline has a transform that does not exist.
@@ -53,6 +55,8 @@ def make_batch(config: Config) -> dict:
     dataset = innermost(config.train_dataloader.dataset)
     pipeline = dataset.get('pipeline') or config.train_pipeline
     steps = {step.type.split('.')[-1]: step for step in pipeline}
+    if not training:
+        steps.pop('IndoorPatchPointSample', None)
     pack = TRANSFORMS.build(pipeline[-1])
     box_type = (dataset.get('box_type_3d') or _coordinates(steps)).replace('Lidar', 'LiDAR')
     classes = len((dataset.get('metainfo') or {}).get('classes') or config.class_names)
@@ -128,7 +132,6 @@ def _scene(
             boxes, box_dim=boxes.shape[1], with_yaw=not upright, origin=(0.5, 0.5, 0.5)
         ),
         gt_labels_3d=labels,
-        gt_labels=labels,
         gt_bboxes_labels=labels,
         attr_labels=rng.integers(0, 8, BOXES),
     )
