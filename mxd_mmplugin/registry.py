@@ -137,6 +137,7 @@ def _mmdet3d_table(swap: bool) -> list[Entry]:
     from mmdet3d.registry import TASK_UTILS, TRANSFORMS
 
     from .datasets.db_sampler import DataBaseSampler
+    from .models.anchor_heads import Anchor3DHead, PartA2RPNHead, ShapeAwareHead
     from .models.assigners import Max3DIoUAssigner, MaxIoUAssigner
     from .models.centerpoint import CenterHead
     from .models.data_preprocessor import Det3DDataPreprocessor
@@ -160,6 +161,10 @@ def _mmdet3d_table(swap: bool) -> list[Entry]:
         for parent, cls, owner, why in (
             (MMDET3D_MODELS, CenterHead, "mmdet3d's", 'which waits for each box'),
             (MMDET3D_MODELS, Det3DDataPreprocessor, "mmdet3d's", 'which takes sample by sample'),
+            *(
+                (MMDET3D_MODELS, cls, "mmdet3d's", 'which sorts the numbers of the anchors')
+                for cls in (Anchor3DHead, PartA2RPNHead, ShapeAwareHead)
+            ),
             (MMDET_TASK_UTILS, MaxIoUAssigner, "mmdet's", 'which waits for each box'),
             (TASK_UTILS, Max3DIoUAssigner, "mmdet3d's", 'which waits for each box'),
             (MMDET_MODELS, FocalLoss, "mmdet's", 'which looks at the labels'),
