@@ -3,7 +3,8 @@
 Models that import `SubMConv3d`, `SparseConv3d`, `SparseInverseConv3d` or `SparseMaxPool3d` from `mmcv.ops`, as
 mmdet3d's Cylinder3D and Part-A2 do, get mmcv's classes and not those of a registry. The classes take their compiled
 functions from `mmcv._ext` at each call: those of the table below are exchanged there. The classes stay as they are, and
-so does what they do with an `indice_key`: whoever comes second takes the first one's pairs, also for another kernel.
+so does what they do with an `indice_key`: whoever comes second takes the first one's pairs, also for another kernel. Of
+a kernel with more points than the first one's the points beyond are not used, as in mmcv's CUDA code.
 
 mmcv's classes hand on the two tensors that say which voxels meet, and ask only the length of the first. So these hold a
 rulebook (see csrc/ops/sparse_conv.h) and not mmcv's lists:
@@ -64,6 +65,11 @@ def _transpose(rulebook: Pairs, num_in: int) -> Pairs:
     return torch.ops.mxd.sparse_conv_rulebook_transpose(*rulebook, num_in, trusted=True)
 
 
+def _weight(filters: Tensor, starts: Tensor) -> Tensor:
+    """[K, in, out]: the part of a weight that the pairs are for."""
+    return filters.flatten(0, -3)[: len(starts)]
+
+
 def _indice_conv(
     features: Tensor,
     filters: Tensor,
@@ -76,7 +82,7 @@ def _indice_conv(
     rulebook = _rulebook(starts, pairs)
     if inverse:
         rulebook = _transpose(rulebook, num_out)
-    features, weight = promoted(*autocast(features, filters.flatten(0, -3)))
+    features, weight = promoted(*autocast(features, _weight(filters, starts)))
     out = torch.ops.mxd.sparse_conv(features, weight, None, *rulebook, num_out, 1)
     return out.clone() if out._is_view() else out  # mmcv adds the bias in place
 
@@ -91,15 +97,18 @@ def _indice_conv_backward(
     subm: int,
 ) -> list[Tensor]:
     rulebook = _rulebook(starts, pairs)
-    symmetric = bool(subm) and all(size % 2 for size in filters.shape[:-2])
+    # The size of the kernel is odd in each dimension where the number of its points is.
+    symmetric = bool(subm) and len(starts) % 2 == 1
     if inverse:
         back, rulebook = rulebook, _transpose(rulebook, len(grad))
     else:
         back = rulebook if symmetric else _transpose(rulebook, len(features))
-    features, weight, grad = promoted(features, filters.flatten(0, -3), grad)
+    features, weight, grad = promoted(features, _weight(filters, starts), grad)
     grad_features = input_gradient(grad, weight, back, len(features), 1, symmetric)
     grad_weight = torch.ops.mxd.sparse_conv_weight_grad(features, grad, *rulebook, 1)
-    return [grad_features, grad_weight.view_as(filters)]
+    grad_filters = grad_weight.new_zeros(filters.shape)
+    grad_filters.flatten(0, -3)[: len(starts)] = grad_weight
+    return [grad_features, grad_filters]
 
 
 def _fused_indice_conv(

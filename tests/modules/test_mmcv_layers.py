@@ -86,6 +86,22 @@ def test_a_key_is_shared_by_kernels_of_other_shapes():
     assert torch.equal(out.features, expected.features)
 
 
+def test_a_key_is_shared_by_a_kernel_with_more_points():
+    """As Cylinder3D does too: in mmcv's CUDA code the first points of its weight are used, the others are not."""
+    features, indices = voxels()
+    first = mmcv.ops.SubMConv3d(5, 5, (1, 3, 3), bias=False, indice_key='a')
+    second = mmcv.ops.SubMConv3d(5, 4, 3, bias=False, indice_key='a')
+    out = second(first(tensor(features, indices))).features
+    twin = mmcv.ops.SubMConv3d(5, 4, (1, 3, 3), bias=False)
+    twin.weight.data = second.weight.data.flatten(0, 2)[:9].view_as(twin.weight)
+    expected = twin(first(tensor(features, indices))).features
+    assert torch.equal(out, expected)
+    (found,) = torch.autograd.grad(out.sin().sum(), second.weight)
+    (wanted,) = torch.autograd.grad(expected.sin().sum(), twin.weight)
+    assert torch.equal(found.flatten(0, 2)[:9], wanted.flatten(0, 2))
+    assert not found.flatten(0, 2)[9:].any()
+
+
 @pytest.mark.parametrize('count', [60, 700])
 def test_max_pooling(count):
     features, indices = voxels(count)
