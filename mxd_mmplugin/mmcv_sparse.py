@@ -146,7 +146,9 @@ def _without_gpu(mmcvs: Callable, ours: Callable) -> Callable:
 
     @torch.no_grad()
     def function(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
-        return (mmcvs if tensor.is_cuda else ours)(tensor, *args, **kwargs)
+        # Not is_cuda, which transfer_to_npu lets answer for NPUs.
+        on_gpu = tensor.device.type == 'cuda'
+        return (mmcvs if on_gpu else ours)(tensor, *args, **kwargs)
 
     return function
 
