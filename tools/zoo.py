@@ -64,7 +64,7 @@ def attempt(path: Path) -> None:
         config = Config.fromfile(path)
         init_default_scope(config.get('default_scope', 'mmdet3d'))
         set_random_seed(0)
-        batch, room = make_batch(config), make_batch(config, training=False)
+        batch, frame = make_batch(config), make_batch(config, training=False)
         from_scratch(config.model)
         from mmdet3d.registry import MODELS
 
@@ -78,7 +78,7 @@ def attempt(path: Path) -> None:
         step = STEPS[2]
         model.eval()
         with torch.no_grad():
-            model.val_step(room)
+            model.val_step(frame)
     except Exception as error:
         error.step = step  # type: ignore[attr-defined]
         raise

@@ -4,6 +4,7 @@ What a sample holds is read from the config's own training pipeline, whose last 
 the model is the config's: what is generated is enough for a step, not for a training.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -43,8 +44,8 @@ def make_batch(config: Config, training: bool = True) -> dict:
 
     Args:
         config (Config): of mmdet3d, with a `train_dataloader`.
-        training (bool): for a training step, or for a prediction; a model of indoor segmentation then cuts a whole
-            room into the patches that it is trained with.
+        training (bool): for a training step, or for a prediction, where there is one sample, as in the configs, and a
+            model of indoor segmentation cuts a whole room into the patches that it is trained with.
 
     Returns:
         dict: what a data loader hands to the model's `train_step` or `val_step`.
@@ -63,8 +64,8 @@ def make_batch(config: Config, training: bool = True) -> dict:
     rng = np.random.default_rng(0)
     samples = []
     # Models of rooms have norms over the samples of a batch, which need two.
-    for index in range(2 if box_type == 'Depth' else 1):
-        sample = _scene(rng, box_type, classes, dataset, steps, config)
+    for index in range(2 if training and box_type == 'Depth' else 1):
+        sample = _scene(rng, box_type, classes, dataset, steps, pack.keys, config)
         sample.update(_images(rng, box_type, sample, 'LoadMultiViewImageFromFiles' in steps))
         sample.update(sample_idx=index, lidar_path='generated.bin')
         packed = pack(sample)
@@ -102,6 +103,7 @@ def _scene(
     classes: int,
     dataset: ConfigDict,
     steps: dict[str, ConfigDict],
+    keys: Sequence[str],
     config: Config,
 ) -> dict[str, Any]:
     """Boxes on the ground, and points: half of them on the ground, the others in the boxes."""
@@ -143,11 +145,12 @@ def _scene(
     floor[:, 2] = ground + rng.normal(scale=0.02, size=len(floor))
     xyz = np.clip(np.concatenate([inside, floor]), low + 1e-3, high - 1e-3)
     rest = rng.uniform(0, 1, (POINTS, _channels(steps) - 3))
-    instance = np.concatenate([owner + 1, np.zeros(len(floor), int)])
+    # Beside boxes the ground is none of the classes, in a segmentation it is the first.
+    ground_label = classes if 'gt_bboxes_3d' in keys else 0
     scene.update(
         points=torch.tensor(np.concatenate([xyz, rest], 1), dtype=torch.float32),
-        pts_instance_mask=instance,
-        pts_semantic_mask=np.concatenate([labels[owner], np.zeros(len(floor), int)]),
+        pts_instance_mask=np.concatenate([owner, np.full(len(floor), BOXES)]),
+        pts_semantic_mask=np.concatenate([labels[owner], np.full(len(floor), ground_label)]),
     )
     return scene
 
