@@ -36,7 +36,8 @@ from profile_step import from_scratch
 from tqdm import tqdm
 from zoo_inputs import make_batch
 
-CONFIGS = Path(mmdet3d.__file__).parent / '.mim' / 'configs'
+PACKAGES = Path(mmdet3d.__file__).parents[1]
+CONFIGS = PACKAGES / 'mmdet3d' / '.mim' / 'configs'
 STEPS = 'build', 'training step', 'prediction'
 BEGIN, END = '<!-- begin: written by tools/zoo.py -->', '<!-- end -->'
 COLUMNS = {
@@ -86,7 +87,7 @@ def attempt(path: Path) -> None:
 
 def reason(error: BaseException) -> str:
     """The last line of an error, and the last place in a package of OpenMMLab that led to it."""
-    line = ' '.join(str(error).split('\n\n')[0].split())
+    line = ' '.join(str(error).split('\n\n')[0].split()).replace(f'{PACKAGES}/', '')
     text = f'{type(error).__name__}: {line}' if line else type(error).__name__
     frames = [
         frame

@@ -104,6 +104,13 @@ def test_a_config_is_served_or_the_reason_is_told(tmp_path):
     assert errors['ending'] == 'the process ended with status 3'
 
 
+def test_a_reason_names_no_folder_of_this_machine():
+    error = FileNotFoundError(f'No such file: {zoo.CONFIGS}/a.py')
+    assert zoo.reason(error) == (
+        'build: FileNotFoundError: No such file: mmdet3d/.mim/configs/a.py'
+    )
+
+
 def test_the_table(tmp_path):
     results = {
         'cpu': {
