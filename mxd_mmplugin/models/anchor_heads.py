@@ -7,11 +7,15 @@ and writes into tensors of integers at these places; CANN does both on its AI CP
 from typing import Any, Optional
 
 import torch
-from mmdet.models.task_modules import PseudoSampler
+from mmdet.models import task_modules
 from mmdet3d.models import dense_heads
 from mmdet3d.models.dense_heads.train_mixins import get_direction_target
+from mmdet3d.models.task_modules import samplers
 from mmengine.structures import InstanceData
 from torch import Tensor
+
+# Those that choose nothing: all positive and all negative anchors count.
+_TAKING_ALL = task_modules.PseudoSampler, samplers.PseudoSampler
 
 
 class _TargetsOfAllAnchors:
@@ -35,7 +39,7 @@ class _TargetsOfAllAnchors:
     ) -> tuple[Tensor, ...]:
         """Targets of anchors [..., code]; see mmdet3d. A head whose sampler chooses is served by mmdet3d's code."""
         boxes, labels = gt_instance_3d.bboxes_3d, gt_instance_3d.labels_3d
-        if not isinstance(self.bbox_sampler, PseudoSampler) or labels is None:
+        if not isinstance(self.bbox_sampler, _TAKING_ALL) or labels is None:
             return super().anchor_target_single_assigner(  # type: ignore[misc]
                 bbox_assigner,
                 anchors,
