@@ -154,7 +154,7 @@ $(STAMP)package: setup.py pyproject.toml $(CPU_NATIVE) $(STAMP)build
     .softnpu/site/.stamp $(STAMP)runtime
 	PYTHONPATH=.softnpu/site .softnpu/site/bin/cmake -S csrc -B .softnpu -G Ninja \
 	    -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -DPython3_EXECUTABLE=$(abspath $(BIN)/python) \
-	    -DTORCH_DIR=$(PACKAGES)/torch -DMMCV_DIR=$(PACKAGES)/mmcv \
+	    -DTORCH_DIR=$(PACKAGES)/torch \
 	    -DTORCH_NPU_DIR=$(abspath .softnpu/site/torch_npu) > /dev/null
 	$(BIN)/ninja -C .softnpu
 	@touch $@

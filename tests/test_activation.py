@@ -23,9 +23,11 @@ before = snapshot()
 import mxd_mmplugin
 after = snapshot()
 changed = {place for place, value in before.items() if after.get(place) is not value}
-# Of the effects: the types that may be loaded, and what serves rotated boxes on a CPU.
+# Of the effects: the types that may be loaded, what serves rotated boxes on a CPU, what asks for a GPU.
 from mxd_mmplugin.mmcv_boxes import FUNCTIONS
+from mxd_mmplugin.mmcv_points import ASKING_MODULES
 changed -= {('torch._weights_only_unpickler', '_marked_safe_globals_set')}
+changed -= {(name, 'torch') for name in ASKING_MODULES}
 print(changed - {('mmcv._ext', name) for name in FUNCTIONS})
 """
 

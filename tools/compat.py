@@ -169,7 +169,6 @@ class Environment:
         system = (
             *(torch, torch / 'torch' / 'csrc' / 'api' / 'include'),
             *(npu, npu / 'third_party' / 'acl' / 'inc', npu / 'third_party' / 'hccl' / 'inc'),
-            self.package('mmcv') / 'ops' / 'csrc' / 'common',
             self.ask('import sysconfig; print(sysconfig.get_path("include"))'),
         )
         abi = self.ask('import torch; print(int(torch.compiled_with_cxx11_abi()))')
@@ -180,7 +179,8 @@ class Environment:
             *(f'-I{folder}' for folder in own),
             *(f'-isystem{folder}' for folder in system),
         ]
-        sources = [*(csrc / 'ops' / 'npu').glob('*.cpp'), *(csrc / 'mmcv_registry').glob('*.cpp')]
+        folders = 'ops/npu', 'mmcv_registry', 'mmcv_registry/forms'
+        sources = [source for folder in folders for source in (csrc / folder).glob('*.cpp')]
         for source in sorted(sources):
             say(f'{source.relative_to(csrc)} against torch_npu {version}')
             compiler = os.environ.get('CXX', 'g++')
