@@ -1,4 +1,4 @@
-"""Functions of mmcv for points that ask `torch.cuda` before they call the compiled ones: served for CPU and npu tensors.
+"""Functions of mmcv for points that ask `torch.cuda` serve CPU and npu tensors.
 
 mmcv takes the tensors that `furthest_point_sample` writes from `torch.cuda`, and `knn`, `points_in_boxes_part` and
 `points_in_boxes_all` ask it for the current GPU. Tensors on a GPU go on to mmcv's own code.
@@ -28,7 +28,7 @@ ASKING_MODULES = ('mmcv.ops.knn', 'mmcv.ops.points_in_boxes')
 
 
 def _furthest_point_sample(ctx: Any, points_xyz: Tensor, num_points: int) -> Tensor:
-    """mmcv's `FurthestPointSampling.forward` on the device of the points."""
+    """`FurthestPointSampling.forward` of mmcv, on the device of the points."""
     if points_xyz.is_cuda:
         return _MMCVS['forward'](ctx, points_xyz, num_points)
     import mmcv._ext as extension

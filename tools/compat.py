@@ -16,7 +16,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU_INDEX = 'https://download.pytorch.org/whl/cpu'
-TESTS = 'tests/ops', 'tests/modules', 'tests/test_compat.py', 'tests/test_registry.py'
+TESTS = (
+    *('tests/ops', 'tests/modules', 'tests/mmcv_registry'),
+    *('tests/test_compat.py', 'tests/test_registry.py'),
+)
 # These name packages that they do not import on our paths, and some of those a second OpenCV.
 ALONE = ('mmengine', 'mmdet', 'mmdet3d', 'nuscenes-devkit', 'lyft-dataset-sdk')
 # A function that takes a std::string, as the compiler's old ABI names it.

@@ -1,4 +1,4 @@
-"""mmcv's operators for points point by point, in numpy: what its CUDA kernels do, thread by thread where ties depend on it."""
+"""mmcv's operators point by point: what its CUDA kernels do, thread by thread where ties depend on it."""
 
 import math
 

@@ -44,7 +44,10 @@ def test_sides_are_outside_and_top_and_bottom_are_inside():
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(0, 200), st.integers(0, 4), st.integers(1, 20), st.integers(1, 6), st.sampled_from(['max', 'avg']), seeds)  # fmt: skip
+@given(
+    st.integers(0, 200), st.integers(0, 4), st.integers(1, 20), st.integers(1, 6),
+    st.sampled_from(['max', 'avg']), seeds,
+)  # fmt: skip
 def test_roiaware_pool3d(count, number, channels, most, mode, seed):
     torch.manual_seed(seed)
     points, rois = lattice(count, seed=seed).double() + 0.01, boxes(number, seed=seed).double()
@@ -134,13 +137,18 @@ def test_dtypes(dtype):
 
 
 @pytest.mark.parametrize(
-    ('call', 'words'),
+    ('rois', 'points', 'features', 'words'),
     [
-        (lambda: mmcv.ops.RoIAwarePool3d(2)(torch.zeros(1, 6), torch.zeros(3, 3), torch.zeros(3, 2)), 'rois must have'),
-        (lambda: mmcv.ops.RoIAwarePool3d(2)(torch.zeros(1, 7), torch.zeros(3, 3), torch.zeros(4, 2)), 'pts_feature must'),
-        (lambda: mmcv.ops.RoIPointPool3d(2)(torch.zeros(1, 4, 3), torch.zeros(1, 5, 2), torch.zeros(1, 1, 7)), 'pts_feature must'),
+        ((1, 6), (3, 3), (3, 2), 'rois must have shape'),
+        ((1, 7), (3, 2), (3, 2), 'pts must have shape'),
+        ((1, 7), (3, 3), (4, 2), 'pts_feature must have shape'),
     ],
-)  # fmt: skip
-def test_bad_input_is_named(call, words):
+)
+def test_bad_input_is_named(rois, points, features, words):
+    rois, points, features = torch.zeros(rois), torch.zeros(points), torch.zeros(features)
     with pytest.raises(ValueError, match=words):
-        call()
+        mmcv.ops.RoIAwarePool3d(2)(rois, points, features)
+    with pytest.raises(ValueError, match='pts_feature must have shape'):
+        mmcv.ops.RoIPointPool3d(2)(
+            points[None, :, :1].expand(1, 3, 3), torch.zeros(1, 5, 2), torch.zeros(1, 1, 7)
+        )

@@ -137,7 +137,7 @@ def test_gradients_of_halves_are_summed_in_float32(dtype):
 
 @pytest.mark.parametrize('reduce_type', ['max', 'mean', 'sum'])
 def test_dynamic_scatter(reduce_type):
-    """mmcv's own operator is ours: points outside of the grid count nothing, the first maximum has the gradient."""
+    """As our own: points outside of the grid count nothing, the first maximum has the gradient."""
     feats = torch.randint(4, (90, 6)).double().requires_grad_()
     coors = torch.randint(3, (90, 3), dtype=torch.int32)
     coors[::7] = -1

@@ -39,7 +39,7 @@ def test_furthest_points_of_a_large_cloud():
 
 
 def test_a_point_that_is_no_number_is_sampled_first():
-    """mmcv's minimum of a NaN and 1e10 is 1e10."""
+    """In CUDA the minimum of a NaN and 1e10 is 1e10."""
     points = lattice(1, 20)
     points[0, 7] = float('nan')
     assert mmcv.ops.furthest_point_sample(points, 3)[0, 1] == 7

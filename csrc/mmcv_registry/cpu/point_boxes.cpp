@@ -186,10 +186,12 @@ void roiaware_pool3d_forward(int boxes_num, int pts_num, int channels, int max_p
     Output<T> pooled(pooled_features);
     T* written = pooled.data();
     at::parallel_for(0, boxes_num, grain(pts_num), [&](int64_t begin, int64_t end) {
+      std::vector<int64_t> filled;
       run_widest<Inlined>([&]() MXD_INLINED {
         for (int64_t roi = begin; roi < end; roi++) {
           const Box<T>& box = boxes[roi];
           // The list of a voxel: how many points, then these.
+          filled.clear();
           int* lists_of_roi = list_of + roi * voxels * max_pts_each_voxel;
           for_each_inside(box, x, stride, [&](int point) MXD_INLINED {
             const T px = x[point], py = x[point + stride], pz = x[point + 2 * stride];
@@ -198,17 +200,21 @@ void roiaware_pool3d_forward(int boxes_num, int pts_num, int channels, int max_p
                           j = cell_of<T>(box.across(px, py) + box.half_width, 2 * box.half_width,
                                          out_y),
                           k = cell_of<T>(pz - box.bottom, 2 * box.half_height, out_z);
-            int* list = lists_of_roi + ((i * out_y + j) * out_z + k) * max_pts_each_voxel;
+            const int64_t voxel = (i * out_y + j) * out_z + k;
+            int* list = lists_of_roi + voxel * max_pts_each_voxel;
             if (list[0] < max_pts_each_voxel - 1) list[++list[0]] = point;
+            if (list[0] == 1 && list[1] == point) filled.push_back(voxel);
             return true;
           });
-          for (int64_t voxel = 0; voxel < voxels; voxel++) {
+          if (pool_method == 0)
+            std::fill_n(point_of + roi * voxels * channels, voxels * channels, -1);
+          // Lists of voxels without points are not even read: most are memory that nothing touched.
+          for (const int64_t voxel : filled) {
             const int* list = lists_of_roi + voxel * max_pts_each_voxel;
             const int64_t place = (roi * voxels + voxel) * channels;
             T* out = written + place;
             if (pool_method == 0) {
               int* first = point_of + place;
-              std::fill_n(first, channels, -1);
               for (int n = 1; n <= list[0]; n++) {
                 const T* row = feature + int64_t{list[n]} * channels;
 #pragma omp simd
@@ -220,7 +226,7 @@ void roiaware_pool3d_forward(int boxes_num, int pts_num, int channels, int max_p
                   first[ch] = more ? list[n] : first[ch];
                 }
               }
-            } else if (list[0] > 0) {
+            } else {
               std::fill_n(out, channels, T{0});
               for (int n = 1; n <= list[0]; n++) {
                 const T* row = feature + int64_t{list[n]} * channels;
