@@ -1,4 +1,4 @@
-"""mmcv's sigmoid focal loss on the CPU, against its formula."""
+"""mmcv's focal losses on the CPU, against their formulas."""
 
 import mmcv.ops
 import pytest
@@ -28,6 +28,19 @@ def test_value_and_gradient(dtype, rows, gamma, weighted):
     torch.testing.assert_close(out, wanted, rtol=1e-4, atol=1e-6)
     grads = [torch.autograd.grad(loss.sum(), logits)[0] for loss in (out, wanted)]
     torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize('weighted', [False, True])
+def test_softmax_focal_loss(weighted):
+    logits, target = torch.randn(40, 5, requires_grad=True), torch.randint(5, (40,))
+    weight = torch.tensor([0.5, 1, 2, 3, 1.5]) if weighted else None
+    right = logits.softmax(1).gather(1, target[:, None])[:, 0]
+    factor = 0.25 * weight[target] if weighted else 0.25
+    wanted = (-factor * (1 - right) ** 2 * right.log()).sum()
+    out = mmcv.ops.softmax_focal_loss(logits, target, 2.0, 0.25, weight, 'sum')
+    torch.testing.assert_close(out, wanted)
+    grads = [torch.autograd.grad(loss, logits)[0] for loss in (out, wanted)]
+    torch.testing.assert_close(*grads)
 
 
 def test_half_precision_is_computed_in_float32():

@@ -100,6 +100,13 @@ def test_knn(batches, count, centres, wanted, seed):
     assert torch.equal(transposed, found)
 
 
+def test_knn_of_wider_rows_reads_them_in_threes():
+    """As mmcv's kernel does with the features of DGCNN."""
+    rows = lattice(2, 60).flatten(1).view(2, 30, 6)
+    points = rows.flatten()[: 2 * 30 * 3].view(2, 30, 3)
+    assert torch.equal(mmcv.ops.knn(5, rows), mmcv.ops.knn(5, points))
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 2), st.integers(1, 150), st.integers(1, 9), seeds)
 def test_three_nearest_points(batches, count, targets, seed):

@@ -126,6 +126,13 @@ MXD_INLINE void sift_down(float* distance, Index* idx, int count) {
 
 constexpr int kMostNeighbours = 100;  // of knn
 
+/// The points that mmcv's CUDA kernel of knn makes of wider rows, as DGCNN passes them: it reads
+/// the memory in threes from its begin. Weights that were trained with it know no other neighbours.
+Tensor in_threes(const Tensor& rows, int64_t batches, int64_t count) {
+  if (rows.dim() != 3 || rows.size(2) <= 3) return rows;
+  return rows.flatten().narrow(0, 0, batches * count * 3).view({batches, count, 3});
+}
+
 }  // namespace
 
 void furthest_point_sampling(Tensor points, Tensor temp, Tensor idx, int b, int n, int m) {
@@ -244,6 +251,8 @@ void stack_ball_query(float max_radius, int nsample, Tensor new_xyz, Tensor new_
 
 void knn(int b, int n, int m, int nsample, Tensor xyz, Tensor new_xyz, Tensor idx, Tensor dist2) {
   check_float("new_xyz", new_xyz);
+  xyz = in_threes(xyz, b, n);
+  new_xyz = in_threes(new_xyz, b, m);
   check_shape("new_xyz", new_xyz, {b, m, 3});
   check_shape("xyz", xyz, {b, n, 3});
   check_int32_shape("idx", idx, {b, m, nsample});

@@ -10,6 +10,7 @@ namespace {
 
 #define KERNEL(op, function) fill<op>(library, at::kCPU, #op, function, "CPU kernels")
 #define MXD(op, function) fill<op>(library, at::kCPU, #op, function, "operators of mxd_mmplugin")
+#define ATEN(op, function) fill<op>(library, at::kCPU, #op, function, "PyTorch ops")
 
 // clang-format off
 std::vector<Served> fill_table(void* library) {
@@ -37,8 +38,10 @@ std::vector<Served> fill_table(void* library) {
       KERNEL(roiaware_pool3d_forward_impl, roiaware_pool3d_forward),
       KERNEL(roiaware_pool3d_backward_impl, roiaware_pool3d_backward),
       KERNEL(roipoint_pool3d_forward_impl, roipoint_pool3d),
-      KERNEL(sigmoid_focal_loss_forward_impl, sigmoid_focal_loss_forward),
-      KERNEL(sigmoid_focal_loss_backward_impl, sigmoid_focal_loss_backward),
+      KERNEL(sigmoid_focal_loss_forward_impl, cpu::sigmoid_focal_loss_forward),
+      KERNEL(sigmoid_focal_loss_backward_impl, cpu::sigmoid_focal_loss_backward),
+      ATEN(softmax_focal_loss_forward_impl, softmax_focal_loss_forward),
+      ATEN(softmax_focal_loss_backward_impl, softmax_focal_loss_backward),
   };
 }
 // clang-format on
