@@ -77,7 +77,7 @@ def pool_points(points: Tensor, feats: Tensor, rois: Tensor, wanted: int) -> Ten
     """RoI point pooling."""
     mask = inside(points, rois)
     number = torch.where(mask, torch.arange(len(points)), len(points))
-    found = number.topk(wanted, largest=False).values
+    found = number.topk(min(wanted, len(points)), largest=False).values
     count = mask.sum(1, keepdim=True).clamp(max=wanted)
     turn = torch.arange(wanted) % count.clamp(min=1)
     rows = found.gather(1, turn).clamp(max=len(points) - 1)
