@@ -29,7 +29,7 @@ ASKING_MODULES = ('mmcv.ops.knn', 'mmcv.ops.points_in_boxes')
 
 def _furthest_point_sample(ctx: Any, points_xyz: Tensor, num_points: int) -> Tensor:
     """`FurthestPointSampling.forward` of mmcv, on the device of the points."""
-    if points_xyz.is_cuda:
+    if points_xyz.device.type == 'cuda':  # is_cuda answers for NPUs too under transfer_to_npu
         return _MMCVS['forward'](ctx, points_xyz, num_points)
     import mmcv._ext as extension
 
