@@ -15,7 +15,7 @@ struct Slots {
   int32_t begin, end;
 };
 
-template <typename T, typename Derived>
+template <typename T, typename Derived, int32_t kOutBuffers = 2>
 class Reducer {
  public:
   template <typename... Arguments>
@@ -61,7 +61,7 @@ class Reducer {
     partials_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(partials));
     most_ = RoundUp((tiling.chunk + 1) * Pitch(MinOf(tiling.slice, tiling.channels)), kLanes);
     pipe.InitBuffer(in_queue_, kInBuffers, most_ * sizeof(T));
-    pipe.InitBuffer(out_queue_, 2, most_ * sizeof(T));
+    pipe.InitBuffer(out_queue_, kOutBuffers, most_ * sizeof(T));
     pipe.InitBuffer(partial_queue_, 2, Pitch(kSegmentSlice) * kWord);
     carry_ = Take<float>(pipe, Pitch(kSegmentSlice));
     if constexpr (kConvert) {
@@ -69,14 +69,14 @@ class Reducer {
       sums_ = Take<float>(pipe, most_);
       Duplicate(values_, 0.0f, most_);
     }
-    Clear(in_queue_);
+    Clear(in_queue_, kInBuffers);
   }
 
   // Vector instructions work on whole repeats, so they also read lanes behind the rows: these must
   // hold numbers.
   template <typename Queue>
-  __aicore__ inline void Clear(Queue& queue) {
-    for (int32_t i = 0; i < kInBuffers; i++) {
+  __aicore__ inline void Clear(Queue& queue, int32_t buffers) {
+    for (int32_t i = 0; i < buffers; i++) {
       LocalTensor<int32_t> buffer = queue.template AllocTensor<int32_t>();
       Duplicate(buffer, 0, static_cast<int32_t>(buffer.GetSize()));
       queue.EnQue(buffer);
@@ -286,7 +286,7 @@ class Reducer {
   GlobalTensor<T> x_, out_;
   GlobalTensor<float> partials_;
   TQue<TPosition::VECIN, kInBuffers> in_queue_;
-  TQue<TPosition::VECOUT, 2> out_queue_;
+  TQue<TPosition::VECOUT, kOutBuffers> out_queue_;
   TQue<TPosition::VECOUT, 2> partial_queue_;
   LocalTensor<T> rows_, results_;
   LocalTensor<float> values_, sums_, carry_;
