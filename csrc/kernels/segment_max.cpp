@@ -2,6 +2,7 @@
 #include "segment_reduce/pieces.h"
 #include "segment_reduce/reducer.h"
 #include "segment_reduce/row_blocks.h"
+#include "segment_reduce/sorted_rows.h"
 
 namespace mxd::kernels::segment_reduce {
 namespace {
@@ -15,32 +16,29 @@ class Maximum : public Reducer<T, Maximum<T>, 1> {
   __aicore__ inline Maximum(TPipe& pipe, const SegmentReduceTiling& tiling, GM_ADDR x, GM_ADDR rows,
                             GM_ADDR begins, GM_ADDR splits, GM_ADDR out, GM_ADDR argmax,
                             GM_ADDR partials, GM_ADDR partial_args)
-      : Base(pipe, tiling, x, rows, begins, splits, out, partials),
-        pieces_(pipe, tiling.chunk + 1),
-        blocks_(pipe, this->most_ / kBlockWords) {
+      : Base(pipe, tiling, x, rows, begins, splits, out, partials, Most(tiling)),
+        sorted_rows_(pipe, tiling.chunk, kSegmentPiece),
+        pieces_(pipe, Most(tiling)),
+        blocks_(pipe, this->most_out_ / kBlockWords) {
     argmax_.SetGlobalBuffer((__gm__ int32_t*)argmax);
     partial_args_.SetGlobalBuffer((__gm__ int32_t*)partial_args);
-    const int32_t most = this->most_;
-    // A piece with slots has two places of a chunk, but for the last one and those of long
-    // segments.
-    const int32_t pieces = tiling.chunk / 2 + tiling.chunk / kSegmentPiece + 3;
-    const int32_t sorted =
-        RoundUp(pieces * Base::Pitch(MinOf(tiling.slice, tiling.channels)), kLanes);
+    const int32_t most = this->most_out_;
+    const int32_t words = RoundUp(Most(tiling), kLanes);
     pipe.InitBuffer(arg_queue_, 1, most * kWord);
-    best_ = Take<float>(pipe, sorted);
-    next_ = Take<float>(pipe, sorted);
-    place_ = Take<float>(pipe, sorted);
-    mask_ = Take<uint8_t>(pipe, most / 8);
-    other_mask_ = Take<uint8_t>(pipe, sorted / 8);
-    from_ = Take<int32_t>(pipe, most / kBlockWords);
+    best_ = Take<float>(pipe, most);
+    next_ = Take<float>(pipe, most);
+    place_ = Take<float>(pipe, most);
+    mask_ = Take<uint8_t>(pipe, MaxOf(this->most_, most) / 8);
+    other_mask_ = Take<uint8_t>(pipe, most / 8);
+    from_ = Take<int32_t>(pipe, RoundUp(most / kBlockWords, kLanes));
     to_ = Take<int32_t>(pipe, RoundUp(most / kBlockWords, kLanes));
-    row_ = Take<int32_t>(pipe, RoundUp(tiling.chunk + 1, kLanes));
-    offset_ = Take<float>(pipe, RoundUp(tiling.chunk + 1, kLanes));
-    spread_ = Take<float>(pipe, RoundUp(pieces, kBlockWords) * kBlockWords);
+    row_ = Take<int32_t>(pipe, words);
+    offset_ = Take<float>(pipe, words);
+    spread_ = Take<float>(pipe, words * kBlockWords);
     carried_arg_ = Take<int32_t>(pipe, kSegmentSlice);
     scratch_ = Take<int32_t>(pipe, kSegmentSlice);
-    Duplicate(best_, 0.0f, sorted);
-    Duplicate(next_, 0.0f, sorted);
+    Duplicate(best_, 0.0f, most);
+    Duplicate(next_, 0.0f, most);
     if constexpr (Base::kConvert) Duplicate(this->sums_, 0.0f, most);
     this->Clear(this->out_queue_, 1);
     this->Clear(arg_queue_, 1);
@@ -55,45 +53,79 @@ class Maximum : public Reducer<T, Maximum<T>, 1> {
  private:
   static constexpr float kInfinity = __builtin_huge_valf();
 
-  __aicore__ inline void Compute(const Chunk& chunk) {
-    const int32_t pitch = this->pitch_;
-    blocks_.SetBlocks(pitch / kBlockWords, to_.template ReinterpretCast<float>());
-    const Slots filled = this->Filled(chunk);
-    if (filled.begin == filled.end && chunk.segments == 0) {
-      this->FreeValues();
-      return;
+  // Pieces worked on at a time, and one of no slots.
+  __aicore__ inline static int32_t Most(const SegmentReduceTiling& tiling) {
+    return tiling.chunk * 3 / 8 + 5;
+  }
+
+  __aicore__ inline void LoadEarly(Chunk& chunk) {
+    this->chunks_.Open(chunk);
+    const int32_t entries = chunk.loaded_end - chunk.loaded;
+    chunk.rows = 0;
+    if (entries > 0)
+      sorted_rows_.Sort(this->chunks_.Rows(chunk), Chunks::kHeader + chunk.loaded, entries);
+  }
+  __aicore__ inline void LoadLate(Chunk& chunk) {
+    LocalTensor<T> slots = this->in_queue_.template AllocTensor<T>();
+    if (chunk.loaded < chunk.loaded_end) {
+      sorted_rows_.Wait();
+      chunk.rows = sorted_rows_.kept();
+      this->LoadRuns(this->x_, slots, sorted_rows_.rows(), 0, chunk.rows);
+      sorted_rows_.FindPlaces(this->pitch_ * kWord);
     }
-    FindPieces(chunk);
+    this->in_queue_.EnQue(slots);
+  }
+
+  __aicore__ inline void Compute(const Chunk& chunk) {
+    blocks_.SetBlocks(this->pitch_ / kBlockWords, to_.template ReinterpretCast<float>());
     const LocalTensor<float> values = this->Values(chunk);
-    if (!this->tiling_.nan && filled.begin < filled.end) DropNaN(values, filled);
+    const int32_t rows = chunk.segments + 1;
+    Slots rest = this->Filled(chunk);
+    if (!this->tiling_.nan && rest.begin < rest.end)
+      DropNaN(values, {this->carried_ ? 0 : 1, 1 + chunk.rows});
+    for (int32_t first = 0; first < rows;) {
+      const int32_t next = FindPieces(chunk, first, rest);
+      Reduce(chunk, values, first, next);
+      first = next;
+    }
+  }
+
+  // The results of the chunk's segments from `first` to before `next`.
+  __aicore__ inline void Reduce(const Chunk& chunk, const LocalTensor<float>& values, int32_t first,
+                                int32_t next) {
+    const int32_t pitch = this->pitch_;
+    const bool last = next > chunk.segments;
     pieces_.Sort();
-    TakeGreatest(values);
-    this->FreeValues();
+    TakeGreatest(chunk, values);
+    if (last) this->FreeValues();
     const LocalTensor<float> rows = this->Results();
     args_ = arg_queue_.template AllocTensor<int32_t>();
     FindRows(chunk);
     Unsort(rows);
-    if (this->carried_) FindCarried();
+    if (first == 0 && this->carried_) FindCarried();
     for (int32_t i = 0; i < pieces_.more(); i++) {
       const int32_t from = (pieces_.rows() + i) * pitch, to = pieces_.more(i).row * pitch;
       TakeGreater(rows[to], args_[to], rows[from], args_[from]);
     }
-    this->Write(chunk, rows);
+    this->Write(chunk, rows, first, MinOf(next, chunk.segments) - first, last);
   }
 
-  __aicore__ inline void FindPieces(const Chunk& chunk) {
+  // The pieces of as many segments as there is room for, from `first` on, whose slots are the first
+  // of `rest`. Returns the next segment. The last one of a chunk goes on behind it.
+  __aicore__ inline int32_t FindPieces(const Chunk& chunk, int32_t first, Slots& rest) {
     auto begins = this->chunks_.Begins(chunk);
-    const Slots filled = this->Filled(chunk);
-    int32_t slot = filled.begin;
+    const int32_t to_slot = 1 - chunk.entry;
+    int32_t row = first;
     pieces_.Open();
-    for (int32_t row = 0; row < chunk.segments; row++) {
-      const int32_t end = MaxOf(begins.Get(row + 1) - chunk.entry + 1, slot);
-      pieces_.Put(slot, end);
-      slot = end;
+    for (; row <= chunk.segments; row++) {
+      const int32_t end =
+          row == chunk.segments ? rest.end : MaxOf(begins.Get(row + 1) + to_slot, rest.begin);
+      if (!pieces_.Put(rest.begin, end)) break;
+      this->goes_on_ = end > rest.begin;  // of the last row
+      rest.begin = end;
     }
-    this->goes_on_ = slot < filled.end;
-    if (this->goes_on_) pieces_.Put(slot, filled.end);
     pieces_.Close();
+    return row;
   }
 
   // A NaN becomes minus infinity.
@@ -109,32 +141,37 @@ class Maximum : public Reducer<T, Maximum<T>, 1> {
   }
 
   // best_: the maxima of the sorted pieces; place_: 4 * their places in the piece.
-  __aicore__ inline void TakeGreatest(const LocalTensor<float>& values) {
-    const int32_t pitch = this->pitch_, pieces = pieces_.Longer(0);
-    if (pieces > 0) {
-      Muls(row_, pieces_.slots(), pitch * kWord, RoundUp(pieces, kBlockWords));
-      PipeBarrier<PIPE_V>();
-      blocks_.Find(from_, row_, pieces);
-      blocks_.Gather(best_, values, from_, pieces);
-      Duplicate(place_, 0.0f, pieces * pitch);
-      PipeBarrier<PIPE_V>();
-    }
+  __aicore__ inline void TakeGreatest(const Chunk& chunk, const LocalTensor<float>& values) {
+    const int32_t pieces = pieces_.Longer(0);
+    if (pieces == 0) return;
+    const int32_t whole = RoundUp(pieces, kBlockWords);
+    Adds(row_, pieces_.slots(), SortedRows::kHeader - 1 - chunk.loaded, whole);
+    PipeBarrier<PIPE_V>();
+    Muls(row_, row_, kWord, whole);
+    PipeBarrier<PIPE_V>();
+    blocks_.Spread(from_, row_, pieces);
+    GatherLevel(best_, values, 0);
+    Duplicate(place_, 0.0f, pieces * this->pitch_);
+    PipeBarrier<PIPE_V>();
     for (int32_t level = 1; pieces_.Longer(level) > 0; level++) TakeLevel(values, level);
   }
 
-  __aicore__ inline void TakeLevel(const LocalTensor<float>& values, int32_t level) {
-    const int32_t pieces = pieces_.Longer(level), count = pieces * this->pitch_;
-    const int32_t compared = RoundUp(count, kLanes);
-    LocalTensor<int32_t> from = from_;
-    if (count % kLanes != 0) {
-      // A repeat may end with blocks of shorter pieces: they must lie in the buffer.
-      const int32_t last = this->most_ - level * this->pitch_ - kBlockWords;
-      from = to_;
-      Mins(from, from_, last / kBlockWords * kBlockBytes, compared / kBlockWords);
-      PipeBarrier<PIPE_V>();
-    }
-    blocks_.Gather(next_, values[level * this->pitch_], from, pieces);
+  // The slots with the number `level` of the pieces that have one.
+  __aicore__ inline void GatherLevel(const LocalTensor<float>& to, const LocalTensor<float>& values,
+                                     int32_t level) {
+    const int32_t pieces = pieces_.Longer(level);
+    Gather(to_, sorted_rows_.places(), from_.template ReinterpretCast<uint32_t>(), level * kWord,
+           blocks_.Words(pieces));
     PipeBarrier<PIPE_V>();
+    blocks_.AddBlocks(to_, pieces);
+    blocks_.Gather(to, values, to_, pieces);
+    PipeBarrier<PIPE_V>();
+  }
+
+  __aicore__ inline void TakeLevel(const LocalTensor<float>& values, int32_t level) {
+    const int32_t count = pieces_.Longer(level) * this->pitch_;
+    const int32_t compared = RoundUp(count, kLanes);
+    GatherLevel(next_, values, level);
     if (this->tiling_.nan) {
       const LocalTensor<uint16_t> bits = mask_.template ReinterpretCast<uint16_t>();
       Compare(mask_, next_, best_, CMPMODE::GT, compared);
@@ -194,7 +231,8 @@ class Maximum : public Reducer<T, Maximum<T>, 1> {
     PipeBarrier<PIPE_V>();
     Muls(row_, row_, pitch, places);
     PipeBarrier<PIPE_V>();
-    blocks_.Find(to_, row_, pieces);
+    blocks_.Spread(to_, row_, pieces);
+    blocks_.AddBlocks(to_, pieces);
     blocks_.Gather(rows, best_, to_, pieces);
     blocks_.Gather(args_, next_.template ReinterpretCast<int32_t>(), to_, pieces);
     PipeBarrier<PIPE_V>();
@@ -256,6 +294,7 @@ class Maximum : public Reducer<T, Maximum<T>, 1> {
 
   GlobalTensor<int32_t> argmax_, partial_args_;
   TQue<TPosition::VECOUT, 1> arg_queue_;
+  SortedRows sorted_rows_;
   Pieces pieces_;
   RowBlocks blocks_;
   LocalTensor<float> best_, next_, place_;  // by sorted piece

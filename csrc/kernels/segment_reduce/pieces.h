@@ -21,8 +21,8 @@ class Pieces {
   static_assert(kSegmentPiece < 1 << kLengthBits);
 
  public:
-  // Of at most `most` pieces.
-  __aicore__ inline Pieces(TPipe& pipe, int32_t most) : most_(RoundUp(most, kSort32)) {
+  // Of fewer than `room` pieces.
+  __aicore__ inline Pieces(TPipe& pipe, int32_t room) : room_(room), most_(RoundUp(room, kSort32)) {
     for (int32_t i = 0; i < 2; i++) {
       words_[i] = Take<int32_t>(pipe, most_);
       pairs_[i] = Take<float>(pipe, kPairWords * most_);
@@ -49,12 +49,16 @@ class Pieces {
     count_ = more_ = 0;
     for (int32_t i = 0; i <= kSegmentPiece; i++) longer_[i] = 0;
   }
-  // Slots [begin, end) of a row. All but the first kSegmentPiece become pieces of their own.
-  __aicore__ inline void Put(int32_t begin, int32_t end) {
+  // Slots [begin, end) of a row; false where there is no room left. All but the first
+  // kSegmentPiece become pieces of their own.
+  __aicore__ inline bool Put(int32_t begin, int32_t end) {
     const int32_t row = count_;
+    const int32_t pieces = MaxOf(CeilDiv(end - begin, kSegmentPiece), 1);
+    if (count_ + more_ + pieces >= room_) return false;
     PutPiece(begin, MinOf(end - begin, kSegmentPiece));
     for (begin += kSegmentPiece; begin < end; begin += kSegmentPiece)
       more_piece_[more_++] = MorePiece{row, begin, MinOf(end - begin, kSegmentPiece)};
+    return true;
   }
   __aicore__ inline void Close() {
     rows_ = count_;
@@ -126,7 +130,7 @@ class Pieces {
     PipeBarrier<PIPE_V>();
   }
 
-  const int32_t most_;
+  const int32_t room_, most_;
   LocalTensor<int32_t> words_[2], numbers_, slot_, sorted_slot_, order_;
   LocalTensor<float> pairs_[2], score_;
   Events<HardEvent::V_S> read_;

@@ -25,6 +25,7 @@ class Reducer {
   }
 
   __aicore__ inline void Process() {
+    Derived* const derived = static_cast<Derived*>(this);
     for (channel_ = 0; channel_ < tiling_.channels; channel_ += tiling_.slice) {
       width_ = MinOf(tiling_.slice, tiling_.channels - channel_);
       pitch_ = Pitch(width_);
@@ -33,13 +34,17 @@ class Reducer {
       Chunk now, next, after;
       bool has_now = chunks_.Next(now);
       bool has_next = has_now && chunks_.Next(next);
-      if (has_now) Load(now);
+      if (has_now) {
+        derived->LoadEarly(now);
+        derived->LoadLate(now);
+      }
       while (has_now) {
         const bool has_after = has_next && chunks_.Next(after);
-        if (has_next) Load(next);
+        if (has_next) derived->LoadEarly(next);
         chunks_.Enter(now);
-        static_cast<Derived*>(this)->Compute(now);
+        derived->Compute(now);
         chunks_.Free(now);
+        if (has_next) derived->LoadLate(next);
         now = next, next = after;
         has_now = has_next, has_next = has_after;
       }
@@ -54,19 +59,22 @@ class Reducer {
   static constexpr int32_t kInBuffers = 2;
 
   __aicore__ inline Reducer(TPipe& pipe, const SegmentReduceTiling& tiling, GM_ADDR x, GM_ADDR rows,
-                            GM_ADDR begins, GM_ADDR splits, GM_ADDR out, GM_ADDR partials)
+                            GM_ADDR begins, GM_ADDR splits, GM_ADDR out, GM_ADDR partials,
+                            int32_t most_rows = 0)
       : pipe_(pipe), tiling_(tiling), chunks_(pipe, tiling, rows, begins, splits) {
     x_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(x));
     out_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(out));
     partials_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(partials));
-    most_ = RoundUp((tiling.chunk + 1) * Pitch(MinOf(tiling.slice, tiling.channels)), kLanes);
+    const int32_t pitch = Pitch(MinOf(tiling.slice, tiling.channels));
+    most_ = RoundUp((tiling.chunk + 1) * pitch, kLanes);
+    most_out_ = most_rows > 0 ? RoundUp(most_rows * pitch, kLanes) + kLanes : most_;
     pipe.InitBuffer(in_queue_, kInBuffers, most_ * sizeof(T));
-    pipe.InitBuffer(out_queue_, kOutBuffers, most_ * sizeof(T));
+    pipe.InitBuffer(out_queue_, kOutBuffers, most_out_ * sizeof(T));
     pipe.InitBuffer(partial_queue_, 2, Pitch(kSegmentSlice) * kWord);
     carry_ = Take<float>(pipe, Pitch(kSegmentSlice));
     if constexpr (kConvert) {
       values_ = Take<float>(pipe, most_);
-      sums_ = Take<float>(pipe, most_);
+      sums_ = Take<float>(pipe, most_out_);
       Duplicate(values_, 0.0f, most_);
     }
     Clear(in_queue_, kInBuffers);
@@ -88,19 +96,6 @@ class Reducer {
 
   // Elements of a row in UB.
   __aicore__ inline static int32_t Pitch(int32_t width) { return RoundUp(width, kBlockElements); }
-
-  // Calls body(slot, run) for each run of the chunk's entries, whose rows are `bytes` apart or
-  // several times that.
-  template <typename Body>
-  __aicore__ inline void ForEachRun(const Chunk& chunk, int32_t bytes, const Body& body) {
-    constexpr int32_t kMostBytes = 1 << 30;
-    Runs<int32_t> runs(chunks_.Rows(chunk));
-    runs.Seek(Chunks::kHeader + chunk.loaded, Chunks::kHeader + chunk.loaded_end);
-    while (!runs.Done()) {
-      const int32_t slot = runs.at() - Chunks::kHeader + 1;
-      body(slot, runs.Next(chunk.entries, MaxOf(kMostBytes / bytes, 1)));
-    }
-  }
 
   // The rows of a run to their slots.
   template <typename U>
@@ -124,19 +119,37 @@ class Reducer {
                   pad);
   }
 
+  // The rows that the words [begin, end) of a list name, to the slots from 1 on.
+  template <typename U>
+  __aicore__ inline void LoadRuns(const GlobalTensor<U>& from, const LocalTensor<U>& to,
+                                  const LocalTensor<int32_t>& list, int32_t begin, int32_t end,
+                                  int32_t slot = 1) {
+    constexpr int32_t kMostBytes = 1 << 30;  // between two rows
+    const int32_t bytes = tiling_.channels * static_cast<int32_t>(sizeof(U));
+    Runs<int32_t> runs(list);
+    runs.Seek(begin, end);
+    while (!runs.Done()) {
+      const Run run = runs.Next(end - begin, MaxOf(kMostBytes / bytes, 1));
+      LoadRun(from, to, slot, run);
+      slot += run.count;
+    }
+  }
+
   template <typename U>
   __aicore__ inline void LoadRows(const Chunk& chunk, const GlobalTensor<U>& from,
                                   const LocalTensor<U>& to) {
-    ForEachRun(chunk, tiling_.channels * static_cast<int32_t>(sizeof(U)),
-               [&](int32_t slot, const Run& run) __aicore__ { LoadRun(from, to, slot, run); });
+    LoadRuns(from, to, chunks_.Rows(chunk), Chunks::kHeader + chunk.loaded,
+             Chunks::kHeader + chunk.loaded_end, 1 + chunk.loaded);
   }
 
-  __aicore__ inline void Load(Chunk& chunk) {
+  // A chunk is loaded before the one ahead of it is reduced, or in two steps, before and behind.
+  __aicore__ inline void LoadEarly(Chunk& chunk) {
     chunks_.Open(chunk);
     LocalTensor<T> rows = in_queue_.template AllocTensor<T>();
     static_cast<Derived*>(this)->LoadSlots(chunk, rows);
     in_queue_.EnQue(rows);
   }
+  __aicore__ inline void LoadLate(Chunk&) {}
   __aicore__ inline void LoadSlots(const Chunk& chunk, const LocalTensor<T>& slots) {
     LoadRows(chunk, x_, slots);
   }
@@ -147,9 +160,8 @@ class Reducer {
     LocalTensor<float> values;
     if constexpr (kConvert) {
       values = values_;
-      const int32_t begin = (1 + chunk.loaded) * pitch_;
-      const int32_t count = (chunk.loaded_end - chunk.loaded) * pitch_;
-      if (count > 0) Cast(values[begin], rows_[begin], RoundMode::CAST_NONE, count);
+      if (chunk.rows > 0)
+        Cast(values[pitch_], rows_[pitch_], RoundMode::CAST_NONE, chunk.rows * pitch_);
     } else {
       values = rows_;
     }
@@ -211,34 +223,36 @@ class Reducer {
     return chunk.segments > 0 && chunks_.Begins(chunk).Get(0) < chunks_.UnitEntry();
   }
 
-  // Writes `values`, and what Derived keeps beside them: segments that end here to the output, the
-  // others to the partials or to the next chunk.
-  __aicore__ inline void Write(const Chunk& chunk, const LocalTensor<float>& values) {
-    const int32_t head = IsHead(chunk);
+  // Writes `values`, and what Derived keeps beside them: `count` of the chunk's segments from the
+  // one with the number `first` on, which end here, to the output. Behind the `last` of them comes
+  // what goes on: to the partials or to the next chunk.
+  __aicore__ inline void Write(const Chunk& chunk, const LocalTensor<float>& values, int32_t first,
+                               int32_t count, bool last) {
+    const int32_t head = first == 0 && IsHead(chunk);
     Derived* const derived = static_cast<Derived*>(this);
-    carried_ = goes_on_ && !chunk.ends_unit;
-    if (carried_) {
-      DataCopy(carry_, values[chunk.segments * pitch_], static_cast<uint32_t>(pitch_));
-      derived->Carry(chunk.segments);
+    if (last) carried_ = goes_on_ && !chunk.ends_unit;
+    if (last && carried_) {
+      DataCopy(carry_, values[count * pitch_], static_cast<uint32_t>(pitch_));
+      derived->Carry(count);
       PipeBarrier<PIPE_V>();
     }
     if (head) {
       WritePartial(2 * chunk.unit, values);
       derived->WriteMorePartial(2 * chunk.unit, 0);
     }
-    if (goes_on_ && chunk.ends_unit) {
-      WritePartial(2 * chunk.unit + 1, values[chunk.segments * pitch_]);
-      derived->WriteMorePartial(2 * chunk.unit + 1, chunk.segments);
+    if (last && goes_on_ && chunk.ends_unit) {
+      WritePartial(2 * chunk.unit + 1, values[count * pitch_]);
+      derived->WriteMorePartial(2 * chunk.unit + 1, count);
     }
-    const int32_t count = chunk.segments - head;
+    const int32_t whole = count - head;
     if constexpr (kConvert) {
-      if (count > 0) Cast(results_, values[head * pitch_], RoundMode::CAST_RINT, count * pitch_);
+      if (whole > 0) Cast(results_, values[head * pitch_], RoundMode::CAST_RINT, whole * pitch_);
     }
     out_queue_.EnQue(results_);
     results_ = out_queue_.template DeQue<T>();
-    WriteRows(out_, results_[kConvert ? 0 : head * pitch_], chunk.segment + head, count);
+    WriteRows(out_, results_[kConvert ? 0 : head * pitch_], chunk.segment + first + head, whole);
     out_queue_.FreeTensor(results_);
-    derived->WriteMore(chunk.segment + head, head, count);
+    derived->WriteMore(chunk.segment + first + head, head, whole);
   }
   __aicore__ inline void Carry(int32_t) {}
   __aicore__ inline void WriteMorePartial(int32_t, int32_t) {}
@@ -280,7 +294,7 @@ class Reducer {
   const SegmentReduceTiling tiling_;
   Chunks chunks_;
   int32_t channel_ = 0, width_ = 0, pitch_ = 0;  // of the slice
-  int32_t most_;                                 // elements of a buffer of slots
+  int32_t most_, most_out_;                      // elements of a buffer of slots, of results
   bool carried_ = false;                         // whether carry_ holds a row of the chunk before
   bool goes_on_ = false;                         // whether a segment goes on behind the chunk
   GlobalTensor<T> x_, out_;
