@@ -20,23 +20,17 @@ class Maximum : public Reducer<T, Maximum<T>, 1> {
         sorted_rows_(pipe, tiling.chunk, kSegmentPiece),
         pieces_(pipe, Most(tiling)),
         blocks_(pipe, this->most_out_ / kBlockWords) {
-    argmax_.SetGlobalBuffer((__gm__ int32_t*)argmax);
-    partial_args_.SetGlobalBuffer((__gm__ int32_t*)partial_args);
+    Bind(argmax_, argmax, partial_args_, partial_args);
     const int32_t most = this->most_out_;
     const int32_t words = RoundUp(Most(tiling), kLanes);
     pipe.InitBuffer(arg_queue_, 1, most * kWord);
-    best_ = Take<float>(pipe, most);
-    next_ = Take<float>(pipe, most);
-    place_ = Take<float>(pipe, most);
+    Take(pipe, most, best_, next_, place_);
     mask_ = Take<uint8_t>(pipe, MaxOf(this->most_, most) / 8);
     other_mask_ = Take<uint8_t>(pipe, most / 8);
-    from_ = Take<int32_t>(pipe, RoundUp(most / kBlockWords, kLanes));
-    to_ = Take<int32_t>(pipe, RoundUp(most / kBlockWords, kLanes));
-    row_ = Take<int32_t>(pipe, words);
-    offset_ = Take<float>(pipe, words);
+    Take(pipe, RoundUp(most / kBlockWords, kLanes), from_, to_);
+    Take(pipe, words, row_, offset_);
     spread_ = Take<float>(pipe, words * kBlockWords);
-    carried_arg_ = Take<int32_t>(pipe, kSegmentSlice);
-    scratch_ = Take<int32_t>(pipe, kSegmentSlice);
+    Take(pipe, kSegmentSlice, carried_arg_, scratch_);
     Duplicate(best_, 0.0f, most);
     Duplicate(next_, 0.0f, most);
     if constexpr (Base::kConvert) Duplicate(this->sums_, 0.0f, most);
@@ -316,6 +310,6 @@ extern "C" __global__ __aicore__ void segment_max(GM_ADDR x, GM_ADDR rows, GM_AD
                                                   SegmentReduceTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
   using namespace mxd::kernels;
-  RunFor<segment_reduce::Maximum>(tiling.dtype, tiling, x, rows, begins, splits, out, argmax,
-                                  partials, partial_args);
+  RunFor<segment_reduce::Maximum>(tiling, x, rows, begins, splits, out, argmax, partials,
+                                  partial_args);
 }

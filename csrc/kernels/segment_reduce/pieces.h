@@ -27,11 +27,7 @@ class Pieces {
       words_[i] = Take<int32_t>(pipe, most_);
       pairs_[i] = Take<float>(pipe, kPairWords * most_);
     }
-    numbers_ = Take<int32_t>(pipe, most_);
-    slot_ = Take<int32_t>(pipe, most_);
-    sorted_slot_ = Take<int32_t>(pipe, most_);
-    order_ = Take<int32_t>(pipe, most_);
-    score_ = Take<float>(pipe, most_);
+    Take(pipe, most_, numbers_, slot_, sorted_slot_, order_, score_);
     read_.Init(pipe, 2);
     Duplicate(slot_, 0, most_);
     CreateVecIndex(numbers_, 0, most_);

@@ -5,7 +5,7 @@
 // entry each. `Derived` reduces the slots of each segment to a row.
 #pragma once
 
-#include "../common/run_for.h"
+#include "../common/run.h"
 #include "chunks.h"
 
 namespace mxd::kernels::segment_reduce {
@@ -18,12 +18,6 @@ struct Slots {
 template <typename T, typename Derived, int32_t kOutBuffers = 2>
 class Reducer {
  public:
-  template <typename... Arguments>
-  static __aicore__ inline void Execute(const Arguments&... arguments) {
-    TPipe pipe;
-    Derived(pipe, arguments...).Process();
-  }
-
   __aicore__ inline void Process() {
     Derived* const derived = static_cast<Derived*>(this);
     for (channel_ = 0; channel_ < tiling_.channels; channel_ += tiling_.slice) {
@@ -62,9 +56,7 @@ class Reducer {
                             GM_ADDR begins, GM_ADDR splits, GM_ADDR out, GM_ADDR partials,
                             int32_t most_rows = 0)
       : pipe_(pipe), tiling_(tiling), chunks_(pipe, tiling, rows, begins, splits) {
-    x_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(x));
-    out_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(out));
-    partials_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(partials));
+    Bind(x_, x, out_, out, partials_, partials);
     const int32_t pitch = Pitch(MinOf(tiling.slice, tiling.channels));
     most_ = RoundUp((tiling.chunk + 1) * pitch, kLanes);
     most_out_ = most_rows > 0 ? RoundUp(most_rows * pitch, kLanes) + kLanes : most_;

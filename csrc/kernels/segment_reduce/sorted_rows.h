@@ -23,12 +23,8 @@ class SortedRows {
       places_[i] = Take<int32_t>(pipe, kHeader + most_ + more);
       Duplicate(places_[i], 0, kHeader + most_ + more);
     }
-    numbers_ = Take<int32_t>(pipe, most_);
-    score_ = Take<int32_t>(pipe, most_);
-    entry_ = Take<int32_t>(pipe, most_);
-    rows_ = Take<int32_t>(pipe, kHeader + most_);
-    different_ = Take<int32_t>(pipe, most_);
-    sums_ = Take<int32_t>(pipe, kHeader + most_);
+    Take(pipe, most_, numbers_, score_, entry_, different_);
+    Take(pipe, kHeader + most_, rows_, sums_);
     mask_ = Take<uint8_t>(pipe, most_ / 8);
     Duplicate(rows_, -1, kHeader);
     Duplicate(different_, 0, most_);
