@@ -2,7 +2,6 @@
 #include "segment_reduce/pieces.h"
 #include "segment_reduce/reducer.h"
 #include "segment_reduce/row_blocks.h"
-#include "segment_reduce/sorted_rows.h"
 
 namespace mxd::kernels::segment_reduce {
 namespace {
@@ -17,7 +16,6 @@ class Maximum : public Reducer<T, Maximum<T>, 1> {
                             GM_ADDR begins, GM_ADDR splits, GM_ADDR out, GM_ADDR argmax,
                             GM_ADDR partials, GM_ADDR partial_args)
       : Base(pipe, tiling, x, rows, begins, splits, out, partials, Most(tiling)),
-        sorted_rows_(pipe, tiling.chunk, kSegmentPiece),
         pieces_(pipe, Most(tiling)),
         blocks_(pipe, this->most_out_ / kBlockWords) {
     Bind(argmax_, argmax, partial_args_, partial_args);
@@ -52,31 +50,12 @@ class Maximum : public Reducer<T, Maximum<T>, 1> {
     return tiling.chunk * 3 / 8 + 5;
   }
 
-  __aicore__ inline void LoadEarly(Chunk& chunk) {
-    this->chunks_.Open(chunk);
-    const int32_t entries = chunk.loaded_end - chunk.loaded;
-    chunk.rows = 0;
-    if (entries > 0)
-      sorted_rows_.Sort(this->chunks_.Rows(chunk), Chunks::kHeader + chunk.loaded, entries);
-  }
-  __aicore__ inline void LoadLate(Chunk& chunk) {
-    LocalTensor<T> slots = this->in_queue_.template AllocTensor<T>();
-    if (chunk.loaded < chunk.loaded_end) {
-      sorted_rows_.Wait();
-      chunk.rows = sorted_rows_.kept();
-      this->LoadRuns(this->x_, slots, sorted_rows_.rows(), 0, chunk.rows);
-      sorted_rows_.FindPlaces(this->pitch_ * kWord);
-    }
-    this->in_queue_.EnQue(slots);
-  }
-
   __aicore__ inline void Compute(const Chunk& chunk) {
     blocks_.SetBlocks(this->pitch_ / kBlockWords, to_.template ReinterpretCast<float>());
     const LocalTensor<float> values = this->Values(chunk);
     const int32_t rows = chunk.segments + 1;
     Slots rest = this->Filled(chunk);
-    if (!this->tiling_.nan && rest.begin < rest.end)
-      DropNaN(values, {this->carried_ ? 0 : 1, 1 + chunk.rows});
+    if (!this->tiling_.nan && rest.begin < rest.end) DropNaN(values, rest);
     for (int32_t first = 0; first < rows;) {
       const int32_t next = FindPieces(chunk, first, rest);
       Reduce(chunk, values, first, next);
@@ -90,7 +69,7 @@ class Maximum : public Reducer<T, Maximum<T>, 1> {
     const int32_t pitch = this->pitch_;
     const bool last = next > chunk.segments;
     pieces_.Sort();
-    TakeGreatest(chunk, values);
+    TakeGreatest(values);
     if (last) this->FreeValues();
     const LocalTensor<float> rows = this->Results();
     args_ = arg_queue_.template AllocTensor<int32_t>();
@@ -135,37 +114,32 @@ class Maximum : public Reducer<T, Maximum<T>, 1> {
   }
 
   // best_: the maxima of the sorted pieces; place_: 4 * their places in the piece.
-  __aicore__ inline void TakeGreatest(const Chunk& chunk, const LocalTensor<float>& values) {
-    const int32_t pieces = pieces_.Longer(0);
-    if (pieces == 0) return;
-    const int32_t whole = RoundUp(pieces, kBlockWords);
-    Adds(row_, pieces_.slots(), SortedRows::kHeader - 1 - chunk.loaded, whole);
-    PipeBarrier<PIPE_V>();
-    Muls(row_, row_, kWord, whole);
-    PipeBarrier<PIPE_V>();
-    blocks_.Spread(from_, row_, pieces);
-    GatherLevel(best_, values, 0);
-    Duplicate(place_, 0.0f, pieces * this->pitch_);
-    PipeBarrier<PIPE_V>();
+  __aicore__ inline void TakeGreatest(const LocalTensor<float>& values) {
+    const int32_t pitch = this->pitch_, pieces = pieces_.Longer(0);
+    if (pieces > 0) {
+      Muls(row_, pieces_.slots(), pitch * kWord, RoundUp(pieces, kBlockWords));
+      PipeBarrier<PIPE_V>();
+      blocks_.Find(from_, row_, pieces);
+      blocks_.Gather(best_, values, from_, pieces);
+      Duplicate(place_, 0.0f, pieces * pitch);
+      PipeBarrier<PIPE_V>();
+    }
     for (int32_t level = 1; pieces_.Longer(level) > 0; level++) TakeLevel(values, level);
   }
 
-  // The slots with the number `level` of the pieces that have one.
-  __aicore__ inline void GatherLevel(const LocalTensor<float>& to, const LocalTensor<float>& values,
-                                     int32_t level) {
-    const int32_t pieces = pieces_.Longer(level);
-    Gather(to_, sorted_rows_.places(), from_.template ReinterpretCast<uint32_t>(), level * kWord,
-           blocks_.Words(pieces));
-    PipeBarrier<PIPE_V>();
-    blocks_.AddBlocks(to_, pieces);
-    blocks_.Gather(to, values, to_, pieces);
-    PipeBarrier<PIPE_V>();
-  }
-
   __aicore__ inline void TakeLevel(const LocalTensor<float>& values, int32_t level) {
-    const int32_t count = pieces_.Longer(level) * this->pitch_;
+    const int32_t pieces = pieces_.Longer(level), count = pieces * this->pitch_;
     const int32_t compared = RoundUp(count, kLanes);
-    GatherLevel(next_, values, level);
+    LocalTensor<int32_t> from = from_;
+    if (count % kLanes != 0) {
+      // A repeat may end with blocks of shorter pieces: they must lie in the buffer.
+      const int32_t last = this->most_ - level * this->pitch_ - kBlockWords;
+      from = to_;
+      Mins(from, from_, last / kBlockWords * kBlockBytes, compared / kBlockWords);
+      PipeBarrier<PIPE_V>();
+    }
+    blocks_.Gather(next_, values[level * this->pitch_], from, pieces);
+    PipeBarrier<PIPE_V>();
     if (this->tiling_.nan) {
       const LocalTensor<uint16_t> bits = mask_.template ReinterpretCast<uint16_t>();
       Compare(mask_, next_, best_, CMPMODE::GT, compared);
@@ -225,8 +199,7 @@ class Maximum : public Reducer<T, Maximum<T>, 1> {
     PipeBarrier<PIPE_V>();
     Muls(row_, row_, pitch, places);
     PipeBarrier<PIPE_V>();
-    blocks_.Spread(to_, row_, pieces);
-    blocks_.AddBlocks(to_, pieces);
+    blocks_.Find(to_, row_, pieces);
     blocks_.Gather(rows, best_, to_, pieces);
     blocks_.Gather(args_, next_.template ReinterpretCast<int32_t>(), to_, pieces);
     PipeBarrier<PIPE_V>();
@@ -288,7 +261,6 @@ class Maximum : public Reducer<T, Maximum<T>, 1> {
 
   GlobalTensor<int32_t> argmax_, partial_args_;
   TQue<TPosition::VECOUT, 1> arg_queue_;
-  SortedRows sorted_rows_;
   Pieces pieces_;
   RowBlocks blocks_;
   LocalTensor<float> best_, next_, place_;  // by sorted piece

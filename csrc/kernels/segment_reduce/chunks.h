@@ -17,7 +17,6 @@ struct Chunk {
   int32_t segment, segments;  // the first one that does not end earlier, and how many end here
   int32_t entry, entries;
   int32_t loaded, loaded_end;  // entries of the chunk whose rows are loaded, counted from `entry`
-  int32_t rows;                // that are loaded, behind slot 0
 };
 
 class Chunks {
@@ -97,7 +96,6 @@ class Chunks {
       const int32_t end = Begins(chunk).Get(chunk.segments) - chunk.entry;
       chunk.loaded_end = MaxOf(MinOf(end, chunk.entries), chunk.loaded);
     }
-    chunk.rows = chunk.loaded_end;
   }
 
   __aicore__ inline LocalTensor<int32_t> Rows(const Chunk& chunk) const {

@@ -19,7 +19,6 @@ template <typename T, typename Derived, int32_t kOutBuffers = 2>
 class Reducer {
  public:
   __aicore__ inline void Process() {
-    Derived* const derived = static_cast<Derived*>(this);
     for (channel_ = 0; channel_ < tiling_.channels; channel_ += tiling_.slice) {
       width_ = MinOf(tiling_.slice, tiling_.channels - channel_);
       pitch_ = Pitch(width_);
@@ -28,17 +27,13 @@ class Reducer {
       Chunk now, next, after;
       bool has_now = chunks_.Next(now);
       bool has_next = has_now && chunks_.Next(next);
-      if (has_now) {
-        derived->LoadEarly(now);
-        derived->LoadLate(now);
-      }
+      if (has_now) Load(now);
       while (has_now) {
         const bool has_after = has_next && chunks_.Next(after);
-        if (has_next) derived->LoadEarly(next);
+        if (has_next) Load(next);
         chunks_.Enter(now);
-        derived->Compute(now);
+        static_cast<Derived*>(this)->Compute(now);
         chunks_.Free(now);
-        if (has_next) derived->LoadLate(next);
         now = next, next = after;
         has_now = has_next, has_next = has_after;
       }
@@ -89,6 +84,19 @@ class Reducer {
   // Elements of a row in UB.
   __aicore__ inline static int32_t Pitch(int32_t width) { return RoundUp(width, kBlockElements); }
 
+  // Calls body(slot, run) for each run of the chunk's entries, whose rows are `bytes` apart or
+  // several times that.
+  template <typename Body>
+  __aicore__ inline void ForEachRun(const Chunk& chunk, int32_t bytes, const Body& body) {
+    constexpr int32_t kMostBytes = 1 << 30;
+    Runs<int32_t> runs(chunks_.Rows(chunk));
+    runs.Seek(Chunks::kHeader + chunk.loaded, Chunks::kHeader + chunk.loaded_end);
+    while (!runs.Done()) {
+      const int32_t slot = runs.at() - Chunks::kHeader + 1;
+      body(slot, runs.Next(chunk.entries, MaxOf(kMostBytes / bytes, 1)));
+    }
+  }
+
   // The rows of a run to their slots.
   template <typename U>
   __aicore__ inline void LoadRun(const GlobalTensor<U>& from, const LocalTensor<U>& to,
@@ -111,37 +119,19 @@ class Reducer {
                   pad);
   }
 
-  // The rows that the words [begin, end) of a list name, to the slots from 1 on.
-  template <typename U>
-  __aicore__ inline void LoadRuns(const GlobalTensor<U>& from, const LocalTensor<U>& to,
-                                  const LocalTensor<int32_t>& list, int32_t begin, int32_t end,
-                                  int32_t slot = 1) {
-    constexpr int32_t kMostBytes = 1 << 30;  // between two rows
-    const int32_t bytes = tiling_.channels * static_cast<int32_t>(sizeof(U));
-    Runs<int32_t> runs(list);
-    runs.Seek(begin, end);
-    while (!runs.Done()) {
-      const Run run = runs.Next(end - begin, MaxOf(kMostBytes / bytes, 1));
-      LoadRun(from, to, slot, run);
-      slot += run.count;
-    }
-  }
-
   template <typename U>
   __aicore__ inline void LoadRows(const Chunk& chunk, const GlobalTensor<U>& from,
                                   const LocalTensor<U>& to) {
-    LoadRuns(from, to, chunks_.Rows(chunk), Chunks::kHeader + chunk.loaded,
-             Chunks::kHeader + chunk.loaded_end, 1 + chunk.loaded);
+    ForEachRun(chunk, tiling_.channels * static_cast<int32_t>(sizeof(U)),
+               [&](int32_t slot, const Run& run) __aicore__ { LoadRun(from, to, slot, run); });
   }
 
-  // A chunk is loaded before the one ahead of it is reduced, or in two steps, before and behind.
-  __aicore__ inline void LoadEarly(Chunk& chunk) {
+  __aicore__ inline void Load(Chunk& chunk) {
     chunks_.Open(chunk);
     LocalTensor<T> rows = in_queue_.template AllocTensor<T>();
     static_cast<Derived*>(this)->LoadSlots(chunk, rows);
     in_queue_.EnQue(rows);
   }
-  __aicore__ inline void LoadLate(Chunk&) {}
   __aicore__ inline void LoadSlots(const Chunk& chunk, const LocalTensor<T>& slots) {
     LoadRows(chunk, x_, slots);
   }
@@ -152,8 +142,9 @@ class Reducer {
     LocalTensor<float> values;
     if constexpr (kConvert) {
       values = values_;
-      if (chunk.rows > 0)
-        Cast(values[pitch_], rows_[pitch_], RoundMode::CAST_NONE, chunk.rows * pitch_);
+      const int32_t begin = (1 + chunk.loaded) * pitch_;
+      const int32_t count = (chunk.loaded_end - chunk.loaded) * pitch_;
+      if (count > 0) Cast(values[begin], rows_[begin], RoundMode::CAST_NONE, count);
     } else {
       values = rows_;
     }

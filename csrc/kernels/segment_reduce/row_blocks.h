@@ -32,19 +32,13 @@ class RowBlocks {
     PipeBarrier<PIPE_V>();
   }
 
-  // Words of a list of the blocks of `count` rows.
-  __aicore__ inline int32_t Words(int32_t count) const {
-    return RoundUp(count * blocks_, kBlockWords);
-  }
-  // to[b] = list[row of the block b]
-  __aicore__ inline void Spread(const LocalTensor<int32_t>& to, const LocalTensor<int32_t>& list,
-                                int32_t count) const {
-    AscendC::Gather(to, list, row_.ReinterpretCast<uint32_t>(), 0, Words(count));
+  // Where the blocks of `count` rows are that begin at the bytes `rows`: `to`, whole blocks.
+  __aicore__ inline void Find(const LocalTensor<int32_t>& to, const LocalTensor<int32_t>& rows,
+                              int32_t count) const {
+    const int32_t words = RoundUp(count * blocks_, kBlockWords);
+    AscendC::Gather(to, rows, row_.ReinterpretCast<uint32_t>(), 0, words);
     PipeBarrier<PIPE_V>();
-  }
-  // From where the rows of blocks begin, in bytes, to where the blocks do.
-  __aicore__ inline void AddBlocks(const LocalTensor<int32_t>& to, int32_t count) const {
-    Add(to, to, block_, Words(count));
+    Add(to, to, block_, words);
     PipeBarrier<PIPE_V>();
   }
 
@@ -52,7 +46,7 @@ class RowBlocks {
   template <typename T>
   __aicore__ inline void Gather(const LocalTensor<T>& to, const LocalTensor<T>& from,
                                 const LocalTensor<int32_t>& at, int32_t count) const {
-    const int32_t repeats = Words(count) / kBlockWords;
+    const int32_t repeats = CeilDiv(count * blocks_, kBlockWords);
     for (int32_t done = 0; done < repeats; done += kMaxRepeats)
       Gatherb(to[done * kLanes].template ReinterpretCast<uint32_t>(),
               from.template ReinterpretCast<uint32_t>(),
