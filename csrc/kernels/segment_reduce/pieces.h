@@ -38,7 +38,7 @@ class Pieces {
   __aicore__ inline void Begin() { read_.SetAll(); }
   __aicore__ inline void End() { read_.WaitAll(); }
 
-  // A chunk's pieces are put in the order of their rows; More before all others.
+  // Between Open and Close the slots of rows are put, in the order of the rows.
   __aicore__ inline void Open() {
     buffer_ = 1 - buffer_;
     read_.Wait(buffer_);
