@@ -7,6 +7,7 @@ from typing import Callable
 from .bevfusion_ops import serve_project
 from .compat import allow_mmengine_checkpoints
 from .mmcv_boxes import serve_boxes
+from .mmcv_sparse import serve_sparse
 from .modules.modulated_deform_conv import upgrade_old_checkpoints
 from .modules.sparse_modules import (
     convert_norms_of_sparse_tensors,
@@ -46,6 +47,11 @@ EFFECTS = (
         "mmcv._ext's functions of rotated boxes",
         'CPU tensors are served by our operators, also where mmcv has none for them',
         serve_boxes,
+    ),
+    Effect(
+        "mmcv._ext's functions of sparse convolution and pooling",
+        "mmcv's own sparse layers, which some models import by name, run on our operators without a GPU",
+        serve_sparse,
     ),
     Effect(
         'sys.modules',
