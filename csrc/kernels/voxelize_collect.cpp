@@ -27,7 +27,7 @@ class VoxelizeCollect {
                                     GM_ADDR groups, GM_ADDR range_bounds, GM_ADDR sums,
                                     GM_ADDR coors, GM_ADDR num_points, GM_ADDR slots)
       : tiling_(tiling),
-        numbers_(TakeNumbers(pipe, kMost)),
+        numbers_(TakeNumbers(pipe, kMost, kMost)),
         places_(pipe, numbers_, kMost),
         first_(Take<int32_t>(pipe, kPlanes * kMost)),
         cell_(first_[kMost]),
@@ -164,6 +164,7 @@ class VoxelizeCollect {
     PipeBarrier<PIPE_V>();
     Sub(size_, end, begin_, voxels_);
     voxels_ = MinOf(voxels_, tiling_.voxels - voxel_begin_);
+    PipeBarrier<PIPE_V>();
     SetWait<HardEvent::V_MTE3>();
     DataCopyPad(num_points_[voxel_begin_], size_, Words(voxels_));
   }
@@ -194,6 +195,7 @@ class VoxelizeCollect {
       SetWait<HardEvent::V_MTE3>();
       DataCopyPad(slots_[static_cast<int64_t>(voxel_begin_ + first) * tiling_.max_points], out,
                   Words(lanes));
+      PipeBarrier<PIPE_V>();
     }
     SetWait<HardEvent::MTE3_V>();
   }

@@ -13,7 +13,7 @@ class VoxelizeGroup {
   static constexpr int32_t kRanges = 1024;  // beginnings of ranges at once
   static constexpr int32_t kPlanes = 3;     // score, row, first point
   static_assert(((1 + kPlanes) * kMost + PlaceSort::Words(kMost) + kBlockWords * kVoxelizeRuns +
-                 4 * kRanges + kBlockWords) *
+                 6 * kRanges + kBlockWords) *
                         kWord +
                     kMost / 8 <=
                 kUbBytes - 8192);
@@ -23,14 +23,14 @@ class VoxelizeGroup {
                                   GM_ADDR bounds, GM_ADDR groups, GM_ADDR range_bounds,
                                   GM_ADDR sums)
       : tiling_(tiling),
-        numbers_(TakeNumbers(pipe, kMost)),
+        numbers_(TakeNumbers(pipe, kMost, kMost)),
         places_(pipe, numbers_, kMost),
         score_(Take<int32_t>(pipe, kPlanes * kMost)),
         row_(score_[kMost]),
         first_(score_[2 * kMost]),
         bounds_in_ub_(Take<int32_t>(pipe, kBlockWords * kVoxelizeRuns)),
-        target_(Take<int32_t>(pipe, kRanges)),
-        scratch_(Take<int32_t>(pipe, kRanges)),
+        target_(Take<int32_t>(pipe, 2 * kRanges)),
+        scratch_(Take<int32_t>(pipe, 2 * kRanges)),
         position_(Take<int32_t>(pipe, 2 * kRanges)),
         totals_(Take<int32_t>(pipe, kBlockWords)),
         mask_(Take<uint8_t>(pipe, kMost / 8)) {
@@ -52,11 +52,12 @@ class VoxelizeGroup {
         places_.Sort(first_, count);
         voxels = Write(bucket, count);
       }
-      WriteBounds(bucket, count, voxels);
+      WriteBounds(bucket, count);
       AddTotals(voxels, padded < 0);
       SetWait<HardEvent::MTE3_V>();
       SetWait<HardEvent::MTE3_MTE2>();
       SetWait<HardEvent::V_MTE2>();
+      SetWait<HardEvent::S_MTE2>();
     }
   }
 
@@ -104,7 +105,7 @@ class VoxelizeGroup {
   // first_: the row of the first point of each one's voxel, as a score: that at the last change of
   // the cell, which is less than max_points places back.
   __aicore__ inline void FindFirst(int32_t count) {
-    Duplicate(first_, kPadScore, kMost);
+    Duplicate(first_, kPadScore, RoundUp(count, kLanes));
     places_.MarkChanges(mask_, 1, count);
     const LocalTensor<float> place = places_.list(0).ReinterpretCast<float>();
     Cast(place, numbers_, RoundMode::CAST_NONE, count);
@@ -122,7 +123,8 @@ class VoxelizeGroup {
     PipeBarrier<PIPE_V>();
   }
 
-  // Writes the points in the order of their voxels. How many voxels.
+  // Writes the points in the order of their voxels. How many voxels: places() has their first
+  // points.
   __aicore__ inline int32_t Write(int32_t bucket, int32_t count) {
     const LocalTensor<int32_t> place = places_.places();
     places_.MarkChanges(mask_, 1, count);
@@ -136,30 +138,34 @@ class VoxelizeGroup {
     DataCopyPad(groups_[at], places_.scores(), Words(count));
     DataCopyPad(groups_[plane + at], places_.list(0), Words(count));
     DataCopyPad(groups_[2 * plane + at], places_.list(1), Words(count));
-    Duplicate(first_, kPadScore, kMost);
     PipeBarrier<PIPE_V>();
-    return Compact(first_, places_.scores(), mask_, count);
+    Duplicate(place, kPadScore, PowerAbove(count));
+    PipeBarrier<PIPE_V>();
+    return Compact(place, places_.scores(), mask_, count);
   }
 
-  // Where the ranges begin, and adds that to the sums: points and voxels.
-  __aicore__ inline void WriteBounds(int32_t bucket, int32_t count, int32_t voxels) {
-    const LocalTensor<int32_t> points = position_, firsts = position_[kRanges];
+  // Where the ranges begin, and adds that to the sums: points and voxels. Both are searched at
+  // once: the first points of the voxels lie behind those of the points.
+  __aicore__ inline void WriteBounds(int32_t bucket, int32_t count) {
     for (int32_t begin = 0; begin <= tiling_.ranges; begin += kRanges) {
       const int32_t ranges = MinOf(kRanges, tiling_.ranges + 1 - begin);
+      const int32_t pitch = RoundUp(ranges, kBlockWords), lanes = 2 * pitch;
+      const LocalTensor<int32_t> points = position_, voxels = position_[pitch];
       SetWait<HardEvent::MTE3_V>();
+      Duplicate(points, 0, pitch);
+      Duplicate(voxels, count > 0 ? kMost * kWord : 0, pitch);
       if (count > 0) {
-        Adds(target_, numbers_, begin, ranges);
+        Adds(target_, numbers_, begin, pitch);
+        Adds(target_[pitch], numbers_, begin, pitch);
         PipeBarrier<PIPE_V>();
-        Muls(target_, target_, tiling_.range, ranges);
+        Muls(target_, target_, tiling_.range, lanes);
         PipeBarrier<PIPE_V>();
-        Adds(target_, target_, kKeyToScore, ranges);
+        Adds(target_, target_, kKeyToScore, lanes);
         PipeBarrier<PIPE_V>();
-        CountBelow(points, places_.scores(), target_, scratch_, PowerAbove(count), ranges);
-        CountBelow(firsts, first_, target_, scratch_, PowerAbove(voxels), ranges);
-        ShiftRight(points, points, 2, ranges);
-        ShiftRight(firsts, firsts, 2, ranges);
-      } else {
-        Duplicate(position_, 0, 2 * kRanges);
+        AddCountBelow(position_, places_.scores(), target_, scratch_, PowerAbove(count), lanes);
+        ShiftRight(position_, position_, 2, lanes);
+        PipeBarrier<PIPE_V>();
+        Adds(voxels, voxels, -kMost, pitch);
       }
       SetWait<HardEvent::V_MTE3>();
       DataCopyPad(range_bounds_[static_cast<int64_t>(bucket) * tiling_.range_pitch + begin], points,
@@ -167,7 +173,7 @@ class VoxelizeGroup {
       if (count == 0) continue;
       SetAtomicAdd<int32_t>();
       DataCopyPad(sums_[begin], points, Words(ranges));
-      DataCopyPad(sums_[tiling_.range_pitch + begin], firsts, Words(ranges));
+      DataCopyPad(sums_[tiling_.range_pitch + begin], voxels, Words(ranges));
       SetAtomicNone();
     }
   }

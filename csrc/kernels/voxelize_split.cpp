@@ -20,7 +20,8 @@ class VoxelizeSplit {
   static_assert(kOutside == kSortMaxKey + kKeyToScore);
   static_assert(Cells::kWords + Cells::kChunk <= 2 * kVoxelizeRun);
   // Select needs 8 KB of its own.
-  static_assert((2 * kVoxelizeRun + 2 * kHalf + 3 * kBounds) * kWord + 2 * kVoxelizeRun / 8 <=
+  static_assert((2 * kVoxelizeRun + kLanes + 2 * kHalf + 3 * kBounds) * kWord +
+                    2 * kVoxelizeRun / 8 <=
                 kUbBytes - 8192);
 
  public:
@@ -34,9 +35,10 @@ class VoxelizeSplit {
                                   GM_ADDR planes, GM_ADDR bounds, GM_ADDR sums)
       : tiling_(tiling),
         address_(points),
-        numbers_(TakeNumbers(pipe, kVoxelizeRun)),
+        numbers_(
+            TakeNumbers(pipe, kVoxelizeRun, RoundUp(MaxOf(tiling.run, Cells::kChunk), kLanes))),
         places_(pipe, numbers_, kVoxelizeRun),
-        score_(Take<int32_t>(pipe, kVoxelizeRun)),
+        score_(Take<int32_t>(pipe, kVoxelizeRun + kLanes)),
         target_(Take<int32_t>(pipe, kBounds)),
         position_(Take<int32_t>(pipe, kBounds)),
         scratch_(Take<int32_t>(pipe, kBounds)),
@@ -67,15 +69,14 @@ class VoxelizeSplit {
   // What the next step adds to.
   __aicore__ inline void ClearSums() {
     const int32_t words = 2 * tiling_.range_pitch + kBlockWords;
-    Duplicate(places_.list(0), 0, words);
+    Duplicate(places_.scores(), 0, words);
     SetWait<HardEvent::V_MTE3>();
-    DataCopyPad(sums_, places_.list(0), Words(words));
-    SetWait<HardEvent::MTE3_V>();
+    DataCopyPad(sums_, places_.scores(), Words(words));
   }
 
   // score_: bucket by bucket.
   __aicore__ inline void FindScores(int32_t begin, int32_t count) {
-    Duplicate(score_, kPadScore, kVoxelizeRun);
+    Duplicate(score_[count / kLanes * kLanes], kPadScore, kLanes);
     PipeBarrier<PIPE_V>();
     const LocalTensor<int32_t> half = places_.list(0), cell = half[Cells::kWords];
     const Cells cells(tiling_, half, numbers_, address_);
@@ -94,6 +95,7 @@ class VoxelizeSplit {
     }
     // The key of a bucket is the quotient.
     const LocalTensor<int32_t> quotient = places_.scores();
+    SetWait<HardEvent::MTE3_V>();  // the sums are cleared
     IntegerLanes(half, places_.list(1))
         .Divide(quotient, score_, tiling_.buckets, tiling_.inverse_buckets, count);
     Muls(score_, score_, tiling_.bucket_cells, count);
@@ -118,7 +120,7 @@ class VoxelizeSplit {
           inside_.ReinterpretCast<uint16_t>(), whole / 16);
       PipeBarrier<PIPE_V>();
     }
-    Duplicate(places_.list(0), kPadScore, kVoxelizeRun);
+    Duplicate(places_.list(0), kPadScore, MinOf(kVoxelizeRun, 2 * whole));
     PipeBarrier<PIPE_V>();
     Compact(places_.list(1), places_.places(), kept_, count);
     return Compact(places_.list(0), places_.scores(), kept_, count);

@@ -52,8 +52,16 @@ struct VoxelizeSlotsTiling {
   float inverse_width, inverse_ndim;
 };
 
-// Rows of points to slots and back: `batch` slots and `width` channels at once.
+// Rows of points to slots: `batch` slots and `width` channels at once.
 struct VoxelizeGatherTiling {
+  int32_t slots, points, channels, width, batch;
+  int32_t tile, window;  // rows of a DMA, and of what is in UB, as powers of two
+  int32_t packed;        // whether rows follow each other there without a gap
+  float inverse_width;   // a little less than 1 / width
+};
+
+// Rows of slots to points: `batch` slots and `width` channels at once.
+struct VoxelizeScatterTiling {
   int32_t slots, points, channels, width, batch;
   int32_t farthest;  // rows between two that one DMA moves
   // A little less than 1 / width, 1 / width as whole blocks of 32 bytes, and the same for the last
@@ -66,12 +74,18 @@ namespace mxd::kernels {
 constexpr int32_t kVoxelizeDims = 4;
 constexpr int32_t kVoxelizeLanes = 4096;  // slots at once of VoxelizeSlotsTiling
 constexpr int32_t kVoxelizeVoxels = 1024;
-constexpr int32_t kVoxelizeRun = 7552;     // points of a run, at most
-constexpr int32_t kVoxelizeRuns = 128;     // at most
-constexpr int32_t kVoxelizeBuckets = 128;  // at most
-constexpr int32_t kVoxelizeBucket = 4096;  // points of a bucket, at most
-constexpr int32_t kVoxelizeRanges = 4096;  // at most
-constexpr int32_t kVoxelizeElements = 5120;  // of rows at once of VoxelizeGatherTiling
+constexpr int32_t kVoxelizeRun = 7552;          // points of a run, at most
+constexpr int32_t kVoxelizeRuns = 128;          // at most
+constexpr int32_t kVoxelizeBuckets = 128;       // at most
+constexpr int32_t kVoxelizeBucket = 4096;       // points of a bucket, at most
+constexpr int32_t kVoxelizeRanges = 4096;       // at most
+constexpr int32_t kVoxelizeGatherSlots = 1536;  // at once of VoxelizeGatherTiling
+constexpr int32_t kVoxelizeGatherLanes = 2048;  // elements of a gather
+constexpr int32_t kVoxelizeNarrow = 64;         // channels of rows that are not padded
+constexpr int32_t kVoxelizeRowBytes = 30720;    // of rows at once
+constexpr int32_t kVoxelizeTileBytes = 3520;    // what a DMA of the shortest time moves
+constexpr int32_t kVoxelizeWindowBytes = 20480;
+constexpr int32_t kVoxelizeElements = 5120;  // of rows at once of VoxelizeScatterTiling
 constexpr int32_t kVoxelizeSlots = 1024;
 constexpr int32_t kVoxelizeWidth = 1024;
 constexpr int32_t kVoxelizeOutside = kSortMaxKey;  // the key of points outside

@@ -13,12 +13,12 @@ using namespace AscendC;
 
 constexpr int32_t kPadScore = kSortPad + kKeyToScore;  // behind all scores, as a number and as bits
 
-// 0, 1 ... count - 1
-__aicore__ inline LocalTensor<int32_t> TakeNumbers(TPipe& pipe, int32_t count) {
+// 0, 1 ... up to `used` of a list of `count` words.
+__aicore__ inline LocalTensor<int32_t> TakeNumbers(TPipe& pipe, int32_t count, int32_t used) {
   const LocalTensor<int32_t> numbers = Take<int32_t>(pipe, count);
   CreateVecIndex(numbers, 0, kLanes);
   PipeBarrier<PIPE_V>();
-  ExtendNumbers(numbers, kLanes, count);
+  ExtendNumbers(numbers, kLanes, used);
   return numbers;
 }
 
@@ -45,11 +45,7 @@ class PlaceSort {
       : capacity_(capacity),
         numbers_(numbers),
         free_(Take<int32_t>(pipe, Words(capacity) / 2)),
-        spare_(Take<int32_t>(pipe, Words(capacity) / 2)) {
-    Duplicate(free_, 0, Words(capacity) / 2);
-    Duplicate(spare_, 0, Words(capacity) / 2);
-    PipeBarrier<PIPE_V>();
-  }
+        spare_(Take<int32_t>(pipe, Words(capacity) / 2)) {}
 
   // Up to a multiple of 32 the scores behind `count` are kPadScore. They lie outside of the halves.
   __aicore__ inline void Sort(const LocalTensor<int32_t>& score, int32_t count) {
@@ -68,15 +64,15 @@ class PlaceSort {
       spare_ = sorted;
     }
     Duplicate(free_, 0, kMargin);
-    Duplicate(scores(), kPadScore, capacity_);
+    Duplicate(scores(), kPadScore, MinOf(capacity_, 2 * RoundUp(count, kLanes)));
     PipeBarrier<PIPE_V>();
     PairWords(scores(), sorted, 0, padded);
     PairWords(places(), sorted, 1, padded);
     PipeBarrier<PIPE_V>();
   }
 
-  // The result: scores, kPadScore behind them and zeros before them; and their places. There are as
-  // many words of each as the capacity.
+  // The result: scores, as many times kPadScore behind them and zeros before them; and their
+  // places. There are as many words of each as the capacity.
   __aicore__ inline LocalTensor<int32_t> scores() const { return free_[kMargin]; }
   __aicore__ inline LocalTensor<int32_t> places() const { return free_[kMargin + capacity_]; }
   // Two lists more that a sort leaves alone only until the next one.
