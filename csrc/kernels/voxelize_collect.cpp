@@ -17,7 +17,7 @@ class VoxelizeCollect {
   static constexpr int32_t kPieces = kBlockWords * kVoxelizeBuckets;  // words of their bounds
   static_assert(2 * kPieces <= kMost && kVoxelizeDims * kVoxels <= kMost);
   static_assert(((1 + kPlanes) * kMost + PlaceSort::Words(kMost) + 2 * kSlots + 4 * kVoxels +
-                 2 * (kWindow + kBlockWords)) *
+                 2 * kVoxelizeRanges) *
                         kWord +
                     kMost / 8 <=
                 kUbBytes);
@@ -37,7 +37,7 @@ class VoxelizeCollect {
         begin_(Take<int32_t>(pipe, kVoxels + kBlockWords)),
         size_(Take<int32_t>(pipe, kVoxels)),
         place_(Take<int32_t>(pipe, kVoxels)),
-        window_(Take<int32_t>(pipe, 2 * (kWindow + kBlockWords))),
+        window_(Take<int32_t>(pipe, 2 * kVoxelizeRanges)),
         mask_(Take<uint8_t>(pipe, kMost / 8)) {
     groups_.SetGlobalBuffer((__gm__ int32_t*)groups);
     range_bounds_.SetGlobalBuffer((__gm__ int32_t*)range_bounds);
@@ -71,27 +71,30 @@ class VoxelizeCollect {
     return MinOf(kSlots / tiling_.max_points, kVoxels) / kBlockWords * kBlockWords;
   }
 
-  // Ranges [range_, end_): those that begin in the block's share of the points.
+  // Ranges [range_, end_): those that begin in the block's share of the work, which is points and
+  // voxels.
   __aicore__ inline void FindShare() {
-    const LocalTensor<int32_t> sums = first_;
-    DataCopyPad(sums, sums_, Words(tiling_.ranges + 1), {false, 0, 0, 0});
+    DataCopyPad(points_before_, sums_,
+                {2, static_cast<uint32_t>((tiling_.ranges + 1) * kWord),
+                 static_cast<uint32_t>((tiling_.range_pitch - tiling_.ranges - 1) * kWord),
+                 static_cast<uint32_t>((kVoxelizeRanges - tiling_.range_pitch) / kBlockWords), 0},
+                {false, 0, 0, 0});
     SetWait<HardEvent::MTE2_S>();
-    const int64_t points = sums.GetValue(tiling_.ranges), blocks = GetBlockNum();
-    range_ = FirstRange(sums, static_cast<int32_t>(CeilDiv64(points * GetBlockIdx(), blocks)));
-    end_ = FirstRange(sums, static_cast<int32_t>(CeilDiv64(points * (GetBlockIdx() + 1), blocks)));
-    SetWait<HardEvent::S_MTE2>();
+    const int64_t work = WorkBefore(tiling_.ranges), blocks = GetBlockNum();
+    range_ = FirstRange(static_cast<int32_t>((work * GetBlockIdx() + blocks - 1) / blocks));
+    end_ = FirstRange(static_cast<int32_t>((work * (GetBlockIdx() + 1) + blocks - 1) / blocks));
   }
 
-  static __aicore__ inline int64_t CeilDiv64(int64_t value, int64_t by) {
-    return (value + by - 1) / by;
+  __aicore__ inline int32_t WorkBefore(int32_t range) const {
+    return points_before_.GetValue(range) + voxels_before_.GetValue(range);
   }
 
-  // The first range with so many points before it.
-  __aicore__ inline int32_t FirstRange(const LocalTensor<int32_t>& sums, int32_t points) const {
+  // The first range with so much work before it.
+  __aicore__ inline int32_t FirstRange(int32_t work) const {
     int32_t low = 0, high = tiling_.ranges;
     while (low < high) {
       const int32_t middle = (low + high) / 2;
-      if (sums.GetValue(middle) < points)
+      if (WorkBefore(middle) < work)
         low = middle + 1;
       else
         high = middle;
@@ -101,29 +104,18 @@ class VoxelizeCollect {
 
   // Ranges [range_, next_): as many as fit, at least one; their points and voxels.
   __aicore__ inline void NextRanges() {
-    const int32_t ranges = MinOf(kWindow, end_ - range_);
     const int32_t most = kMost - kBlockWords * (1 + tiling_.buckets);  // pieces are padded
-    DataCopyPad(window_, sums_[range_],
-                {2, static_cast<uint32_t>((ranges + 1) * kWord),
-                 static_cast<uint32_t>((tiling_.range_pitch - ranges - 1) * kWord),
-                 static_cast<uint32_t>((kWindow + kBlockWords - RoundUp(ranges + 1, kBlockWords)) /
-                                       kBlockWords),
-                 0},
-                {false, 0, 0, 0});
-    SetWait<HardEvent::MTE2_S>();
-    const LocalTensor<int32_t> voxels = window_[kWindow + kBlockWords];
-    const int32_t first_point = window_.GetValue(0);
-    voxel_begin_ = voxels.GetValue(0);
-    int32_t taken = 0;
-    for (int32_t at = 1; at <= ranges; at++) {
-      const int32_t points = window_.GetValue(at) - first_point;
-      const int32_t found = voxels.GetValue(at) - voxel_begin_;
-      if (taken > 0 && (points > most || found > kVoxels)) break;
-      taken = at;
+    const int32_t point_begin = points_before_.GetValue(range_);
+    voxel_begin_ = voxels_before_.GetValue(range_);
+    next_ = range_;
+    for (int32_t end = range_ + 1; end <= end_; end++) {
+      const int32_t points = points_before_.GetValue(end) - point_begin;
+      const int32_t voxels = voxels_before_.GetValue(end) - voxel_begin_;
+      if (next_ > range_ && (points > most || voxels > kVoxels)) break;
+      next_ = end;
       points_ = points;
-      voxels_ = found;
+      voxels_ = voxels;
     }
-    next_ = range_ + taken;
   }
 
   // The points of these ranges of all buckets, sorted by the first point of their voxel.
@@ -258,7 +250,7 @@ class VoxelizeCollect {
   LocalTensor<int32_t> numbers_;
   PlaceSort places_;
   LocalTensor<int32_t> first_, cell_, row_;
-  LocalTensor<int32_t> voxel_, slot_, begin_, size_, place_, window_;
+  LocalTensor<int32_t> voxel_, slot_, begin_, size_, place_, points_before_, voxels_before_;
   LocalTensor<uint8_t> mask_;
   GlobalTensor<int32_t> groups_, range_bounds_, sums_, coors_, num_points_, slots_;
   int32_t range_ = 0, next_ = 0, end_ = 0;

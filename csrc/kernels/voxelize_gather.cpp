@@ -128,16 +128,16 @@ class VoxelizeGather {
     SetWait<HardEvent::V_MTE2>();
     DataCopyPad(slot_, slots_[begin], Words(count), {false, 0, 0, 0});
     SetWait<HardEvent::MTE2_V>();
-    // A slot that names none is behind all.
+    // A slot that names none is behind all: it becomes the number of points.
     const LocalTensor<int32_t> sign = places_.list(0);
     Duplicate(place_, kPadScore, whole);
+    Maxs(slot_, slot_, -1, count);
+    PipeBarrier<PIPE_V>();
     ShiftRight(sign, slot_, 31, count);
     PipeBarrier<PIPE_V>();
-    const LocalTensor<uint32_t> bits = sign.ReinterpretCast<uint32_t>();
-    ShiftRight(bits, bits, static_cast<uint32_t>(1), count);
+    Muls(sign, sign, -tiling_.points - 1, count);
     PipeBarrier<PIPE_V>();
-    Or(slot_.ReinterpretCast<uint16_t>(), slot_.ReinterpretCast<uint16_t>(),
-       sign.ReinterpretCast<uint16_t>(), 2 * count);
+    Add(slot_, slot_, sign, count);
     PipeBarrier<PIPE_V>();
     Mins(slot_, slot_, tiling_.points, count);
     PipeBarrier<PIPE_V>();

@@ -86,7 +86,7 @@ std::optional<VoxelizeBucketsTiling> make_tiling(const at::Tensor& points, const
   const int64_t most = (kVoxelizeBucket - kBlockWords * (1 + tiling.buckets)) / max_points;
   tiling.range = std::clamp<int64_t>(ceil_div(count, cores * kShares), 1, most);
   tiling.ranges = ceil_div(count, tiling.range);
-  if (tiling.ranges > kernels::kVoxelizeRanges) return {};
+  if (tiling.ranges >= kernels::kVoxelizeRanges) return {};
   tiling.range_pitch = npu::whole_blocks(tiling.ranges + 1);
   tiling.inverse_buckets = a_little_less_than_inverse(tiling.buckets);
   tiling.inverse_bucket_cells = a_little_less_than_inverse(tiling.bucket_cells);
