@@ -1,7 +1,7 @@
 // The last step of hard voxelization: voxels in the order of their first points. A block takes
 // ranges of first points that have its share of all points, as many at once as fit.
 #include "common/integer_lanes.h"
-#include "common/numbers.h"
+#include "common/run.h"
 #include "voxelize/pieces.h"
 #include "voxelize_tiling.h"
 
@@ -32,19 +32,14 @@ class VoxelizeCollect {
         first_(Take<int32_t>(pipe, kPlanes * kMost)),
         cell_(first_[kMost]),
         row_(first_[2 * kMost]),
-        voxel_(Take<int32_t>(pipe, kSlots)),
-        slot_(Take<int32_t>(pipe, kSlots)),
         begin_(Take<int32_t>(pipe, kVoxels + kBlockWords)),
-        size_(Take<int32_t>(pipe, kVoxels)),
-        place_(Take<int32_t>(pipe, kVoxels)),
-        window_(Take<int32_t>(pipe, 2 * kVoxelizeRanges)),
+        points_before_(Take<int32_t>(pipe, 2 * kVoxelizeRanges)),
+        voxels_before_(points_before_[kVoxelizeRanges]),
         mask_(Take<uint8_t>(pipe, kMost / 8)) {
-    groups_.SetGlobalBuffer((__gm__ int32_t*)groups);
-    range_bounds_.SetGlobalBuffer((__gm__ int32_t*)range_bounds);
-    sums_.SetGlobalBuffer((__gm__ int32_t*)sums);
-    coors_.SetGlobalBuffer((__gm__ int32_t*)coors);
-    num_points_.SetGlobalBuffer((__gm__ int32_t*)num_points);
-    slots_.SetGlobalBuffer((__gm__ int32_t*)slots);
+    Bind(groups_, groups, range_bounds_, range_bounds, sums_, sums, coors_, coors, num_points_,
+         num_points, slots_, slots);
+    Take(pipe, kSlots, voxel_, slot_);
+    Take(pipe, kVoxels, size_, place_);
   }
 
   __aicore__ inline void Process() {
@@ -268,7 +263,6 @@ extern "C" __global__ __aicore__ void voxelize_collect(GM_ADDR groups, GM_ADDR r
                                                        GM_ADDR num_points, GM_ADDR slots,
                                                        VoxelizeBucketsTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  AscendC::TPipe pipe;
-  mxd::kernels::VoxelizeCollect(pipe, tiling, groups, range_bounds, sums, coors, num_points, slots)
-      .Process();
+  mxd::kernels::RunKernel<mxd::kernels::VoxelizeCollect>(tiling, groups, range_bounds, sums, coors,
+                                                         num_points, slots);
 }

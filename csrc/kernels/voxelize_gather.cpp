@@ -6,6 +6,7 @@
 // Nothing is computed: a number is moved as bits, of 2 or 4 bytes.
 #include "common/events.h"
 #include "common/integer_lanes.h"
+#include "common/run.h"
 #include "voxelize/places.h"
 #include "voxelize_tiling.h"
 
@@ -33,19 +34,11 @@ class VoxelizeGather {
       : tiling_(tiling),
         numbers_(TakeNumbers(pipe, kVoxelizeGatherSlots, kVoxelizeGatherSlots)),
         places_(pipe, numbers_, kVoxelizeGatherSlots),
-        slot_(Take<int32_t>(pipe, kVoxelizeGatherSlots)),
-        row_(Take<int32_t>(pipe, kVoxelizeGatherSlots)),
-        place_(Take<int32_t>(pipe, kVoxelizeGatherSlots)),
-        tile_(Take<int32_t>(pipe, kVoxelizeGatherSlots)),
-        begin_(Take<int32_t>(pipe, kVoxelizeGatherSlots)),
-        group_(Take<int32_t>(pipe, kLanesAtOnce)),
-        column_(Take<int32_t>(pipe, kLanesAtOnce)),
-        offset_(Take<int32_t>(pipe, kLanesAtOnce)),
         rows_(Take<T>(pipe, kMostRows + kLanesAtOnce)),
         mask_(Take<uint8_t>(pipe, kVoxelizeGatherSlots / 8)) {
-    points_.SetGlobalBuffer((__gm__ T*)points);
-    slots_.SetGlobalBuffer((__gm__ int32_t*)slots);
-    voxels_.SetGlobalBuffer((__gm__ T*)voxels);
+    Bind(points_, points, slots_, slots, voxels_, voxels);
+    Take(pipe, kVoxelizeGatherSlots, slot_, row_, place_, tile_, begin_);
+    Take(pipe, kLanesAtOnce, group_, column_, offset_);
     for (int32_t i = 0; i < kBuffers; i++) {
       window_[i] = Take<T>(pipe, kVoxelizeWindowBytes / kBytes);
       out_[i] = Take<T>(pipe, kLanesAtOnce);
@@ -295,18 +288,8 @@ class VoxelizeGather {
 
 // voxels [slots, channels]: the rows of points [points, channels] that slots int32 [slots] name,
 // zeros where none is named. Numbers of 4 bytes, or of 2.
-extern "C" __global__ __aicore__ void voxelize_gather_words(GM_ADDR points, GM_ADDR slots,
-                                                            GM_ADDR voxels,
-                                                            VoxelizeGatherTiling tiling) {
+extern "C" __global__ __aicore__ void voxelize_gather(GM_ADDR points, GM_ADDR slots, GM_ADDR voxels,
+                                                      VoxelizeGatherTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  AscendC::TPipe pipe;
-  mxd::kernels::VoxelizeGather<int32_t>(pipe, tiling, points, slots, voxels).Process();
-}
-
-extern "C" __global__ __aicore__ void voxelize_gather_halves(GM_ADDR points, GM_ADDR slots,
-                                                             GM_ADDR voxels,
-                                                             VoxelizeGatherTiling tiling) {
-  KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  AscendC::TPipe pipe;
-  mxd::kernels::VoxelizeGather<int16_t>(pipe, tiling, points, slots, voxels).Process();
+  mxd::kernels::RunForSize<mxd::kernels::VoxelizeGather>(tiling, points, slots, voxels);
 }

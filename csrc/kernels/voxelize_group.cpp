@@ -1,6 +1,6 @@
 // The second step of hard voxelization: each bucket's points, sorted by cell, are told the first
 // point of their voxel, and are sorted by it. What is beyond max_points of a voxel is left out.
-#include "common/numbers.h"
+#include "common/run.h"
 #include "sort/search.h"
 #include "voxelize/pieces.h"
 #include "voxelize_tiling.h"
@@ -29,16 +29,11 @@ class VoxelizeGroup {
         row_(score_[kMost]),
         first_(score_[2 * kMost]),
         bounds_in_ub_(Take<int32_t>(pipe, kBlockWords * kVoxelizeRuns)),
-        target_(Take<int32_t>(pipe, 2 * kRanges)),
-        scratch_(Take<int32_t>(pipe, 2 * kRanges)),
-        position_(Take<int32_t>(pipe, 2 * kRanges)),
         totals_(Take<int32_t>(pipe, kBlockWords)),
         mask_(Take<uint8_t>(pipe, kMost / 8)) {
-    planes_.SetGlobalBuffer((__gm__ int32_t*)planes);
-    bounds_.SetGlobalBuffer((__gm__ int32_t*)bounds);
-    groups_.SetGlobalBuffer((__gm__ int32_t*)groups);
-    range_bounds_.SetGlobalBuffer((__gm__ int32_t*)range_bounds);
-    sums_.SetGlobalBuffer((__gm__ int32_t*)sums);
+    Bind(planes_, planes, bounds_, bounds, groups_, groups, range_bounds_, range_bounds, sums_,
+         sums);
+    Take(pipe, 2 * kRanges, target_, scratch_, position_);
   }
 
   __aicore__ inline void Process() {
@@ -210,6 +205,6 @@ extern "C" __global__ __aicore__ void voxelize_group(GM_ADDR planes, GM_ADDR bou
                                                      GM_ADDR range_bounds, GM_ADDR sums,
                                                      VoxelizeBucketsTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  AscendC::TPipe pipe;
-  mxd::kernels::VoxelizeGroup(pipe, tiling, planes, bounds, groups, range_bounds, sums).Process();
+  mxd::kernels::RunKernel<mxd::kernels::VoxelizeGroup>(tiling, planes, bounds, groups, range_bounds,
+                                                       sums);
 }

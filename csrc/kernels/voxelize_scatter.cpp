@@ -9,6 +9,7 @@
 #include "common/filled_slots.h"
 #include "common/integer_lanes.h"
 #include "common/matrix_rows.h"
+#include "common/run.h"
 #include "voxelize_tiling.h"
 
 namespace mxd::kernels {
@@ -20,7 +21,6 @@ class VoxelizeRows {
  protected:
   static constexpr int32_t kBytes = sizeof(T);
   static constexpr int32_t kElements = kBlockBytes / kBytes;
-  static constexpr int32_t kMostRows = kVoxelizeElements + kVoxelizeWidth;  // elements
   static constexpr int32_t kUsedBytes =
       (5 * kVoxelizeElements + 3 * kVoxelizeSlots) * kWord + FilledSlots<kVoxelizeSlots>::kBytes;
 
@@ -31,12 +31,9 @@ class VoxelizeRows {
         lanes_(pipe, kVoxelizeElements),
         numbers_(Take<int32_t>(pipe, kVoxelizeSlots)),
         filled_(pipe) {
-    slots_.SetGlobalBuffer((__gm__ int32_t*)slots);
-    scratch_ = Take<int32_t>(pipe, kVoxelizeSlots);
-    row_ = Take<int32_t>(pipe, kVoxelizeSlots);
-    group_ = Take<int32_t>(pipe, kVoxelizeElements);
-    column_ = Take<int32_t>(pipe, kVoxelizeElements);
-    offset_ = Take<int32_t>(pipe, kVoxelizeElements);
+    Bind(slots_, slots);
+    Take(pipe, kVoxelizeSlots, scratch_, row_);
+    Take(pipe, kVoxelizeElements, group_, column_, offset_);
     CreateVecIndex(numbers_, 0, kVoxelizeSlots);
     Duplicate(row_, 0, kVoxelizeSlots);  // it is read two numbers at a time
     PipeBarrier<PIPE_V>();
@@ -126,10 +123,8 @@ class VoxelizeScatter : public VoxelizeRows<T> {
   __aicore__ inline VoxelizeScatter(TPipe& pipe, const VoxelizeScatterTiling& tiling,
                                     GM_ADDR voxels, GM_ADDR slots, GM_ADDR points)
       : Base(pipe, tiling, slots) {
-    voxels_.SetGlobalBuffer((__gm__ T*)voxels);
-    points_.SetGlobalBuffer((__gm__ T*)points);
-    in_ = Take<T>(pipe, kVoxelizeElements);
-    rows_ = Take<T>(pipe, kVoxelizeElements);
+    Bind(voxels_, voxels, points_, points);
+    Take(pipe, kVoxelizeElements, in_, rows_);
   }
 
   __aicore__ inline void Process() {
@@ -179,18 +174,9 @@ class VoxelizeScatter : public VoxelizeRows<T> {
 }  // namespace mxd::kernels
 
 // Adds rows of voxels to those rows of points, which must be zeros.
-extern "C" __global__ __aicore__ void voxelize_scatter_words(GM_ADDR voxels, GM_ADDR slots,
-                                                             GM_ADDR points,
-                                                             VoxelizeScatterTiling tiling) {
+extern "C" __global__ __aicore__ void voxelize_scatter(GM_ADDR voxels, GM_ADDR slots,
+                                                       GM_ADDR points,
+                                                       VoxelizeScatterTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  AscendC::TPipe pipe;
-  mxd::kernels::VoxelizeScatter<int32_t>(pipe, tiling, voxels, slots, points).Process();
-}
-
-extern "C" __global__ __aicore__ void voxelize_scatter_halves(GM_ADDR voxels, GM_ADDR slots,
-                                                              GM_ADDR points,
-                                                              VoxelizeScatterTiling tiling) {
-  KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  AscendC::TPipe pipe;
-  mxd::kernels::VoxelizeScatter<int16_t>(pipe, tiling, voxels, slots, points).Process();
+  mxd::kernels::RunForSize<mxd::kernels::VoxelizeScatter>(tiling, voxels, slots, points);
 }

@@ -2,7 +2,7 @@
 // by the buckets of their cells, and by cell. What is beyond max_points of a cell in a run is left
 // out, and so are points outside of the grid.
 #include "common/integer_lanes.h"
-#include "common/run_for.h"
+#include "common/run.h"
 #include "sort/search.h"
 #include "voxelize/cells.h"
 #include "voxelize/places.h"
@@ -25,12 +25,6 @@ class VoxelizeSplit {
                 kUbBytes - 8192);
 
  public:
-  static __aicore__ inline void Execute(const VoxelizeBucketsTiling& tiling, GM_ADDR points,
-                                        GM_ADDR planes, GM_ADDR bounds, GM_ADDR sums) {
-    TPipe pipe;
-    VoxelizeSplit(pipe, tiling, points, planes, bounds, sums).Process();
-  }
-
   __aicore__ inline VoxelizeSplit(TPipe& pipe, const VoxelizeBucketsTiling& tiling, GM_ADDR points,
                                   GM_ADDR planes, GM_ADDR bounds, GM_ADDR sums)
       : tiling_(tiling),
@@ -39,14 +33,10 @@ class VoxelizeSplit {
             TakeNumbers(pipe, kVoxelizeRun, RoundUp(MaxOf(tiling.run, Cells::kChunk), kLanes))),
         places_(pipe, numbers_, kVoxelizeRun),
         score_(Take<int32_t>(pipe, kVoxelizeRun + kLanes)),
-        target_(Take<int32_t>(pipe, kBounds)),
-        position_(Take<int32_t>(pipe, kBounds)),
-        scratch_(Take<int32_t>(pipe, kBounds)),
         inside_(Take<uint8_t>(pipe, kVoxelizeRun / 8)),
         kept_(Take<uint8_t>(pipe, kVoxelizeRun / 8)) {
-    planes_.SetGlobalBuffer((__gm__ int32_t*)planes);
-    bounds_.SetGlobalBuffer((__gm__ int32_t*)bounds);
-    sums_.SetGlobalBuffer((__gm__ int32_t*)sums);
+    Bind(planes_, planes, bounds_, bounds, sums_, sums);
+    Take(pipe, kBounds, target_, position_, scratch_);
     Muls(target_, numbers_, tiling_.bucket_cells, tiling_.buckets + 1);
     PipeBarrier<PIPE_V>();
     Adds(target_, target_, kKeyToScore, tiling_.buckets + 1);
@@ -162,6 +152,5 @@ class VoxelizeSplit {
 extern "C" __global__ __aicore__ void voxelize_split(GM_ADDR points, GM_ADDR planes, GM_ADDR bounds,
                                                      GM_ADDR sums, VoxelizeBucketsTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  using namespace mxd::kernels;
-  RunFor<VoxelizeSplit>(tiling.dtype, tiling, points, planes, bounds, sums);
+  mxd::kernels::RunFor<mxd::kernels::VoxelizeSplit>(tiling, points, planes, bounds, sums);
 }

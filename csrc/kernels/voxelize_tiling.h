@@ -54,6 +54,7 @@ struct VoxelizeSlotsTiling {
 
 // Rows of points to slots: `batch` slots and `width` channels at once.
 struct VoxelizeGatherTiling {
+  int32_t number_bytes;  // 4, or 2
   int32_t slots, points, channels, width, batch;
   int32_t tile, window;  // rows of a DMA, and of what is in UB, as powers of two
   int32_t packed;        // whether rows follow each other there without a gap
@@ -62,6 +63,7 @@ struct VoxelizeGatherTiling {
 
 // Rows of slots to points: `batch` slots and `width` channels at once.
 struct VoxelizeScatterTiling {
+  int32_t number_bytes;  // 4, or 2
   int32_t slots, points, channels, width, batch;
   int32_t farthest;  // rows between two that one DMA moves
   // A little less than 1 / width, 1 / width as whole blocks of 32 bytes, and the same for the last

@@ -180,14 +180,14 @@ std::vector<T> pack_weight(const at::Tensor& weight, int64_t groups, int64_t pad
 
 template <typename T>
 at::Tensor forward_in(const at::Tensor& features, const at::Tensor& weight,
-                      const c10::optional<at::Tensor>& bias, const at::Tensor& pairs,
-                      const at::Tensor& bounds, int64_t num_out, int64_t groups) {
+                      const c10::optional<at::Tensor>& bias, const Rulebook& rulebook,
+                      int64_t num_out, int64_t groups) {
   const int64_t channels = weight.size(2) / groups, padded_channels = whole_vectors<T>(channels);
   auto out = cpu::empty_output({num_out, groups * padded_channels}, features.options());
   const auto packed = pack_weight<T>(weight, groups, padded_channels, cpu::panel_columns<T>());
   const at::Tensor padded_bias =
       bias ? pad_channels(bias->unsqueeze(0), groups, channels, padded_channels) : at::Tensor();
-  const ForwardArgs<T> args{Rulebook(pairs, bounds),
+  const ForwardArgs<T> args{rulebook,
                             features.const_data_ptr<T>(),
                             packed.data(),
                             bias ? padded_bias.const_data_ptr<T>() : nullptr,
@@ -196,7 +196,7 @@ at::Tensor forward_in(const at::Tensor& features, const at::Tensor& weight,
                             groups,
                             weight.size(1),
                             padded_channels};
-  for_each_unit(bounds.size(0),
+  for_each_unit(rulebook.tiles,
                 [&](int64_t tile, int64_t) { cpu::run_widest<ForwardTile<T>>(args, tile); });
   if (channels == padded_channels) return out;
   return out.view({num_out, groups, padded_channels})
@@ -209,31 +209,30 @@ at::Tensor forward_cpu(const at::Tensor& features, const at::Tensor& weight,
                        const c10::optional<at::Tensor>& bias, const at::Tensor& pairs,
                        const at::Tensor& bounds, int64_t num_out, int64_t groups) {
   check_forward(features, weight, bias, pairs, bounds, num_out, groups);
-  const at::Tensor all_pairs = pairs.contiguous(), all_bounds = bounds.contiguous();
-  check_rows(all_pairs, all_bounds, features.size(0), num_out);
+  const CheckedRulebook rulebook(pairs, bounds, features.size(0), num_out);
   return cpu::with_compute_type(features,
                                 [&](auto number, const auto& convert) {
                                   return forward_in<decltype(number)>(
                                       convert(features), convert(weight),
                                       bias ? c10::make_optional(convert(*bias)) : c10::nullopt,
-                                      all_pairs, all_bounds, num_out, groups);
+                                      rulebook.view(), num_out, groups);
                                 })
       .to(features.scalar_type());
 }
 
 template <typename T>
 at::Tensor weight_grad_in(const at::Tensor& features, const at::Tensor& grad,
-                          const at::Tensor& pairs, const at::Tensor& bounds, int64_t groups) {
+                          const Rulebook& rulebook, int64_t groups) {
   constexpr int64_t kTilesInSlab = 32, kMaxSlabs = 16, kMaxBytes = 64 << 20;
-  const int64_t volume = bounds.size(1) - 1, in_channels = features.size(1) / groups;
+  const int64_t volume = rulebook.volume, in_channels = features.size(1) / groups;
   const int64_t channels = grad.size(1) / groups, padded_channels = whole_vectors<T>(channels);
   const int64_t slab_bytes = groups * volume * in_channels * padded_channels * sizeof(T);
   const int64_t most =
       std::clamp<int64_t>(kMaxBytes / std::max<int64_t>(slab_bytes, 1), 1, kMaxSlabs);
-  const int64_t slabs = std::clamp<int64_t>(bounds.size(0) / kTilesInSlab, 1, most);
+  const int64_t slabs = std::clamp<int64_t>(rulebook.tiles / kTilesInSlab, 1, most);
   auto parts = at::empty({slabs, groups, volume, in_channels, padded_channels}, features.options());
   const at::Tensor padded_grad = pad_channels(grad, groups, channels, padded_channels);
-  const WeightGradArgs<T> args{Rulebook(pairs, bounds),
+  const WeightGradArgs<T> args{rulebook,
                                features.const_data_ptr<T>(),
                                padded_grad.const_data_ptr<T>(),
                                parts.mutable_data_ptr<T>(),
@@ -253,13 +252,11 @@ at::Tensor weight_grad_in(const at::Tensor& features, const at::Tensor& grad,
 at::Tensor weight_grad_cpu(const at::Tensor& features, const at::Tensor& grad,
                            const at::Tensor& pairs, const at::Tensor& bounds, int64_t groups) {
   check_weight_grad(features, grad, pairs, bounds, groups);
-  const at::Tensor all_pairs = pairs.contiguous(), all_bounds = bounds.contiguous();
-  check_rows(all_pairs, all_bounds, features.size(0), grad.size(0));
+  const CheckedRulebook rulebook(pairs, bounds, features.size(0), grad.size(0));
   return cpu::with_compute_type(features,
                                 [&](auto number, const auto& convert) {
-                                  return weight_grad_in<decltype(number)>(convert(features),
-                                                                          convert(grad), all_pairs,
-                                                                          all_bounds, groups);
+                                  return weight_grad_in<decltype(number)>(
+                                      convert(features), convert(grad), rulebook.view(), groups);
                                 })
       .to(features.scalar_type());
 }
