@@ -13,11 +13,10 @@ class VoxelizeCollect {
   static constexpr int32_t kPlanes = 3;                               // first point, cell, row
   static constexpr int32_t kVoxels = 1024;                            // at once
   static constexpr int32_t kSlots = 3072;                             // at once
-  static constexpr int32_t kWindow = 512;                             // ranges at once
   static constexpr int32_t kPieces = kBlockWords * kVoxelizeBuckets;  // words of their bounds
   static_assert(2 * kPieces <= kMost && kVoxelizeDims * kVoxels <= kMost);
-  static_assert(((1 + kPlanes) * kMost + PlaceSort::Words(kMost) + 2 * kSlots + 4 * kVoxels +
-                 2 * kVoxelizeRanges) *
+  static_assert(((1 + kPlanes) * kMost + PlaceSort::Words(kMost) + 2 * kSlots + 3 * kVoxels +
+                 kBlockWords + 2 * kVoxelizeRanges) *
                         kWord +
                     kMost / 8 <=
                 kUbBytes);
