@@ -68,8 +68,8 @@ class VoxelizeSplit {
   __aicore__ inline void FindScores(int32_t begin, int32_t count) {
     Duplicate(score_[count / kLanes * kLanes], kPadScore, kLanes);
     PipeBarrier<PIPE_V>();
-    const LocalTensor<int32_t> half = places_.list(0), cell = half[Cells::kWords];
-    const Cells cells(tiling_, half, numbers_, address_);
+    const LocalTensor<int32_t> area = places_.list(0), cell = area[Cells::kWords];
+    const Cells cells(tiling_, area, numbers_, address_);
     for (int32_t at = 0; at < count; at += cells.chunk()) {
       const int32_t points = MinOf(cells.chunk(), count - at);
       const LocalTensor<int32_t> key = score_[at];
@@ -86,7 +86,7 @@ class VoxelizeSplit {
     // The key of a bucket is the quotient.
     const LocalTensor<int32_t> quotient = places_.scores();
     SetWait<HardEvent::MTE3_V>();  // the sums are cleared
-    IntegerLanes(half, places_.list(1))
+    IntegerLanes(area, places_.list(1))
         .Divide(quotient, score_, tiling_.buckets, tiling_.inverse_buckets, count);
     Muls(score_, score_, tiling_.bucket_cells, count);
     Adds(quotient, quotient, kKeyToScore, count);
