@@ -263,8 +263,8 @@ class VoxelizeGather {
                    static_cast<uint32_t>((all ? lanes : width_) * kBytes), 0,
                    static_cast<uint32_t>(all ? 0 : (tiling_.channels - width_) * kBytes), 0});
       outputs_free_.Set(output_);
+      PipeBarrier<PIPE_V>();
     }
-    PipeBarrier<PIPE_V>();
   }
 
   const VoxelizeGatherTiling tiling_;
