@@ -159,6 +159,7 @@ class VoxelizeGather {
   __aicore__ inline void FindTiles(int32_t filled) {
     tiles_ = 0;
     if (filled == 0) return;
+    SetWait<HardEvent::S_V>();  // the scalar unit has read the last ones
     Adds(row_, row_, -kKeyToScore, filled);
     PipeBarrier<PIPE_V>();
     ShiftRight(tile_, row_, tiling_.tile, filled);
@@ -168,7 +169,6 @@ class VoxelizeGather {
     places_.MarkChanges(mask_, 1, filled);
     Adds(places_.list(0), tile_, 0, filled);
     PipeBarrier<PIPE_V>();
-    SetWait<HardEvent::S_V>();  // the scalar unit has read the last ones
     tiles_ = Compact(tile_, places_.list(0), mask_, filled);
     Compact(begin_, numbers_, mask_, filled);
   }
