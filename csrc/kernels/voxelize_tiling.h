@@ -83,6 +83,7 @@ constexpr int32_t kVoxelizeBucket = 4096;       // points of a bucket, at most
 constexpr int32_t kVoxelizeRanges = 2048;       // and their end, at most
 constexpr int32_t kVoxelizeGatherSlots = 1536;  // at once of VoxelizeGatherTiling
 constexpr int32_t kVoxelizeGatherLanes = 2048;  // elements of a gather
+constexpr int32_t kVoxelizeGatherWidth = 448;   // channels; 16 rows of them fit
 constexpr int32_t kVoxelizeNarrow = 64;         // channels of rows that are not padded
 constexpr int32_t kVoxelizeRowBytes = 30720;    // of rows at once
 constexpr int32_t kVoxelizeTileBytes = 3520;    // what a DMA of the shortest time moves

@@ -38,7 +38,7 @@ VoxelizeGatherTiling make_gather_tiling(const at::Tensor& table, const at::Tenso
   tiling.slots = slots.numel();
   tiling.points = table.size(0);
   tiling.channels = table.size(1);
-  tiling.width = std::min<int64_t>(tiling.channels, kernels::kVoxelizeWidth);
+  tiling.width = std::min<int64_t>(tiling.channels, kernels::kVoxelizeGatherWidth);
   const int64_t padded = round_up(tiling.width, block);
   const bool narrow = tiling.width <= kernels::kVoxelizeNarrow;
   const int64_t most = std::min<int64_t>(
@@ -46,7 +46,7 @@ VoxelizeGatherTiling make_gather_tiling(const at::Tensor& table, const at::Tenso
       kernels::kVoxelizeGatherSlots);
   // As many for each block.
   const int64_t blocks = blocks_for(slots);
-  const int64_t turns = ceil_div(tiling.slots, blocks * std::max(most, kUnit));
+  const int64_t turns = ceil_div(tiling.slots, blocks * most);
   tiling.batch = round_up(ceil_div(tiling.slots, blocks * turns), kUnit);
   const int64_t tile =
       log2(std::max<int64_t>(kernels::kVoxelizeTileBytes / (tiling.width * size), 1));
