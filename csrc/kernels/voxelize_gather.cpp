@@ -228,15 +228,17 @@ class VoxelizeGather {
     loaded_.Wait(window.buffer);
     const int32_t first = window.begin / row_unit() * row_unit();
     const int64_t before = (static_cast<int64_t>(window.number) << tiling_.window);
+    const int32_t base = first / kBlockWords * kBlockWords, count = window.end - base;
+    Adds(slot_, row_[base], -static_cast<int32_t>(before), count);
+    PipeBarrier<PIPE_V>();
+    Maxs(slot_, slot_, 0, count);
+    PipeBarrier<PIPE_V>();
+    Muls(slot_, slot_, window_pitch() * kBytes, count);
+    PipeBarrier<PIPE_V>();
     for (int32_t at = first; at < window.end; at += at_once_) {
       const int32_t rows = MinOf(at_once_, window.end - at), lanes = rows * columns();
-      Adds(slot_, row_[at], -static_cast<int32_t>(before), rows);
-      PipeBarrier<PIPE_V>();
-      Maxs(slot_, slot_, 0, rows);
-      PipeBarrier<PIPE_V>();
-      Muls(slot_, slot_, window_pitch() * kBytes, rows);
-      PipeBarrier<PIPE_V>();
-      Gather(offset_, slot_, group_.template ReinterpretCast<uint32_t>(), 0, lanes);
+      Gather(offset_, slot_, group_.template ReinterpretCast<uint32_t>(), (at - base) * kWord,
+             lanes);
       PipeBarrier<PIPE_V>();
       Add(offset_, offset_, column_, lanes);
       PipeBarrier<PIPE_V>();
