@@ -28,7 +28,6 @@ class DensePlanes {
   static constexpr int32_t kSize = sizeof(T);
   static constexpr int32_t kElements = kBlockBytes / kSize;
   static constexpr int32_t kBuffers = 2;
-  static constexpr int32_t kMostOutputs = 4;  // buffers of what is written
   static constexpr int32_t kUsedBytes =
       FilledSlots<kDenseTile>::kBytes + (1 + kBuffers) * kDenseTile * kWord;
 
@@ -58,8 +57,8 @@ class DensePlanes {
     PipeBarrier<PIPE_V>();
     loaded_.Init(pipe, kBuffers);
     loads_free_.Init(pipe, kBuffers);
-    gathered_.Init(pipe, kMostOutputs);
-    outputs_free_.Init(pipe, kMostOutputs);
+    gathered_.Init(pipe, kBuffers);
+    outputs_free_.Init(pipe, kBuffers);
   }
 
   __aicore__ inline int32_t width() const {
@@ -146,10 +145,9 @@ class ToDense : public DensePlanes<T, ToDense<T>> {
   friend Base;
   using Base::kSize, Base::kElements, Base::kBuffers, Base::tiling_, Base::filled_, Base::rows_,
       Base::first_;
-  static constexpr int32_t kOutputs = Base::kMostOutputs;  // a DMA's data is there long after it
-  static constexpr int32_t kTogether = 4;                  // channels of a gather
-  static constexpr int32_t kLeast = 16;                    // cells of a tile
-  static_assert(Base::kUsedBytes + kBuffers * kDenseRowBytes + kOutputs * kDensePlaneBytes +
+  static constexpr int32_t kTogether = 4;  // channels of a gather
+  static constexpr int32_t kLeast = 16;    // cells of a tile
+  static_assert(Base::kUsedBytes + kBuffers * (kDenseRowBytes + kDensePlaneBytes) +
                     (1 + kBuffers * kTogether) * kDenseTile * kWord + Scan<kDenseTile>::kBytes <=
                 kUbBytes);
   static_assert(kDenseRowBytes / (kDenseWidth * kWord) > kLeast);
@@ -163,11 +161,11 @@ class ToDense : public DensePlanes<T, ToDense<T>> {
     Bind(features_, features, dense_, dense);
     for (int32_t i = 0; i < kBuffers; i++) {
       voxels_[i] = Take<T>(pipe, kDenseRowBytes / kSize);
+      planes_[i] = Take<T>(pipe, kDensePlaneBytes / kSize);
       offset_[i] = Take<int32_t>(pipe, kTogether * kDenseTile);
       // A cell of no voxel has the row of zeros before the others.
       Duplicate(voxels_[i], T{}, RoundUp(tiling.width, kElements));
     }
-    for (int32_t i = 0; i < kOutputs; i++) planes_[i] = Take<T>(pipe, kDensePlaneBytes / kSize);
     PipeBarrier<PIPE_V>();
   }
 
@@ -217,8 +215,7 @@ class ToDense : public DensePlanes<T, ToDense<T>> {
     const int32_t most = kDensePlaneBytes / kSize / padded;
     const LocalTensor<uint32_t> offset = offset_[tile.buffer].template ReinterpretCast<uint32_t>();
     this->loaded_.Wait(tile.buffer);
-    for (int32_t channel = 0; channel < width;
-         channel += most, output_ = (output_ + 1) % kOutputs) {
+    for (int32_t channel = 0; channel < width; channel += most, output_ = 1 - output_) {
       const int32_t planes = MinOf(most, width - channel);
       this->outputs_free_.Wait(output_);
       for (int32_t i = 0; i < planes; i += kTogether)
@@ -236,7 +233,7 @@ class ToDense : public DensePlanes<T, ToDense<T>> {
   Scan<kDenseTile> scan_;
   GlobalTensor<T> features_, dense_;
   LocalTensor<int32_t> position_, offset_[kBuffers];
-  LocalTensor<T> voxels_[kBuffers], planes_[kOutputs];
+  LocalTensor<T> voxels_[kBuffers], planes_[kBuffers];
   int32_t output_ = 0;
 };
 
