@@ -9,6 +9,7 @@ from mmdet3d.registry import TASK_UTILS
 from mxd_mmplugin.models import assigners
 from tests.counting import Counting
 
+FLAT = dict(type='mmdet.BboxOverlaps2D')  # found whatever the default scope is
 OPTIONS = [
     {},
     dict(min_pos_iou=0.3),
@@ -35,7 +36,7 @@ def test_the_same_as_mmdets(options, boxes, priors):
     ):
         if 'neg_iou_thr' in options and theirs is Stock3D:
             continue
-        arguments = {'pos_iou_thr': 0.6, 'neg_iou_thr': 0.45, **options}
+        arguments = {'pos_iou_thr': 0.6, 'neg_iou_thr': 0.45, 'iou_calculator': FLAT, **options}
         if theirs is Stock3D:
             arguments['iou_calculator'] = dict(type='BboxOverlapsNearest3D', coordinate='lidar')
         table, labels = overlaps(boxes, priors), torch.randint(0, 3, (boxes,))
@@ -49,7 +50,7 @@ def test_the_same_as_mmdets(options, boxes, priors):
 
 def test_nothing_waits():
     table, labels = overlaps(6, 50), torch.randint(0, 3, (6,))
-    assigner = assigners.MaxIoUAssigner(0.6, 0.45)
+    assigner = assigners.MaxIoUAssigner(0.6, 0.45, iou_calculator=FLAT)
     with Counting() as counting:
         assigner.assign_wrt_overlaps(table, labels)
     assert counting.waits == 0
