@@ -26,7 +26,18 @@ struct Simd<BFloat16Pair, Bytes> {
     std::memcpy(&value, from, Bytes);
     return value;
   }
+  static MXD_INLINE void store(BFloat16Pair* to, const Vec& value) {
+    std::memcpy(to, &value, Bytes);
+  }
 };
+
+// The nearest bfloat16 number, the even one of two. c10's conversion does not vectorise.
+MXD_INLINE uint16_t round_to_bfloat16(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof(bits));
+  const uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+  return (bits & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : rounded;
+}
 
 // Of products of T: the number that they are summed in, and the one that tensors hold, of which a T
 // has kNumbers.
@@ -55,7 +66,13 @@ MXD_INLINE void add_products(Sum& sum, const T& left, const Vec& right) {
 
 #if defined(__x86_64__)
 template <typename Sum, typename Vec>
-MXD_INLINE void add_products(Sum& sum, const BFloat16Pair& left, const Vec& right) {
+#ifdef __clang__  // refuses 64-byte registers in functions that are not for such processors
+__attribute__((target("avx512f"))) inline
+#else
+MXD_INLINE
+#endif
+    void
+    add_products(Sum& sum, const BFloat16Pair& left, const Vec& right) {
   uint32_t pair;
   std::memcpy(&pair, &left, sizeof(pair));
   const Vec factor = Vec{} + pair;

@@ -1,7 +1,10 @@
-// Output buffers of the CPU kernels.
+// Buffers of the CPU kernels.
 #pragma once
 
 #include <ATen/ops/empty.h>
+
+#include <new>
+#include <vector>
 
 #ifdef __linux__
 #include <sys/mman.h>
@@ -22,5 +25,28 @@ inline at::Tensor empty_output(at::IntArrayRef sizes, const at::TensorOptions& o
 #endif
   return tensor;
 }
+
+// A std::vector that begins at a cache line, so that no vector or row of a tile lies across two.
+template <typename T>
+struct LineAllocator {
+  using value_type = T;
+  static constexpr std::align_val_t kLine{64};
+
+  LineAllocator() = default;
+  template <typename U>
+  LineAllocator(const LineAllocator<U>&) {}
+  T* allocate(size_t count) { return static_cast<T*>(::operator new(count * sizeof(T), kLine)); }
+  void deallocate(T* data, size_t) { ::operator delete(data, kLine); }
+  template <typename U>
+  bool operator==(const LineAllocator<U>&) const {
+    return true;
+  }
+  template <typename U>
+  bool operator!=(const LineAllocator<U>&) const {
+    return false;
+  }
+};
+template <typename T>
+using LineVector = std::vector<T, LineAllocator<T>>;
 
 }  // namespace mxd::cpu

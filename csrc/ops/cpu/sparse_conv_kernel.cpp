@@ -2,23 +2,25 @@
 // gather buffer) and accumulated in registers; a tile of output rows stays in the cache of the core
 // that works on it. The order of every sum is fixed by the rulebook, so results do not depend on
 // the number of threads.
-#include <ATen/ops/constant_pad_nd.h>
-#include <ATen/ops/empty.h>
 #include <torch/library.h>
 
 #include <algorithm>
 #include <vector>
 
 #include "../sparse_conv.h"
+#include "amx.h"
 #include "gemm.h"
 #include "memory.h"
 #include "parallel.h"
+#include "rows.h"
 #include "rulebook.h"
 #include "simd.h"
+#include "sparse_conv_layout.h"
 
 namespace mxd::sparse_conv {
 namespace {
 
+using cpu::BFloat16Pair;
 using cpu::kNumbers;
 using cpu::multiply_tile;
 using cpu::number_t;
@@ -34,19 +36,22 @@ struct ForwardArgs {
   const T* features;     // [rows, groups * in_channels]
   const T* weight;       // packed: [groups, K, panels, in_channels, panel width]
   const sum_t<T>* bias;  // [groups * out_channels] or null
-  sum_t<T>* out;         // [num_out, groups * out_channels]
   int64_t num_out, groups, in_channels, out_channels;  // channels of one group; out_channels padded
+
+  int64_t rows(int64_t tile) const { return std::min(kTileRows, num_out - tile * kTileRows); }
 };
+
+// `out` are the rows of the tile, [rows, groups * out_channels].
 
 template <typename T>
 struct ForwardTile {
   template <typename W>
-  static MXD_INLINE void run(const ForwardArgs<T>& args, int64_t tile) {
+  static MXD_INLINE void run(const ForwardArgs<T>& args, int64_t tile, sum_t<T>* tile_out) {
     constexpr int64_t kLanes = Simd<T, W::kBytes>::kLanes, kPanel = W::kVectors * kLanes;
     const Rulebook& book = args.rulebook;
     const int64_t in_stride = args.groups * args.in_channels;
     const int64_t out_stride = args.groups * args.out_channels;
-    const int64_t rows = std::min(kTileRows, args.num_out - tile * kTileRows);
+    const int64_t rows = args.rows(tile), first_row = tile * kTileRows;
     // An offset that pairs every row of the tile writes the rows, all others add to them.
     const int64_t whole = book.whole_offset(tile, rows);
 
@@ -54,7 +59,7 @@ struct ForwardTile {
       for (int64_t column = 0; column < args.out_channels; column += kPanel) {
         const int64_t width = std::min(kPanel, args.out_channels - column);
         const T* in = args.features + group * args.in_channels;
-        sum_t<T>* out = args.out + group * args.out_channels + column;
+        sum_t<T>* out = tile_out + group * args.out_channels + column;
         const sum_t<T>* bias = args.bias ? args.bias + group * args.out_channels + column : nullptr;
         auto run = [&](int64_t k, Start start) MXD_INLINED {
           const T* weight = args.weight +
@@ -69,7 +74,7 @@ struct ForwardTile {
             sum_t<T>* to[W::kRows];
             for (int64_t r = 0; r < count; r++) {
               from[r] = in + pair[r].in * in_stride;
-              to[r] = out + pair[r].out * out_stride;
+              to[r] = out + (pair[r].out - first_row) * out_stride;
               __builtin_prefetch(in +
                                  pair[std::min(r + kPairsAhead, end - pair - 1)].in * in_stride);
             }
@@ -87,7 +92,7 @@ struct ForwardTile {
         if (whole >= 0) {
           run(whole, bias ? Start::kBias : Start::kZero);
         } else {
-          for (int64_t row = tile * kTileRows; row < tile * kTileRows + rows; row++)
+          for (int64_t row = 0; row < rows; row++)
             for (int64_t j = 0; j < width; j++) out[row * out_stride + j] = bias ? bias[j] : 0;
         }
         for (int64_t k = 0; k < book.volume; k++)
@@ -96,76 +101,151 @@ struct ForwardTile {
   }
 };
 
-// [rows, groups * channels] -> [rows, groups * padded]; a copy only where padding is needed.
-at::Tensor pad_channels(const at::Tensor& tensor, int64_t groups, int64_t channels,
-                        int64_t padded_channels) {
-  if (channels == padded_channels) return tensor.contiguous();
-  return at::constant_pad_nd(tensor.reshape({-1, groups, channels}),
-                             {0, padded_channels - channels})
-      .reshape({-1, groups * padded_channels});
-}
+#ifdef MXD_HAS_AMX
+// The same with AMX. The rows of some pairs are gathered, and their products are added to the rows
+// of the output.
+struct ForwardTileAmx {
+  template <typename W>
+  static MXD_INLINE void run(const ForwardArgs<BFloat16Pair>& args, int64_t tile, float* tile_out) {
+    using cpu::amx::kBlock;
+    using cpu::amx::kSide;
+    const Rulebook& book = args.rulebook;
+    const cpu::amx::Depth depth(args.in_channels);
+    const cpu::amx::Tiles tiles(depth.pairs);
+    const int64_t in_stride = args.groups * args.in_channels;
+    const int64_t out_stride = args.groups * args.out_channels;
+    const int64_t rows = args.rows(tile), first_row = tile * kTileRows;
+    const int64_t whole = book.whole_offset(tile, rows);
+    const Pair* const last = book.end(tile, book.volume - 1) - 1;
+    cpu::LineVector<BFloat16Pair> left(kBlock * depth.padded());
+    cpu::LineVector<float> product(kBlock * args.out_channels);
 
-// [K, in, groups * out] -> [groups, K, panels, in, panel width]. A T is kNumbers<T> inputs.
-template <typename T>
-std::vector<T> pack_weight(const at::Tensor& weight, int64_t groups, int64_t padded_out,
-                           int64_t panel) {
-  using Number = number_t<T>;
-  constexpr int64_t kStep = kNumbers<T>;
-  const int64_t volume = weight.size(0), in = weight.size(1), out = weight.size(2) / groups;
-  const int64_t depth = (in + kStep - 1) / kStep;
-  std::vector<T> packed(groups * volume * depth * padded_out, T{});
-  const auto* from = static_cast<const Number*>(weight.const_data_ptr());
-  at::parallel_for(0, groups * volume, 8, [&](int64_t begin, int64_t end) {
-    for (int64_t unit = begin; unit < end; unit++) {
-      const int64_t group = unit / volume, k = unit % volume;
-      auto* to = reinterpret_cast<Number*>(packed.data() + unit * depth * padded_out);
-      for (int64_t column = 0; column < padded_out; column += panel) {
-        const int64_t width = std::min(panel, padded_out - column);
-        const int64_t filled = std::clamp<int64_t>(out - column, 0, width);
-        for (int64_t i = 0; i < in; i++) {
-          const Number* row = from + (k * in + i) * out * groups + group * out + column;
-          Number* into = to + i / kStep * width * kStep + i % kStep;
-          for (int64_t j = 0; j < filled; j++) into[j * kStep] = row[j];
+    for (int64_t group = 0; group < args.groups; group++) {
+      const BFloat16Pair* in = args.features + group * args.in_channels;
+      float* out = tile_out + group * args.out_channels;
+      const float* bias = args.bias ? args.bias + group * args.out_channels : nullptr;
+      const auto run = [&](int64_t k, Start start) MXD_INLINED {
+        const BFloat16Pair* weight =
+            args.weight + (group * book.volume + k) * depth.padded() * args.out_channels;
+        const Pair* const end = book.end(tile, k);
+        for (const Pair* pair = book.begin(tile, k); pair < end; pair += kBlock) {
+          const int64_t count = std::min<int64_t>(kBlock, end - pair);
+          for (int64_t r = 0; r < count; r++) {
+            copy_row<W>(in + pair[r].in * in_stride, args.in_channels,
+                        left.data() + r * depth.padded());
+            cpu::prefetch_row(in + std::min(pair + r + kBlock, last)->in * in_stride,
+                              args.in_channels);
+          }
+          cpu::amx::for_each_block(
+              count, args.out_channels,
+              [&](int64_t, int64_t column, auto row_tiles, auto columns) MXD_INLINED {
+                const int64_t width = columns * kSide;
+                cpu::amx::multiply<row_tiles, columns>(
+                    depth.steps,
+                    {left.data(), depth.padded(), depth.pairs, kSide * depth.padded()},
+                    {weight + column * depth.padded(), width, depth.pairs * width, kSide}, false,
+                    product.data() + column, args.out_channels);
+              });
+          for (int64_t r = 0; r < count; r++)
+            add_row<W>(product.data() + r * args.out_channels, args.out_channels, start, bias,
+                       out + (pair[r].out - first_row) * out_stride);
         }
-        to += depth * width * kStep;
-      }
+      };
+      if (whole >= 0)
+        run(whole, bias ? Start::kBias : Start::kZero);
+      else
+        for (int64_t row = 0; row < rows; row++)
+          for (int64_t j = 0; j < args.out_channels; j++)
+            out[row * out_stride + j] = bias ? bias[j] : 0;
+      for (int64_t k = 0; k < book.volume; k++)
+        if (k != whole) run(k, Start::kAdd);
     }
-  });
-  return packed;
-}
+  }
 
-// features and weight hold number_t<T>, bias and the result sum_t<T>.
+ private:
+  template <typename W>
+  static MXD_INLINE void copy_row(const BFloat16Pair* from, int64_t count, BFloat16Pair* to) {
+    using V = Simd<BFloat16Pair, W::kBytes>;
+    int64_t i = 0;
+    for (; i + V::kLanes <= count; i += V::kLanes) V::store(to + i, V::load(from + i));
+    for (; i < count; i++) to[i] = from[i];
+  }
+  template <typename W>
+  static MXD_INLINE void add_row(const float* row, int64_t count, Start start, const float* bias,
+                                 float* out) {
+    using V = Simd<float, W::kBytes>;
+    for (int64_t i = 0; i < count; i += V::kLanes) {
+      auto sum = V::load(row + i);
+      if (start == Start::kAdd) sum += V::load(out + i);
+      if (start == Start::kBias) sum += V::load(bias + i);
+      V::store(out + i, sum);
+    }
+  }
+};
+#endif
+
+// Rounds the sums of a tile, without their padding.
+struct RoundRows {
+  template <typename W>
+  static MXD_INLINE void run(const float* sums, int64_t rows, int64_t channels, int64_t padded,
+                             uint16_t* to) {
+    for (int64_t row = 0; row < rows; row++, sums += padded, to += channels)
+      for (int64_t c = 0; c < channels; c++) to[c] = cpu::round_to_bfloat16(sums[c]);
+  }
+};
+
+// features and weight hold number_t<T>, as the result does, bias holds sum_t<T>.
 template <typename T>
 at::Tensor forward_in(const at::Tensor& features, const at::Tensor& weight,
                       const c10::optional<at::Tensor>& bias, const Rulebook& rulebook,
                       int64_t num_out, int64_t groups) {
+  constexpr bool kRounded = !std::is_same_v<number_t<T>, sum_t<T>>;
   const int64_t channels = weight.size(2) / groups, padded_channels = whole_vectors<T>(channels);
   const int64_t in_channels = weight.size(1);
   const int64_t depth = (in_channels + kNumbers<T> - 1) / kNumbers<T>;
+  const bool amx = kRounded && cpu::amx::is_used(in_channels, channels);
   const at::Tensor padded_features =
       pad_channels(features, groups, in_channels, depth * kNumbers<T>);
-  const auto options = features.options().dtype(c10::CppTypeToScalarType<sum_t<T>>());
-  auto out = cpu::empty_output({num_out, groups * padded_channels}, options);
-  const auto packed = pack_weight<T>(weight, groups, padded_channels, cpu::panel_columns<T>());
+  const auto packed = pack_weight<T>(weight, groups, amx ? cpu::amx::Depth(depth).padded() : depth, padded_channels,
+                                     amx ? cpu::amx::kBlock : cpu::panel_columns<T>());
   const at::Tensor padded_bias =
       bias ? pad_channels(bias->unsqueeze(0), groups, channels, padded_channels) : at::Tensor();
   const ForwardArgs<T> args{rulebook,
                             static_cast<const T*>(padded_features.const_data_ptr()),
                             packed.data(),
                             bias ? padded_bias.const_data_ptr<sum_t<T>>() : nullptr,
-                            out.template mutable_data_ptr<sum_t<T>>(),
                             num_out,
                             groups,
                             depth,
                             padded_channels};
-  cpu::for_each_unit(rulebook.tiles, [&](int64_t tile, int64_t) {
-    cpu::run_products<T, ForwardTile<T>>(args, tile);
-  });
-  if (channels == padded_channels) return out;
-  return out.view({num_out, groups, padded_channels})
-      .narrow(2, 0, channels)
-      .reshape({num_out, groups * channels})
-      .contiguous();
+  const int64_t row = groups * padded_channels;
+  if constexpr (kRounded) {
+    auto out = cpu::empty_output({num_out, groups * channels}, features.options());
+    auto* to = static_cast<number_t<T>*>(out.mutable_data_ptr());
+    cpu::LineVector<sum_t<T>> sums(at::get_num_threads() * kTileRows * row);
+    cpu::for_each_unit(rulebook.tiles, [&](int64_t tile, int64_t worker) {
+      sum_t<T>* tile_sums = sums.data() + worker * kTileRows * row;
+#ifdef MXD_HAS_AMX
+      if (amx)
+        cpu::run_products<T, ForwardTileAmx>(args, tile, tile_sums);
+      else
+#endif
+        cpu::run_products<T, ForwardTile<T>>(args, tile, tile_sums);
+      cpu::run_products<T, RoundRows>(tile_sums, args.rows(tile) * groups, channels, padded_channels, to + tile * kTileRows * groups * channels);
+    });
+    return out;
+  } else {
+    auto out = cpu::empty_output({num_out, row}, features.options());
+    auto* to = out.template mutable_data_ptr<T>();
+    cpu::for_each_unit(rulebook.tiles, [&](int64_t tile, int64_t) {
+      cpu::run_products<T, ForwardTile<T>>(args, tile, to + tile * kTileRows * row);
+    });
+    if (channels == padded_channels) return out;
+    return out.view({num_out, groups, padded_channels})
+        .narrow(2, 0, channels)
+        .reshape({num_out, groups * channels})
+        .contiguous();
+  }
 }
 
 at::Tensor forward_cpu(const at::Tensor& features, const at::Tensor& weight,
