@@ -167,8 +167,10 @@ def _ops() -> Section:
     table = _table('Ops', 'op', *devices)
     for op, served in backends.items():
         table.add_row(op, *(escape(str(served.get(device, ''))) for device in devices))
+    products = import_module('torch').ops.mxd.bfloat16_products()
+    table.caption = f'Sparse convolution on this CPU multiplies bfloat16 by {products}.'
     if 'Ascend kernel' not in {served['npu'] for served in backends.values()}:
-        table.caption = 'Ascend kernels are in the NPU build only: see docs/npu.md.'
+        table.caption += ' Ascend kernels are in the NPU build only: see docs/npu.md.'
     return table, []
 
 

@@ -24,6 +24,8 @@ LAYERS = (
     ('SubMConv3d', 128, 128, 1),
     ('SparseConv3d', 64, 128, 2),
 )
+# Channels of submanifold layers that are timed in bfloat16 too.
+BFLOAT16 = 16, 32, 64, 128
 SMALL, MODEL = 10_000, 80_000
 LARGE = 10_000, 30_000, 100_000, 300_000, 1_000_000
 
@@ -40,6 +42,9 @@ def cases(shapes: str) -> Iterator[Case]:
         indices, batch = voxels(SMALL if shapes == 'small' else MODEL)
         for layer in LAYERS:
             yield from _convolution(indices, batch, *layer)
+        for channels in BFLOAT16:
+            layer = 'SubMConv3d', channels, channels, 1
+            yield from _convolution(indices, batch, *layer, dtype=torch.bfloat16)
         yield from _others(indices, batch, 64)
 
 
@@ -73,11 +78,17 @@ def _layer_of_spconv(
 
 
 def _convolution(
-    indices: Tensor, batch: int, kind: str, inputs: int, outputs: int, stride: int
+    indices: Tensor,
+    batch: int,
+    kind: str,
+    inputs: int,
+    outputs: int,
+    stride: int,
+    dtype: torch.dtype = torch.float32,
 ) -> Iterator[Case]:
     count, geometry = len(indices), ([3] * 3, [stride] * 3, [1] * 3, [1] * 3, kind == 'SubMConv3d')
-    features = torch.randn(count, inputs, requires_grad=True)
-    weight = torch.randn(3, 3, 3, inputs, outputs, requires_grad=True)
+    features = torch.randn(count, inputs, dtype=dtype, requires_grad=True)
+    weight = torch.randn(3, 3, 3, inputs, outputs, dtype=dtype, requires_grad=True)
 
     def rulebook() -> Rulebook:
         return build_rulebook(indices, batch, GRID, *geometry)
@@ -95,10 +106,13 @@ def _convolution(
             torch.ops.mxd.sparse_conv_rulebook_transpose(book.pairs, book.bounds, count)
         torch.autograd.grad(out, (features, weight), grad, retain_graph=True)
 
-    rivals = _layer_of_spconv(
-        kind, (inputs, outputs), indices, batch, features.detach(), stride=stride, bias=False
-    )
-    name = f'{kind} {inputs}->{outputs}' + (f' stride {stride}' if stride > 1 else '')
+    rivals, name = {}, f'{kind} {inputs}->{outputs}' + (f' stride {stride}' if stride > 1 else '')
+    if dtype == torch.float32:
+        rivals = _layer_of_spconv(
+            kind, (inputs, outputs), indices, batch, features.detach(), stride=stride, bias=False
+        )
+    else:
+        name += f' {dtype}'.replace('torch.', '')
     name, flop = f'{name}, {count} voxels', 2 * pairs * inputs * outputs
     listed = indices.nbytes + book.pairs.nbytes + book.bounds.nbytes
     yield Case(name, 'rulebook', rulebook, bytes=listed, size=count)

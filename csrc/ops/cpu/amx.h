@@ -94,8 +94,8 @@ MXD_INLINE void for_each_sum(const Body& body) {
   if constexpr (Rows > 1 && Columns > 1) body(std::integral_constant<int, 3>{}, kSide, kSide);
 }
 
-// How the tiles of a factor of a block lie, in pairs: `row` from a row of a tile to the next, `step`
-// to the tile of the next step, `other` to the tile of the block's other rows or columns.
+// How the tiles of a factor of a block lie, in pairs: `row` from a row of a tile to the next,
+// `step` to the tile of the next step, `other` to the tile of the block's other rows or columns.
 struct Factor {
   const BFloat16Pair* data;
   int64_t row, step, other;
@@ -161,12 +161,12 @@ MXD_INLINE void pairs_of(const uint16_t* first, const uint16_t* second, Pairs* p
   Numbers a, b;
   std::memcpy(&a, first, sizeof(a));
   std::memcpy(&b, second, sizeof(b));
-  const Numbers low = MXD_SHUFFLE(Numbers, a, b, 0, 32, 1, 33, 2, 34, 3, 35, 8, 40, 9, 41, 10, 42,
-                                  11, 43, 16, 48, 17, 49, 18, 50, 19, 51, 24, 56, 25, 57, 26, 58,
-                                  27, 59);
-  const Numbers high = MXD_SHUFFLE(Numbers, a, b, 4, 36, 5, 37, 6, 38, 7, 39, 12, 44, 13, 45, 14,
-                                   46, 15, 47, 20, 52, 21, 53, 22, 54, 23, 55, 28, 60, 29, 61, 30,
-                                   62, 31, 63);
+  const Numbers low =
+      MXD_SHUFFLE(Numbers, a, b, 0, 32, 1, 33, 2, 34, 3, 35, 8, 40, 9, 41, 10, 42, 11, 43, 16, 48,
+                  17, 49, 18, 50, 19, 51, 24, 56, 25, 57, 26, 58, 27, 59);
+  const Numbers high =
+      MXD_SHUFFLE(Numbers, a, b, 4, 36, 5, 37, 6, 38, 7, 39, 12, 44, 13, 45, 14, 46, 15, 47, 20, 52,
+                  21, 53, 22, 54, 23, 55, 28, 60, 29, 61, 30, 62, 31, 63);
   std::memcpy(&pairs[0], &low, sizeof(low));
   std::memcpy(&pairs[1], &high, sizeof(high));
 }
@@ -256,7 +256,7 @@ inline bool is_there() { return false; }
 // Whether products `depth` numbers deep for `columns` sums are made by the unit: where that is
 // faster than vectors of pairs. MXD_AMX=0 has none made by it, MXD_AMX=1 all.
 inline bool is_used(int64_t depth, int64_t columns) {
-  if (!is_there()) return false;
+  if (!is_there() || depth == 0 || columns == 0) return false;
   const char* wish = std::getenv("MXD_AMX");
   return wish ? *wish != '0' : depth >= kBlock && columns >= kBlock;
 }

@@ -65,14 +65,13 @@ MXD_INLINE void add_products(Sum& sum, const T& left, const Vec& right) {
 }
 
 #if defined(__x86_64__)
-template <typename Sum, typename Vec>
-#ifdef __clang__  // refuses 64-byte registers in functions that are not for such processors
-__attribute__((target("avx512f"))) inline
+#ifdef __clang__  // refuses wide registers in a function that is not for processors that have them
+#define MXD_INLINE_AVX512 inline __attribute__((target("avx512f")))
 #else
-MXD_INLINE
+#define MXD_INLINE_AVX512 MXD_INLINE
 #endif
-    void
-    add_products(Sum& sum, const BFloat16Pair& left, const Vec& right) {
+template <typename Sum, typename Vec>
+MXD_INLINE_AVX512 void add_products(Sum& sum, const BFloat16Pair& left, const Vec& right) {
   uint32_t pair;
   std::memcpy(&pair, &left, sizeof(pair));
   const Vec factor = Vec{} + pair;

@@ -133,16 +133,15 @@ struct ForwardTileAmx {
           for (int64_t r = 0; r < count; r++) {
             copy_row<W>(in + pair[r].in * in_stride, args.in_channels,
                         left.data() + r * depth.padded());
-            cpu::prefetch_row(in + std::min(pair + r + kBlock, last)->in * in_stride,
-                              args.in_channels);
+            const Pair& next = pair[std::min<int64_t>(r + kBlock, last - pair)];
+            cpu::prefetch_row(in + next.in * in_stride, args.in_channels);
           }
           cpu::amx::for_each_block(
               count, args.out_channels,
               [&](int64_t, int64_t column, auto row_tiles, auto columns) MXD_INLINED {
                 const int64_t width = columns * kSide;
                 cpu::amx::multiply<row_tiles, columns>(
-                    depth.steps,
-                    {left.data(), depth.padded(), depth.pairs, kSide * depth.padded()},
+                    depth.steps, {left.data(), depth.padded(), depth.pairs, kSide * depth.padded()},
                     {weight + column * depth.padded(), width, depth.pairs * width, kSide}, false,
                     product.data() + column, args.out_channels);
               });
@@ -206,18 +205,15 @@ at::Tensor forward_in(const at::Tensor& features, const at::Tensor& weight,
   const bool amx = kRounded && cpu::amx::is_used(in_channels, channels);
   const at::Tensor padded_features =
       pad_channels(features, groups, in_channels, depth * kNumbers<T>);
-  const auto packed = pack_weight<T>(weight, groups, amx ? cpu::amx::Depth(depth).padded() : depth, padded_channels,
-                                     amx ? cpu::amx::kBlock : cpu::panel_columns<T>());
+  const auto packed =
+      pack_weight<T>(weight, groups, amx ? cpu::amx::Depth(depth).padded() : depth, padded_channels,
+                     amx ? cpu::amx::kBlock : cpu::panel_columns<T>());
   const at::Tensor padded_bias =
       bias ? pad_channels(bias->unsqueeze(0), groups, channels, padded_channels) : at::Tensor();
-  const ForwardArgs<T> args{rulebook,
-                            static_cast<const T*>(padded_features.const_data_ptr()),
-                            packed.data(),
-                            bias ? padded_bias.const_data_ptr<sum_t<T>>() : nullptr,
-                            num_out,
-                            groups,
-                            depth,
-                            padded_channels};
+  const ForwardArgs<T> args{rulebook,      static_cast<const T*>(padded_features.const_data_ptr()),
+                            packed.data(), bias ? padded_bias.const_data_ptr<sum_t<T>>() : nullptr,
+                            num_out,       groups,
+                            depth,         padded_channels};
   const int64_t row = groups * padded_channels;
   if constexpr (kRounded) {
     auto out = cpu::empty_output({num_out, groups * channels}, features.options());
@@ -231,7 +227,8 @@ at::Tensor forward_in(const at::Tensor& features, const at::Tensor& weight,
       else
 #endif
         cpu::run_products<T, ForwardTile<T>>(args, tile, tile_sums);
-      cpu::run_products<T, RoundRows>(tile_sums, args.rows(tile) * groups, channels, padded_channels, to + tile * kTileRows * groups * channels);
+      cpu::run_products<T, RoundRows>(tile_sums, args.rows(tile) * groups, channels,
+                                      padded_channels, to + tile * kTileRows * groups * channels);
     });
     return out;
   } else {

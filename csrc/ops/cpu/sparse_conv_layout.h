@@ -20,11 +20,11 @@ inline at::Tensor pad_channels(const at::Tensor& tensor, int64_t groups, int64_t
       .reshape({-1, groups * padded_channels});
 }
 
-// [K, in, groups * out] -> [groups, K, panels, depth, panel width]. A T is kNumbers<T> inputs; there
-// are zeros where there are fewer than depth * kNumbers<T>.
+// [K, in, groups * out] -> [groups, K, panels, depth, panel width]. A T is kNumbers<T> inputs;
+// there are zeros where there are fewer than depth * kNumbers<T>.
 template <typename T>
 cpu::LineVector<T> pack_weight(const at::Tensor& weight, int64_t groups, int64_t depth,
-                           int64_t padded_out, int64_t panel) {
+                               int64_t padded_out, int64_t panel) {
   using Number = cpu::number_t<T>;
   constexpr int64_t kStep = cpu::kNumbers<T>;
   const int64_t volume = weight.size(0), in = weight.size(1), out = weight.size(2) / groups;

@@ -109,14 +109,14 @@ class AmxProduct {
       cpu::amx::pack_left(left + i * kStep, args_.in_channels, left_.data() + i * left_step);
       cpu::amx::pack_right(right + i * kStep, args_.out_channels, right_.data() + i * right_step);
     }
-    cpu::amx::for_each_block(
-        args_.in_channels, args_.out_channels,
-        [&](int64_t i, int64_t j, auto rows, auto columns) MXD_INLINED {
-          cpu::amx::multiply<rows, columns>(
-              steps, {left_.data() + kSide * i, kSide, left_step, kSide * kSide},
-              {right_.data() + kSide * j, kSide, right_step, kSide * kSide}, true,
-              out + i * args_.out_channels + j, args_.out_channels);
-        });
+    cpu::amx::for_each_block(args_.in_channels, args_.out_channels,
+                             [&](int64_t i, int64_t j, auto rows, auto columns) MXD_INLINED {
+                               cpu::amx::multiply<rows, columns>(
+                                   steps,
+                                   {left_.data() + kSide * i, kSide, left_step, kSide * kSide},
+                                   {right_.data() + kSide * j, kSide, right_step, kSide * kSide},
+                                   true, out + i * args_.out_channels + j, args_.out_channels);
+                             });
   }
 
  private:
