@@ -36,22 +36,21 @@ struct ForwardArgs {
   const T* features;     // [rows, groups * in_channels]
   const T* weight;       // packed: [groups, K, panels, in_channels, panel width]
   const sum_t<T>* bias;  // [groups * out_channels] or null
+  sum_t<T>* out;         // [num_out, groups * out_channels]
   int64_t num_out, groups, in_channels, out_channels;  // channels of one group; out_channels padded
 
   int64_t rows(int64_t tile) const { return std::min(kTileRows, num_out - tile * kTileRows); }
 };
 
-// `out` are the rows of the tile, [rows, groups * out_channels].
-
 template <typename T>
 struct ForwardTile {
   template <typename W>
-  static MXD_INLINE void run(const ForwardArgs<T>& args, int64_t tile, sum_t<T>* tile_out) {
+  static MXD_INLINE void run(const ForwardArgs<T>& args, int64_t tile) {
     constexpr int64_t kLanes = Simd<T, W::kBytes>::kLanes, kPanel = W::kVectors * kLanes;
     const Rulebook& book = args.rulebook;
     const int64_t in_stride = args.groups * args.in_channels;
     const int64_t out_stride = args.groups * args.out_channels;
-    const int64_t rows = args.rows(tile), first_row = tile * kTileRows;
+    const int64_t rows = args.rows(tile);
     // An offset that pairs every row of the tile writes the rows, all others add to them.
     const int64_t whole = book.whole_offset(tile, rows);
 
@@ -59,7 +58,7 @@ struct ForwardTile {
       for (int64_t column = 0; column < args.out_channels; column += kPanel) {
         const int64_t width = std::min(kPanel, args.out_channels - column);
         const T* in = args.features + group * args.in_channels;
-        sum_t<T>* out = tile_out + group * args.out_channels + column;
+        sum_t<T>* out = args.out + group * args.out_channels + column;
         const sum_t<T>* bias = args.bias ? args.bias + group * args.out_channels + column : nullptr;
         auto run = [&](int64_t k, Start start) MXD_INLINED {
           const T* weight = args.weight +
@@ -74,7 +73,7 @@ struct ForwardTile {
             sum_t<T>* to[W::kRows];
             for (int64_t r = 0; r < count; r++) {
               from[r] = in + pair[r].in * in_stride;
-              to[r] = out + (pair[r].out - first_row) * out_stride;
+              to[r] = out + pair[r].out * out_stride;
               __builtin_prefetch(in +
                                  pair[std::min(r + kPairsAhead, end - pair - 1)].in * in_stride);
             }
@@ -92,7 +91,7 @@ struct ForwardTile {
         if (whole >= 0) {
           run(whole, bias ? Start::kBias : Start::kZero);
         } else {
-          for (int64_t row = 0; row < rows; row++)
+          for (int64_t row = tile * kTileRows; row < tile * kTileRows + rows; row++)
             for (int64_t j = 0; j < width; j++) out[row * out_stride + j] = bias ? bias[j] : 0;
         }
         for (int64_t k = 0; k < book.volume; k++)
@@ -106,7 +105,7 @@ struct ForwardTile {
 // of the output.
 struct ForwardTileAmx {
   template <typename W>
-  static MXD_INLINE void run(const ForwardArgs<BFloat16Pair>& args, int64_t tile, float* tile_out) {
+  static MXD_INLINE void run(const ForwardArgs<BFloat16Pair>& args, int64_t tile) {
     using cpu::amx::kBlock;
     using cpu::amx::kSide;
     const Rulebook& book = args.rulebook;
@@ -114,7 +113,7 @@ struct ForwardTileAmx {
     const cpu::amx::Tiles tiles(depth.pairs);
     const int64_t in_stride = args.groups * args.in_channels;
     const int64_t out_stride = args.groups * args.out_channels;
-    const int64_t rows = args.rows(tile), first_row = tile * kTileRows;
+    const int64_t rows = args.rows(tile);
     const int64_t whole = book.whole_offset(tile, rows);
     const Pair* const last = book.end(tile, book.volume - 1) - 1;
     cpu::LineVector<BFloat16Pair> left(kBlock * depth.padded());
@@ -122,7 +121,7 @@ struct ForwardTileAmx {
 
     for (int64_t group = 0; group < args.groups; group++) {
       const BFloat16Pair* in = args.features + group * args.in_channels;
-      float* out = tile_out + group * args.out_channels;
+      float* out = args.out + group * args.out_channels;
       const float* bias = args.bias ? args.bias + group * args.out_channels : nullptr;
       const auto run = [&](int64_t k, Start start) MXD_INLINED {
         const BFloat16Pair* weight =
@@ -147,13 +146,13 @@ struct ForwardTileAmx {
               });
           for (int64_t r = 0; r < count; r++)
             add_row<W>(product.data() + r * args.out_channels, args.out_channels, start, bias,
-                       out + (pair[r].out - first_row) * out_stride);
+                       out + pair[r].out * out_stride);
         }
       };
       if (whole >= 0)
         run(whole, bias ? Start::kBias : Start::kZero);
       else
-        for (int64_t row = 0; row < rows; row++)
+        for (int64_t row = tile * kTileRows; row < tile * kTileRows + rows; row++)
           for (int64_t j = 0; j < args.out_channels; j++)
             out[row * out_stride + j] = bias ? bias[j] : 0;
       for (int64_t k = 0; k < book.volume; k++)
@@ -183,13 +182,19 @@ struct ForwardTileAmx {
 };
 #endif
 
-// Rounds the sums of a tile, without their padding.
-struct RoundRows {
+// Rounds the sums of a tile, while they are in the cache, and leaves their padding out.
+struct RoundTile {
   template <typename W>
-  static MXD_INLINE void run(const float* sums, int64_t rows, int64_t channels, int64_t padded,
+  static MXD_INLINE void run(const ForwardArgs<BFloat16Pair>& args, int64_t tile, int64_t channels,
                              uint16_t* to) {
-    for (int64_t row = 0; row < rows; row++, sums += padded, to += channels)
-      for (int64_t c = 0; c < channels; c++) to[c] = cpu::round_to_bfloat16(sums[c]);
+    const int64_t rows = args.rows(tile), whole = args.rulebook.whole_offset(tile, rows);
+    for (int64_t r = 0; r < rows; r++) {
+      const int64_t row =
+          whole < 0 ? tile * kTileRows + r : args.rulebook.begin(tile, whole)[r].out;
+      for (int64_t at = row * args.groups; at < (row + 1) * args.groups; at++)
+        for (int64_t c = 0; c < channels; c++)
+          to[at * channels + c] = cpu::round_to_bfloat16(args.out[at * args.out_channels + c]);
+    }
   }
 };
 
@@ -210,32 +215,33 @@ at::Tensor forward_in(const at::Tensor& features, const at::Tensor& weight,
                      amx ? cpu::amx::kBlock : cpu::panel_columns<T>());
   const at::Tensor padded_bias =
       bias ? pad_channels(bias->unsqueeze(0), groups, channels, padded_channels) : at::Tensor();
-  const ForwardArgs<T> args{rulebook,      static_cast<const T*>(padded_features.const_data_ptr()),
-                            packed.data(), bias ? padded_bias.const_data_ptr<sum_t<T>>() : nullptr,
-                            num_out,       groups,
-                            depth,         padded_channels};
-  const int64_t row = groups * padded_channels;
+  const auto options = features.options().dtype(c10::CppTypeToScalarType<sum_t<T>>());
+  auto out = cpu::empty_output({num_out, groups * padded_channels}, options);
+  const ForwardArgs<T> args{rulebook,
+                            static_cast<const T*>(padded_features.const_data_ptr()),
+                            packed.data(),
+                            bias ? padded_bias.const_data_ptr<sum_t<T>>() : nullptr,
+                            out.template mutable_data_ptr<sum_t<T>>(),
+                            num_out,
+                            groups,
+                            depth,
+                            padded_channels};
   if constexpr (kRounded) {
-    auto out = cpu::empty_output({num_out, groups * channels}, features.options());
-    auto* to = static_cast<number_t<T>*>(out.mutable_data_ptr());
-    cpu::LineVector<sum_t<T>> sums(at::get_num_threads() * kTileRows * row);
-    cpu::for_each_unit(rulebook.tiles, [&](int64_t tile, int64_t worker) {
-      sum_t<T>* tile_sums = sums.data() + worker * kTileRows * row;
+    auto rounded = cpu::empty_output({num_out, groups * channels}, features.options());
+    auto* to = static_cast<number_t<T>*>(rounded.mutable_data_ptr());
+    cpu::for_each_unit(rulebook.tiles, [&](int64_t tile, int64_t) {
 #ifdef MXD_HAS_AMX
       if (amx)
-        cpu::run_products<T, ForwardTileAmx>(args, tile, tile_sums);
+        cpu::run_products<T, ForwardTileAmx>(args, tile);
       else
 #endif
-        cpu::run_products<T, ForwardTile<T>>(args, tile, tile_sums);
-      cpu::run_products<T, RoundRows>(tile_sums, args.rows(tile) * groups, channels,
-                                      padded_channels, to + tile * kTileRows * groups * channels);
+        cpu::run_products<T, ForwardTile<T>>(args, tile);
+      cpu::run_products<T, RoundTile>(args, tile, channels, to);
     });
-    return out;
+    return rounded;
   } else {
-    auto out = cpu::empty_output({num_out, row}, features.options());
-    auto* to = out.template mutable_data_ptr<T>();
     cpu::for_each_unit(rulebook.tiles, [&](int64_t tile, int64_t) {
-      cpu::run_products<T, ForwardTile<T>>(args, tile, to + tile * kTileRows * row);
+      cpu::run_products<T, ForwardTile<T>>(args, tile);
     });
     if (channels == padded_channels) return out;
     return out.view({num_out, groups, padded_channels})
