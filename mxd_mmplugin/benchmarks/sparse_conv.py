@@ -114,8 +114,9 @@ def _convolution(
     else:
         name += f' {dtype}'.replace('torch.', '')
     name, flop = f'{name}, {count} voxels', 2 * pairs * inputs * outputs
-    listed = indices.nbytes + book.pairs.nbytes + book.bounds.nbytes
-    yield Case(name, 'rulebook', rulebook, bytes=listed, size=count)
+    if dtype == torch.float32:  # it is the same for all dtypes
+        listed = indices.nbytes + book.pairs.nbytes + book.bounds.nbytes
+        yield Case(name, 'rulebook', rulebook, bytes=listed, size=count)
     yield Case(name, 'forward', forward, rivals, flop=flop, size=count)
     yield Case(name, 'backward', backward, flop=2 * flop, size=count)
 
