@@ -35,10 +35,13 @@ from mmengine.runner import set_random_seed
 from profile_step import from_scratch
 from tqdm import tqdm
 from zoo_inputs import make_batch
+from zoo_instances import make_instances
 
 PACKAGES = Path(mmdet3d.__file__).parents[1]
 CONFIGS = PACKAGES / 'mmdet3d' / '.mim' / 'configs'
 STEPS = 'build', 'training step', 'prediction'
+# A config of mmdet 2 has no data that mmdet 3 could load, but a model.
+SERVED = 'yes', 'the model'
 BEGIN, END = '<!-- begin: written by tools/zoo.py -->', '<!-- end -->'
 COLUMNS = {
     'cpu': 'CPU',
@@ -54,8 +57,11 @@ def find_configs(folder: Path) -> list[str]:
     return sorted(str(path) for path in paths if '_base_' not in path.parts)
 
 
-def attempt(path: Path) -> None:
+def attempt(path: Path) -> str:
     """Build a config's model, train it for a step and predict.
+
+    Returns:
+        str: what of the config is served, one of `SERVED`.
 
     Raises:
         Exception: whatever stops it, with the name of the step in its attribute `step`.
@@ -65,7 +71,11 @@ def attempt(path: Path) -> None:
         config = Config.fromfile(path)
         init_default_scope(config.get('default_scope', 'mmdet3d'))
         set_random_seed(0)
-        batch, frame = make_batch(config), make_batch(config, training=False)
+        whole = 'train_dataloader' in config
+        batch, frame = (
+            make_batch(config, training) if whole else make_instances(config.model, training)
+            for training in (True, False)
+        )
         from_scratch(config.model)
         from mmdet3d.registry import MODELS
 
@@ -80,6 +90,7 @@ def attempt(path: Path) -> None:
         model.eval()
         with torch.no_grad():
             model.val_step(frame)
+        return SERVED[not whole]
     except Exception as error:
         error.step = step  # type: ignore[attr-defined]
         raise
@@ -99,16 +110,15 @@ def reason(error: BaseException) -> str:
 
 
 def _child(path: Path, log: Path, pipe: Connection) -> None:
-    """Try a config, with its output in a file, and tell why it fails or nothing."""
+    """Try a config, with its output in a file, and tell what is served or why it fails."""
     with open(log, 'w') as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
         try:
-            attempt(path)
-            pipe.send('')
+            pipe.send(dict(served=attempt(path)))
         except Exception as error:
             traceback.print_exc()
-            pipe.send(reason(error))
+            pipe.send(dict(error=reason(error)))
         sys.stdout.flush()
         sys.stderr.flush()
 
@@ -122,7 +132,7 @@ def try_config(path: Path, log: Path, time_limit: float) -> dict[str, Any]:
         time_limit (float): seconds until it is ended.
 
     Returns:
-        dict: `error`, empty where it is served, and `seconds`.
+        dict: `served`, one of `SERVED`, or `error`, and `seconds`.
     """
     begin = time.monotonic()
     mine, its = multiprocessing.Pipe(duplex=False)
@@ -130,20 +140,21 @@ def try_config(path: Path, log: Path, time_limit: float) -> dict[str, Any]:
     process.start()
     its.close()
     try:
-        error = mine.recv() if mine.poll(time_limit) else f'more than {time_limit:g} s'
+        in_time = mine.poll(time_limit)
+        found = mine.recv() if in_time else dict(error=f'more than {time_limit:g} s')
     except EOFError:
         process.join()
-        error = f'the process ended with status {process.exitcode}'
+        found = dict(error=f'the process ended with status {process.exitcode}')
     process.kill()
     process.join()
-    return dict(error=error, seconds=round(time.monotonic() - begin, 1))
+    return dict(found, seconds=round(time.monotonic() - begin, 1))
 
 
 def table(results: dict[str, dict[str, dict]]) -> str:
     """The results as Markdown: how many are served, and each config with what stops it.
 
     Args:
-        results (dict): for each column of `COLUMNS`, for each config `error` and `seconds`.
+        results (dict): for each column of `COLUMNS`, for each config what `try_config` found.
 
     Returns:
         str: the text between the marks of the page.
@@ -152,8 +163,13 @@ def table(results: dict[str, dict[str, dict]]) -> str:
     names = sorted({name for column in columns for name in results[column]})
     lines = [f'| of {len(names)} configs | {" | ".join(COLUMNS[column] for column in columns)} |']
     lines.append('| --- ' * (len(columns) + 1) + '|')
-    served = [sum(not found['error'] for found in results[column].values()) for column in columns]
-    lines += [f'| served | {" | ".join(map(str, served))} |', '']
+    for served in SERVED:
+        counts = (
+            sum(found.get('served') == served for found in results[column].values())
+            for column in columns
+        )
+        lines.append(f'| {served} | {" | ".join(map(str, counts))} |')
+    lines.append('')
     lines.append(f'| config | {" | ".join(COLUMNS[column] for column in columns)} |')
     lines.append('| --- ' * (len(columns) + 1) + '|')
     for name in names:
@@ -165,7 +181,7 @@ def table(results: dict[str, dict[str, dict]]) -> str:
 def _cell(found: Optional[dict]) -> str:
     if found is None:
         return 'not tried'
-    return found['error'].replace('|', '\\|').replace('<', '&lt;') or 'yes'
+    return found.get('served') or found['error'].replace('|', '\\|').replace('<', '&lt;')
 
 
 def write_table(page: Path, results: dict[str, dict[str, dict]]) -> None:
@@ -190,7 +206,7 @@ def run(args: argparse.Namespace, column: str) -> None:
     todo = [
         path
         for path in paths
-        if args.again or path not in found or (args.failed and found[path]['error'])
+        if args.again or path not in found or (args.failed and 'error' in found[path])
     ]
     progress = tqdm(todo, unit='config')
     for path in progress:
@@ -199,8 +215,8 @@ def run(args: argparse.Namespace, column: str) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         found[path] = try_config(folder / path, log, args.time_limit)
         file.write_text(json.dumps(results, indent=1, sort_keys=True) + '\n')
-        tqdm.write(f'{found[path]["seconds"]:6.1f} s  {path}: {found[path]["error"] or "served"}')
-    counts = Counter(not found[path]['error'] for path in paths)
+        tqdm.write(f'{found[path]["seconds"]:6.1f} s  {path}: {_cell(found[path])}')
+    counts = Counter('served' in found.get(path, {}) for path in paths)
     print(f'{counts[True]} of {len(paths)} served; {file}')
 
 
