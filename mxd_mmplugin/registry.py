@@ -143,6 +143,7 @@ def _mmdet3d_table(swap: bool) -> list[Entry]:
     from .models.data_preprocessor import Det3DDataPreprocessor
     from .models.losses import FocalLoss, L1Loss
     from .models.minkunet import MinkUNetBackbone, MinkUNetBackboneV2, SPVCNNBackbone
+    from .models.mono3d_heads import FCOSMono3DHead, PGDHead
     from .models.swin import SwinTransformer
 
     note = "for mmdet3d's, which needs np.long"
@@ -164,6 +165,10 @@ def _mmdet3d_table(swap: bool) -> list[Entry]:
             *(
                 (MMDET3D_MODELS, cls, "mmdet3d's", 'which sorts the numbers of the anchors')
                 for cls in (Anchor3DHead, PartA2RPNHead, ShapeAwareHead)
+            ),
+            *(
+                (MMDET3D_MODELS, cls, "mmdet3d's", 'which writes into labels at places')
+                for cls in (FCOSMono3DHead, PGDHead)
             ),
             (MMDET_TASK_UTILS, MaxIoUAssigner, "mmdet's", 'which waits for each box'),
             (TASK_UTILS, Max3DIoUAssigner, "mmdet3d's", 'which waits for each box'),
