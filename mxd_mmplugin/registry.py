@@ -141,9 +141,19 @@ def _mmdet3d_table(swap: bool) -> list[Entry]:
     from .models.assigners import Max3DIoUAssigner, MaxIoUAssigner
     from .models.centerpoint import CenterHead
     from .models.data_preprocessor import Det3DDataPreprocessor
+    from .models.host_targets import (
+        GroupFree3DHead,
+        IoUNegPiecewiseSampler,
+        PointRPNHead,
+        RandomSampler,
+        RPNHead,
+        SSD3DHead,
+        VoteHead,
+    )
     from .models.losses import FocalLoss, L1Loss
     from .models.minkunet import MinkUNetBackbone, MinkUNetBackboneV2, SPVCNNBackbone
     from .models.mono3d_heads import FCOSMono3DHead, PGDHead
+    from .models.smoke_coder import SMOKECoder
     from .models.swin import SwinTransformer
 
     note = "for mmdet3d's, which needs np.long"
@@ -170,6 +180,14 @@ def _mmdet3d_table(swap: bool) -> list[Entry]:
                 (MMDET3D_MODELS, cls, "mmdet3d's", 'which writes into labels at places')
                 for cls in (FCOSMono3DHead, PGDHead)
             ),
+            *(
+                (MMDET3D_MODELS, cls, "mmdet3d's", 'which waits for each box of the targets')
+                for cls in (VoteHead, GroupFree3DHead, SSD3DHead, PointRPNHead)
+            ),
+            (TASK_UTILS, SMOKECoder, "mmdet3d's", 'whose inverse of a matrix is on the AI CPU'),
+            (MMDET_MODELS, RPNHead, "mmdet's", 'which writes into integers at places'),
+            (MMDET_TASK_UTILS, RandomSampler, "mmdet's", 'which sorts the numbers of the anchors'),
+            (TASK_UTILS, IoUNegPiecewiseSampler, "mmdet3d's", 'which sorts the numbers of boxes'),
             (MMDET_TASK_UTILS, MaxIoUAssigner, "mmdet's", 'which waits for each box'),
             (TASK_UTILS, Max3DIoUAssigner, "mmdet3d's", 'which waits for each box'),
             (MMDET_MODELS, FocalLoss, "mmdet's", 'which looks at the labels'),

@@ -17,12 +17,13 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from mmdet3d.registry import MODELS
-from mmdet3d.structures import CameraInstance3DBoxes, LiDARInstance3DBoxes
+from mmdet3d.structures import CameraInstance3DBoxes, Det3DDataSample
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.registry import init_default_scope
 from mmengine.runner import set_random_seed
+from mmengine.structures import InstanceData
 from overfit_frame import overfit, settle_norms
 from profile_step import from_scratch
 from zoo import CONFIGS
@@ -31,6 +32,11 @@ from zoo_inputs import make_batch
 from mxd_mmplugin.engine.bev import PALETTE, draw_bev
 
 ROAD = -1.5  # metres: what is lower is the road, in the frame of KITTI's LiDAR
+
+
+def is_segmentation(sample: Det3DDataSample) -> bool:
+    """Whether a sample has labels of points and no boxes."""
+    return 'bboxes_3d' not in sample.gt_instances_3d
 
 
 def recorded(batch: dict, info_file: Path, config: Config) -> None:
@@ -50,7 +56,7 @@ def recorded(batch: dict, info_file: Path, config: Config) -> None:
     boxes = CameraInstance3DBoxes(torch.tensor([found['bbox_3d'] for found in truth]))
     boxes = boxes.convert_to(0, to_camera.inverse().numpy())
     sample, names = batch['data_samples'][0], config.class_names
-    if 'gt_pts_seg' in sample and 'gt_instances_3d' not in sample:
+    if is_segmentation(sample):
         inside = boxes.points_in_boxes_part(points[:, :3]) >= 0
         road, rest = names.index('road'), names.index('vegetation')
         labels = torch.where(points[:, 2] < ROAD, road, rest)
@@ -62,10 +68,7 @@ def recorded(batch: dict, info_file: Path, config: Config) -> None:
     known = [['Pedestrian', 'Cyclist', 'Car'][found['bbox_label_3d']] for found in truth]
     labels = torch.tensor([names.index(name) if name in names else -1 for name in known])
     kept = in_range & (labels >= 0)
-    sample.gt_instances_3d.bboxes_3d = LiDARInstance3DBoxes(boxes.tensor[:0])
-    truth3d = type(sample.gt_instances_3d)()
-    truth3d.bboxes_3d, truth3d.labels_3d = boxes[kept], labels[kept]
-    sample.gt_instances_3d = truth3d
+    sample.gt_instances_3d = InstanceData(bboxes_3d=boxes[kept], labels_3d=labels[kept])
     inside = ((points[:, :3] > limits[:3]) & (points[:, :3] < limits[3:])).all(1)
     batch['inputs']['points'] = [points[inside]]
 
@@ -80,7 +83,7 @@ def draw(path: Path, model: BaseModel, batch: dict, names: Sequence[str], title:
     found, truth = model.eval().test_step(batch)[0], batch['data_samples'][0]
     points = batch['inputs']['points'][0].cpu()
     low, high = points[:, :2].amin(0), points[:, :2].amax(0)
-    if 'pred_pts_seg' in found and 'gt_instances_3d' not in truth:
+    if is_segmentation(truth):
         labels = truth.gt_pts_seg.pts_semantic_mask.cpu().numpy()
         seen = found.pred_pts_seg.pts_semantic_mask.cpu().numpy()
         figure = Figure(figsize=(16, 8), dpi=100, layout='constrained')

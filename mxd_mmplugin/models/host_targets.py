@@ -1,0 +1,97 @@
+"""Targets and samples that mmdet and mmdet3d find box by box, found on the host where the model is on an NPU.
+
+Their code waits for the device at each box, and it sorts integers and writes them to places, which CANN does on its AI
+CPU. What it reads are a few thousand numbers: one copy to the host and one back take the place of all that. The code
+itself is theirs, and so are the results.
+"""
+
+import copy
+from typing import Any, Callable
+
+import torch
+from mmdet.models import dense_heads as mmdet_heads
+from mmdet.models.task_modules import AssignResult, samplers
+from mmdet.models.task_modules.samplers import SamplingResult
+from mmdet3d.models import dense_heads
+from mmdet3d.models.task_modules.samplers import IoUNegPiecewiseSampler as _IoUNegPiecewiseSampler
+from torch import Tensor
+
+_RECORDS = AssignResult, SamplingResult  # their tensors are attributes
+
+
+def _to(value: Any, device: torch.device) -> Any:
+    """A copy on the device of whatever has tensors in it."""
+    if isinstance(value, Tensor):
+        return value.detach().to(device)
+    if isinstance(value, (list, tuple)):
+        return type(value)(_to(item, device) for item in value)
+    if isinstance(value, _RECORDS):
+        moved = copy.copy(value)
+        for name, item in vars(value).items():
+            setattr(moved, name, _to(item, device))
+        return moved
+    return value.to(device) if hasattr(value, 'to') else value
+
+
+def _device(value: Any) -> torch.device:
+    """Where the first tensor is."""
+    if isinstance(value, Tensor):
+        return value.device
+    items = value if isinstance(value, (list, tuple)) else vars(value).values()
+    return next(_device(item) for item in items if isinstance(item, (Tensor, list, tuple)))
+
+
+def _on_host(method: Callable, *args: Any, **kwargs: Any) -> Any:
+    device = _device(args)
+    if device.type in ('cpu', 'cuda'):
+        return method(*args, **kwargs)
+    host = torch.device('cpu')
+    moved = {name: _to(value, host) for name, value in kwargs.items()}
+    return _to(method(*_to(args, host), **moved), device)
+
+
+class _TargetsOnHost:
+    """Replaces the part of a head that makes the targets of one sample."""
+
+    def _get_targets_single(self, *args: Any, **kwargs: Any) -> Any:
+        return _on_host(super()._get_targets_single, *args, **kwargs)  # type: ignore[misc]
+
+    def get_targets_single(self, *args: Any, **kwargs: Any) -> Any:
+        """See mmdet3d, some of whose heads name it so."""
+        return _on_host(super().get_targets_single, *args, **kwargs)  # type: ignore[misc]
+
+
+class VoteHead(_TargetsOnHost, dense_heads.VoteHead):
+    """mmdet3d's `VoteHead`; arguments: see there."""
+
+
+class GroupFree3DHead(_TargetsOnHost, dense_heads.GroupFree3DHead):
+    """mmdet3d's `GroupFree3DHead`; arguments: see there."""
+
+
+class SSD3DHead(_TargetsOnHost, dense_heads.SSD3DHead):
+    """mmdet3d's `SSD3DHead`; arguments: see there."""
+
+
+class PointRPNHead(_TargetsOnHost, dense_heads.PointRPNHead):
+    """mmdet3d's `PointRPNHead`; arguments: see there."""
+
+
+class RPNHead(_TargetsOnHost, mmdet_heads.RPNHead):
+    """mmdet's `RPNHead`; arguments: see there."""
+
+
+class _SamplesOnHost:
+    """Replaces the sampling of positive and negative boxes."""
+
+    def sample(self, *args: Any, **kwargs: Any) -> SamplingResult:
+        """See mmdet."""
+        return _on_host(super().sample, *args, **kwargs)  # type: ignore[misc]
+
+
+class RandomSampler(_SamplesOnHost, samplers.RandomSampler):
+    """mmdet's `RandomSampler`; arguments: see there."""
+
+
+class IoUNegPiecewiseSampler(_SamplesOnHost, _IoUNegPiecewiseSampler):
+    """mmdet3d's `IoUNegPiecewiseSampler`; arguments: see there."""
