@@ -9,7 +9,9 @@ from mmengine.structures import InstanceData, PixelData
 
 SIZE = HEIGHT, WIDTH = 128, 416
 OBJECTS = 6
-SEMANTIC_STRIDE = 8  # pixels of the picture for one of the semantic labels, as mmdet's SegRescale leaves them
+SEMANTIC_STRIDE = (
+    8  # pixels of the picture for one of the semantic labels, as mmdet's SegRescale leaves them
+)
 
 
 def make_instances(model: ConfigDict, training: bool = True) -> dict:

@@ -21,9 +21,7 @@ from .layers import (
 )
 from .tensor import SparseTensor, batch_sparse_collate
 
-utils = SimpleNamespace(
-    batch_sparse_collate=batch_sparse_collate, kaiming_normal_=kaiming_normal_
-)
+utils = SimpleNamespace(batch_sparse_collate=batch_sparse_collate, kaiming_normal_=kaiming_normal_)
 
 __all__ = [
     'BasicBlock',

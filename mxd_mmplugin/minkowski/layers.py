@@ -233,9 +233,7 @@ class BasicBlock(nn.Module):
         self.count = len(sizes)
         for number, (channels, out, size, step) in enumerate(sizes, 1):
             spread = dilation if size > 1 else 1
-            conv = MinkowskiConvolution(
-                channels, out, size, step, spread, dimension=dimension
-            )
+            conv = MinkowskiConvolution(channels, out, size, step, spread, dimension=dimension)
             setattr(self, f'conv{number}', conv)
             setattr(self, f'norm{number}', MinkowskiBatchNorm(out, momentum=bn_momentum))
         self.relu = MinkowskiReLU(inplace=True)

@@ -1,4 +1,4 @@
-"""MinkowskiEngine's sparse tensor: features at voxels whose coordinates may be negative, on grids of several strides."""
+"""MinkowskiEngine's sparse tensor: features at voxels, whose coordinates may be negative."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -73,9 +73,7 @@ class Voxels:
             return self
         if stride not in self._made:
             cells = torch.div(self.cells[:, 1:], stride, rounding_mode='floor')
-            cells, *_ = torch.ops.mxd.dynamic_scatter_plan(
-                torch.cat([self.cells[:, :1], cells], 1)
-            )
+            cells, *_ = torch.ops.mxd.dynamic_scatter_plan(torch.cat([self.cells[:, :1], cells], 1))
             self._made[stride] = Voxels(cells, self.stride * stride, self.grid)
         return self._made[stride]
 

@@ -1,4 +1,7 @@
-"""mmdet3d's heads of monocular detection, whose targets write into labels at places: CANN does that to integers on its AI CPU."""
+"""mmdet3d's heads of monocular detection with labels that are float32 while they are written to at places.
+
+CANN writes integers at places on its AI CPU.
+"""
 
 from typing import Any
 

@@ -45,7 +45,8 @@ def test_the_gradient():
     assert torch.autograd.gradcheck(mmcv.ops.diff_iou_rotated_2d, (a, b))
     generator = torch.Generator().manual_seed(2)
     high = torch.rand(1, 5, 2, generator=generator, dtype=torch.float64) + 0.5
-    boxes = [torch.cat([x[..., :2], high[..., :1], x[..., 2:4], high[..., 1:], x[..., 4:]], 2) for x in (a, b)]  # fmt: skip
+    z, height = high.split(1, 2)
+    boxes = [torch.cat([x[..., :2], z, x[..., 2:4], height, x[..., 4:]], 2) for x in (a, b)]
     boxes = [box.detach().requires_grad_() for box in boxes]
     assert torch.autograd.gradcheck(mmcv.ops.diff_iou_rotated_3d, boxes)
 

@@ -7,13 +7,12 @@ import mmdet3d
 import pytest
 import torch
 from mmdet3d.registry import MODELS
-from mmdet3d.structures import DepthInstance3DBoxes
-from mmdet3d.structures import Det3DDataSample
+from mmdet3d.structures import DepthInstance3DBoxes, Det3DDataSample
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 
-import mxd_mmplugin.minkowski as ME  # noqa: N812 # as mmdet3d calls it
+import mxd_mmplugin.minkowski as ME  # as mmdet3d calls it
 
 CONFIGS = Path(mmdet3d.__file__).parent / '.mim' / 'configs'
 
@@ -73,7 +72,7 @@ def test_convolution(size, stride):
         for weight, step in zip(kernel, offsets(size)):
             row = inputs.get((b, *(c + d for c, d in zip(place, step))))
             total = total if row is None else total + row @ weight
-        wanted[b, *place] = total
+        wanted[(b, *place)] = total
     out = layer(x)
     assert_table(out, wanted)
     assert out.tensor_stride == [stride] * 3
@@ -137,8 +136,10 @@ def test_norms():
         wanted.update(zip(map(tuple, x.C[rows].tolist()), scaled))
     assert_table(norm(x), wanted)
     batch = ME.MinkowskiBatchNorm(4).double()
-    assert list(batch.state_dict())[0] == 'bn.weight'
-    torch.testing.assert_close(batch(x).F, torch.nn.functional.batch_norm(x.F, None, None, training=True))
+    assert next(iter(batch.state_dict())) == 'bn.weight'
+    torch.testing.assert_close(
+        batch(x).F, torch.nn.functional.batch_norm(x.F, None, None, training=True)
+    )
 
 
 def test_features_between_the_voxels():
@@ -164,12 +165,16 @@ def test_the_gradient(layer):
         'conv': lambda: ME.MinkowskiConvolution(2, 3, 3, 2, bias=True, dimension=3),
         'pool': lambda: ME.MinkowskiMaxPooling(2, 2, dimension=3),
         'norm': lambda: ME.MinkowskiInstanceNorm(2),
-        'block': lambda: ME.Bottleneck(2, 2, 2, downsample=ME.MinkowskiConvolution(2, 8, 1, 2, dimension=3), dimension=3),
+        'block': lambda: ME.Bottleneck(
+            2, 2, 2, downsample=ME.MinkowskiConvolution(2, 8, 1, 2, dimension=3), dimension=3
+        ),
     }  # fmt: skip
     x, module = sparse(14, 2, -2, 3), layers[layer]().double()
     leaf = x.F.clone().requires_grad_()
     inputs = leaf, *module.parameters()
-    assert torch.autograd.gradcheck(lambda features, *_: module(x.with_features(features)).F, inputs)
+    assert torch.autograd.gradcheck(
+        lambda features, *_: module(x.with_features(features)).F, inputs
+    )
 
 
 def test_initialisation():
@@ -182,7 +187,9 @@ def test_initialisation():
 
 def test_points_of_samples_are_joined():
     points = torch.tensor([[-0.5, 0.5, 1.5], [2.0, 0, 0]])
-    coordinates, features = ME.utils.batch_sparse_collate([(points, points[:, :1]), (points[:1], points[:1, :1])])
+    coordinates, features = ME.utils.batch_sparse_collate(
+        [(points, points[:, :1]), (points[:1], points[:1, :1])]
+    )
     assert coordinates.tolist() == [[0, -1, 0, 1], [0, 2, 0, 0], [1, -1, 0, 1]]
     assert coordinates.dtype == torch.int32 and features.flatten().tolist() == [-0.5, 2, -0.5]
 
@@ -193,16 +200,25 @@ def test_fcaf3d(name):
     init_default_scope('mmdet3d')
     model = Config.fromfile(CONFIGS / 'fcaf3d' / f'fcaf3d_2xb8_{name}.py').model
     model.backbone.update(depth=18, num_stages=2)
-    model.bbox_head.update(in_channels=(64, 128), out_channels=16, voxel_size=0.05, pts_prune_threshold=200)
+    model.bbox_head.update(
+        in_channels=(64, 128), out_channels=16, voxel_size=0.05, pts_prune_threshold=200
+    )
     model = MODELS.build(model)
-    assert {'backbone.conv1.kernel', 'backbone.layer1.0.norm1.bn.weight', 'bbox_head.up_block_1.0.kernel'} <= set(model.state_dict())  # fmt: skip
+    named = {
+        'backbone.conv1.kernel',
+        'backbone.layer1.0.norm1.bn.weight',
+        'bbox_head.up_block_1.0.kernel',
+    }
+    assert named <= set(model.state_dict())
     points = [torch.rand(2000, 6) * torch.tensor([3, 3, 1, 1, 1, 1]) - 1 for _ in range(2)]
     boxes = torch.tensor([[0.5, 0.5, -1, 2, 2, 1, 0.3]])
     samples = []
     for _ in points:
         sample = Det3DDataSample(metainfo=dict(box_type_3d=DepthInstance3DBoxes))
         upright = 'scannet' in name
-        truth = DepthInstance3DBoxes(boxes[:, :6] if upright else boxes, box_dim=7 - upright, with_yaw=not upright)
+        truth = DepthInstance3DBoxes(
+            boxes[:, :6] if upright else boxes, box_dim=7 - upright, with_yaw=not upright
+        )
         sample.gt_instances_3d = InstanceData(bboxes_3d=truth, labels_3d=torch.tensor([3]))
         samples.append(sample)
     batch = dict(inputs=dict(points=points), data_samples=samples)
