@@ -137,19 +137,11 @@ def _mmdet3d_table(swap: bool) -> list[Entry]:
     from mmdet3d.registry import TASK_UTILS, TRANSFORMS
 
     from .datasets.db_sampler import DataBaseSampler
+    from .models import host_targets
     from .models.anchor_heads import Anchor3DHead, PartA2RPNHead, ShapeAwareHead
     from .models.assigners import Max3DIoUAssigner, MaxIoUAssigner
     from .models.centerpoint import CenterHead
     from .models.data_preprocessor import Det3DDataPreprocessor
-    from .models.host_targets import (
-        GroupFree3DHead,
-        IoUNegPiecewiseSampler,
-        PointRPNHead,
-        RandomSampler,
-        RPNHead,
-        SSD3DHead,
-        VoteHead,
-    )
     from .models.losses import FocalLoss, L1Loss
     from .models.minkunet import MinkUNetBackbone, MinkUNetBackboneV2, SPVCNNBackbone
     from .models.mono3d_heads import FCOSMono3DHead, PGDHead
@@ -182,12 +174,27 @@ def _mmdet3d_table(swap: bool) -> list[Entry]:
             ),
             *(
                 (MMDET3D_MODELS, cls, "mmdet3d's", 'which waits for each box of the targets')
-                for cls in (VoteHead, GroupFree3DHead, SSD3DHead, PointRPNHead)
+                for cls in (
+                    host_targets.VoteHead,
+                    host_targets.GroupFree3DHead,
+                    host_targets.SSD3DHead,
+                    host_targets.PointRPNHead,
+                    host_targets.PointwiseSemanticHead,
+                    host_targets.ForegroundSegmentationHead,
+                    host_targets.PartAggregationROIHead,
+                    host_targets.PVRCNNRoiHead,
+                    host_targets.PointRCNNRoIHead,
+                )
             ),
             (TASK_UTILS, SMOKECoder, "mmdet3d's", 'whose inverse of a matrix is on the AI CPU'),
-            (MMDET_MODELS, RPNHead, "mmdet's", 'which writes into integers at places'),
-            (MMDET_TASK_UTILS, RandomSampler, "mmdet's", 'which sorts the numbers of the anchors'),
-            (TASK_UTILS, IoUNegPiecewiseSampler, "mmdet3d's", 'which sorts the numbers of boxes'),
+            *(
+                (parent, cls, owner, 'which sorts integers')
+                for parent, cls, owner in (
+                    (MMDET_MODELS, host_targets.RPNHead, "mmdet's"),
+                    (MMDET_TASK_UTILS, host_targets.RandomSampler, "mmdet's"),
+                    (TASK_UTILS, host_targets.IoUNegPiecewiseSampler, "mmdet3d's"),
+                )
+            ),
             (MMDET_TASK_UTILS, MaxIoUAssigner, "mmdet's", 'which waits for each box'),
             (TASK_UTILS, Max3DIoUAssigner, "mmdet3d's", 'which waits for each box'),
             (MMDET_MODELS, FocalLoss, "mmdet's", 'which looks at the labels'),

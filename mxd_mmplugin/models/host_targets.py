@@ -6,13 +6,15 @@ itself is theirs, and so are the results.
 """
 
 import copy
+from collections.abc import Iterator
 from typing import Any, Callable
 
 import torch
 from mmdet.models import dense_heads as mmdet_heads
 from mmdet.models.task_modules import AssignResult, samplers
 from mmdet.models.task_modules.samplers import SamplingResult
-from mmdet3d.models import dense_heads
+from mmdet3d.models import dense_heads, roi_heads
+from mmdet3d.models.roi_heads import mask_heads
 from mmdet3d.models.task_modules.samplers import IoUNegPiecewiseSampler as _IoUNegPiecewiseSampler
 from torch import Tensor
 
@@ -33,16 +35,19 @@ def _to(value: Any, device: torch.device) -> Any:
     return value.to(device) if hasattr(value, 'to') else value
 
 
-def _device(value: Any) -> torch.device:
-    """Where the first tensor is."""
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """Those in it, also in a record or an `InstanceData`."""
     if isinstance(value, Tensor):
-        return value.device
-    items = value if isinstance(value, (list, tuple)) else vars(value).values()
-    return next(_device(item) for item in items if isinstance(item, (Tensor, list, tuple)))
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _tensors(item)
+    elif hasattr(value, '__dict__'):
+        yield from _tensors(list(vars(value).values()))
 
 
 def _on_host(method: Callable, *args: Any, **kwargs: Any) -> Any:
-    device = _device(args)
+    device = next(_tensors(args)).device
     if device.type in ('cpu', 'cuda'):
         return method(*args, **kwargs)
     host = torch.device('cpu')
@@ -81,6 +86,14 @@ class RPNHead(_TargetsOnHost, mmdet_heads.RPNHead):
     """mmdet's `RPNHead`; arguments: see there."""
 
 
+class PointwiseSemanticHead(_TargetsOnHost, roi_heads.PointwiseSemanticHead):
+    """mmdet3d's `PointwiseSemanticHead`; arguments: see there."""
+
+
+class ForegroundSegmentationHead(_TargetsOnHost, mask_heads.ForegroundSegmentationHead):
+    """mmdet3d's `ForegroundSegmentationHead`; arguments: see there."""
+
+
 class _SamplesOnHost:
     """Replaces the sampling of positive and negative boxes."""
 
@@ -95,3 +108,22 @@ class RandomSampler(_SamplesOnHost, samplers.RandomSampler):
 
 class IoUNegPiecewiseSampler(_SamplesOnHost, _IoUNegPiecewiseSampler):
     """mmdet3d's `IoUNegPiecewiseSampler`; arguments: see there."""
+
+
+class _AssignsOnHost:
+    """Replaces the part of a second stage that takes its boxes from the first one's."""
+
+    def _assign_and_sample(self, *args: Any) -> list[SamplingResult]:
+        return _on_host(super()._assign_and_sample, *args)  # type: ignore[misc]
+
+
+class PartAggregationROIHead(_AssignsOnHost, roi_heads.PartAggregationROIHead):
+    """mmdet3d's `PartAggregationROIHead`; arguments: see there."""
+
+
+class PVRCNNRoiHead(_AssignsOnHost, roi_heads.PVRCNNRoiHead):
+    """mmdet3d's `PVRCNNRoiHead`; arguments: see there."""
+
+
+class PointRCNNRoIHead(_AssignsOnHost, roi_heads.PointRCNNRoIHead):
+    """mmdet3d's `PointRCNNRoIHead`; arguments: see there."""
