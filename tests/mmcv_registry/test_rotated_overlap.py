@@ -83,8 +83,10 @@ def test_the_order_of_the_vertices():
     assert sort(vertices, mask, mask.sum(2).int()).tolist() == [[[9] * 9]]
 
 
-def test_no_boxes():
-    assert mmcv.ops.diff_iou_rotated_2d(rectangles(0), rectangles(0)).shape == (1, 0)
+def test_no_polygons():
+    sort = mmcv.ops.diff_iou_rotated.SortVertices.apply
+    mask = torch.zeros(1, 0, 24, dtype=torch.bool)
+    assert sort(torch.zeros(1, 0, 24, 2), mask, mask.sum(2).int()).shape == (1, 0, 9)
 
 
 def test_bad_input_is_named():
