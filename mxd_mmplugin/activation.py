@@ -9,6 +9,7 @@ from .compat import allow_mmengine_checkpoints
 from .mmcv_boxes import serve_boxes
 from .mmcv_points import serve_points
 from .mmcv_sparse import serve_sparse
+from .mmdet3d_cameras import serve_cameras
 from .mmdet3d_minkowski import serve_minkowski
 from .modules.modulated_deform_conv import upgrade_old_checkpoints
 from .modules.sparse_modules import (
@@ -69,6 +70,11 @@ EFFECTS = (
         "mmdet3d's MinkResNet, FCAF3DHead and MinkSingleStage3DDetector",
         "MinkowskiEngine's layers that they are made of are ours, where it is not installed",
         serve_minkowski,
+    ),
+    Effect(
+        "mmdet3d's points_img2cam and apply_3d_transformation",
+        'a few points of npu tensors go through the host, where the matrices are inverted',
+        serve_cameras,
     ),
     Effect(
         'sys.modules',

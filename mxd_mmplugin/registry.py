@@ -173,7 +173,7 @@ def _mmdet3d_table(swap: bool) -> list[Entry]:
                 for cls in (FCOSMono3DHead, PGDHead)
             ),
             *(
-                (MMDET3D_MODELS, cls, "mmdet3d's", 'which waits for each box of the targets')
+                (MMDET3D_MODELS, cls, "mmdet3d's", 'which waits for each box or patch')
                 for cls in (
                     host_targets.VoteHead,
                     host_targets.GroupFree3DHead,
@@ -184,6 +184,7 @@ def _mmdet3d_table(swap: bool) -> list[Entry]:
                     host_targets.PartAggregationROIHead,
                     host_targets.PVRCNNRoiHead,
                     host_targets.PointRCNNRoIHead,
+                    host_targets.EncoderDecoder3D,
                 )
             ),
             (TASK_UTILS, SMOKECoder, "mmdet3d's", 'whose inverse of a matrix is on the AI CPU'),

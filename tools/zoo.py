@@ -109,7 +109,7 @@ def fingerprint(path: Path) -> str:
     parts = [config.model, config.get('optim_wrapper'), config.get('point_cloud_range')]
     if 'train_dataloader' in config:
         dataset = dict(innermost(config.train_dataloader.dataset))
-        for name in 'data_root', 'ann_file', 'data_prefix', 'scene_idxs':
+        for name in 'data_root', 'ann_file', 'ann_files', 'data_prefix', 'scene_idxs':
             dataset.pop(name, None)
         parts += [dataset, config.get('train_pipeline'), config.get('class_names')]
     text = json.dumps(parts, default=repr, sort_keys=True)
@@ -222,7 +222,9 @@ def run(args: argparse.Namespace, column: str) -> None:
     file = out / 'zoo.json'
     results = json.loads(file.read_text()) if file.exists() else {}
     found = results.setdefault(column, {})
-    paths = [path for path in find_configs(folder) if not names or any(n in path for n in names)]
+    every = find_configs(folder)
+    named = (path for name in names for path in every if name in path)
+    paths = list(dict.fromkeys(named)) if names else every
     todo = [
         path
         for path in paths
@@ -249,7 +251,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('names', nargs='*', help='parts of the paths of the configs to try')
+    parser.add_argument(
+        'names', nargs='*', help='parts of the paths of the configs to try, in this order'
+    )
     parser.add_argument('--again', action='store_true', help='also those that were tried before')
     parser.add_argument('--failed', action='store_true', help='also those that were not served')
     parser.add_argument('--configs', type=Path, default=CONFIGS, help='folder of the configs')

@@ -1,4 +1,4 @@
-"""Targets and samples that mmdet and mmdet3d find box by box, found on the host where the model is on an NPU.
+"""What mmdet and mmdet3d do box by box or patch by patch, done on the host where the model is on an NPU.
 
 Their code waits for the device at each box, and it sorts integers and writes them to places, which CANN does on its AI
 CPU. What it reads are a few thousand numbers: one copy to the host and one back take the place of all that. The code
@@ -13,7 +13,7 @@ import torch
 from mmdet.models import dense_heads as mmdet_heads
 from mmdet.models.task_modules import AssignResult, samplers
 from mmdet.models.task_modules.samplers import SamplingResult
-from mmdet3d.models import dense_heads, roi_heads
+from mmdet3d.models import dense_heads, roi_heads, segmentors
 from mmdet3d.models.roi_heads import mask_heads
 from mmdet3d.models.task_modules.samplers import IoUNegPiecewiseSampler as _IoUNegPiecewiseSampler
 from torch import Tensor
@@ -24,7 +24,7 @@ _RECORDS = AssignResult, SamplingResult  # their tensors are attributes
 def _to(value: Any, device: torch.device) -> Any:
     """A copy on the device of whatever has tensors in it."""
     if isinstance(value, Tensor):
-        return value.detach().to(device)
+        return value.to(device)
     if isinstance(value, (list, tuple)):
         return type(value)(_to(item, device) for item in value)
     if isinstance(value, _RECORDS):
@@ -56,7 +56,7 @@ def _on_host(method: Callable, *args: Any, **kwargs: Any) -> Any:
 
 
 class _TargetsOnHost:
-    """Replaces the part of a head that makes the targets of one sample."""
+    """Replaces the parts of a head that make the targets and choose the boxes of one sample."""
 
     def _get_targets_single(self, *args: Any, **kwargs: Any) -> Any:
         return _on_host(super()._get_targets_single, *args, **kwargs)  # type: ignore[misc]
@@ -64,6 +64,10 @@ class _TargetsOnHost:
     def get_targets_single(self, *args: Any, **kwargs: Any) -> Any:
         """See mmdet3d, some of whose heads name it so."""
         return _on_host(super().get_targets_single, *args, **kwargs)  # type: ignore[misc]
+
+    def multiclass_nms_single(self, *args: Any, **kwargs: Any) -> Any:
+        """See mmdet3d."""
+        return _on_host(super().multiclass_nms_single, *args, **kwargs)  # type: ignore[misc]
 
 
 class VoteHead(_TargetsOnHost, dense_heads.VoteHead):
@@ -127,3 +131,16 @@ class PVRCNNRoiHead(_AssignsOnHost, roi_heads.PVRCNNRoiHead):
 
 class PointRCNNRoIHead(_AssignsOnHost, roi_heads.PointRCNNRoIHead):
     """mmdet3d's `PointRCNNRoIHead`; arguments: see there."""
+
+
+class EncoderDecoder3D(segmentors.EncoderDecoder3D):
+    """mmdet3d's `EncoderDecoder3D`; arguments: see there. A room is cut into patches, and put together, on the host."""
+
+    def slide_inference(self, point: Tensor, input_meta: dict, rescale: bool) -> Tensor:
+        """Logits [classes, N] of the points [N, 3 + C] of a room."""
+        return _on_host(super().slide_inference, point, input_meta, rescale)
+
+    def encode_decode(self, points: Tensor, batch_input_metas: list[dict]) -> Tensor:
+        """Logits of patches, on the device of the points, found on that of the model."""
+        device = next(self.parameters()).device
+        return super().encode_decode(points.to(device), batch_input_metas).to(points.device)
