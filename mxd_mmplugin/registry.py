@@ -142,7 +142,7 @@ def _mmdet3d_table(swap: bool) -> list[Entry]:
     from .models.assigners import Max3DIoUAssigner, MaxIoUAssigner
     from .models.centerpoint import CenterHead
     from .models.data_preprocessor import Det3DDataPreprocessor
-    from .models.losses import FocalLoss, L1Loss
+    from .models.losses import CrossEntropyLoss, FocalLoss, L1Loss
     from .models.minkunet import MinkUNetBackbone, MinkUNetBackboneV2, SPVCNNBackbone
     from .models.mono3d_heads import FCOSMono3DHead, PGDHead
     from .models.smoke_coder import SMOKECoder
@@ -199,6 +199,7 @@ def _mmdet3d_table(swap: bool) -> list[Entry]:
             (MMDET_TASK_UTILS, MaxIoUAssigner, "mmdet's", 'which waits for each box'),
             (TASK_UTILS, Max3DIoUAssigner, "mmdet3d's", 'which waits for each box'),
             (MMDET_MODELS, FocalLoss, "mmdet's", 'which looks at the labels'),
+            (MMDET_MODELS, CrossEntropyLoss, "mmdet's", 'which writes int64 at places'),
             (MMDET_MODELS, L1Loss, "mmdet's", 'which looks at the weights'),
             (MMDET_MODELS, SwinTransformer, "mmdet's", 'which makes its masks again in each step'),
         )

@@ -277,5 +277,5 @@ def kaiming_normal_(
     """
     channels = kernel.shape[-2 if mode == 'fan_in' else -1]
     fan = channels * (kernel.shape[0] if kernel.dim() == 3 else 1)
-    gain = nn.init.calculate_gain(nonlinearity, a)
+    gain = nn.init.calculate_gain(nonlinearity, a)  # type: ignore[arg-type] # PyTorch checks it
     return nn.init.normal_(kernel, std=gain / math.sqrt(fan))

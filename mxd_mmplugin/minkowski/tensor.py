@@ -102,11 +102,21 @@ class Voxels:
             self._made[key] = book, Voxels(book.out_indices, self.stride // stride, self.grid)
         return self._made[key]
 
-    def book(self, kernel_size: int, stride: int, dilation: int = 1, **kind: bool) -> Rulebook:
+    def book(
+        self,
+        kernel_size: int,
+        stride: int,
+        dilation: int = 1,
+        subm: bool = False,
+        transposed: bool = False,
+    ) -> Rulebook:
         """A rulebook as spconv has it. An odd kernel is centred, an even one begins at its voxel."""
         padding = kernel_size // 2 * dilation if kernel_size % 2 else 0
-        numbers = ([number] * 3 for number in (kernel_size, stride, padding, dilation))
-        return build_rulebook(self.cells, self.grid.batch_size, self.shape, *numbers, **kind)
+        size, step, pad, spread = (
+            [number] * 3 for number in (kernel_size, stride, padding, dilation)
+        )
+        grid = self.grid.batch_size, self.shape
+        return build_rulebook(self.cells, *grid, size, step, pad, spread, subm, transposed)
 
 
 class Windows:
