@@ -185,6 +185,7 @@ def _mmdet3d_table(swap: bool) -> list[Entry]:
                     host_targets.PVRCNNRoiHead,
                     host_targets.PointRCNNRoIHead,
                     host_targets.EncoderDecoder3D,
+                    host_targets.VoteFusion,
                 )
             ),
             (TASK_UTILS, SMOKECoder, "mmdet3d's", 'whose inverse of a matrix is on the AI CPU'),

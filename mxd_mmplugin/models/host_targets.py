@@ -13,7 +13,7 @@ import torch
 from mmdet.models import dense_heads as mmdet_heads
 from mmdet.models.task_modules import AssignResult, samplers
 from mmdet.models.task_modules.samplers import SamplingResult
-from mmdet3d.models import dense_heads, roi_heads, segmentors
+from mmdet3d.models import dense_heads, layers, roi_heads, segmentors
 from mmdet3d.models.roi_heads import mask_heads
 from mmdet3d.models.task_modules.samplers import IoUNegPiecewiseSampler as _IoUNegPiecewiseSampler
 from torch import Tensor
@@ -144,3 +144,11 @@ class EncoderDecoder3D(segmentors.EncoderDecoder3D):
         """Logits of patches, on the device of the points, found on that of the model."""
         device = next(self.parameters()).device
         return super().encode_decode(points.to(device), batch_input_metas).to(points.device)
+
+
+class VoteFusion(layers.VoteFusion):
+    """mmdet3d's `VoteFusion`, without weights: what each seed sees in each 2-D box; arguments: see there."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """See mmdet3d."""
+        return _on_host(super().forward, *args, **kwargs)
