@@ -1,5 +1,5 @@
-// The corners of what two rotated boxes have in common, in the order around their middle, on the CPU: for the
-// overlap that mmcv differentiates.
+// The corners of what two rotated boxes have in common, in the order around their middle, on the
+// CPU: for the overlap that mmcv differentiates.
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 
@@ -16,7 +16,7 @@ namespace {
 
 using mxd::cpu::with_compute_type;
 
-constexpr int64_t kCorners = 8;            // of the two boxes; behind them are points where sides meet
+constexpr int64_t kCorners = 8;  // of the two boxes; behind them are points where sides meet
 constexpr int64_t kNumbers = kCorners + 1;  // the first one again at the end
 constexpr double kEpsilon = 1e-8;
 
@@ -25,8 +25,8 @@ struct Vertex {
   T x, y;
 };
 
-/// Whether `a` is before `b`, anticlockwise from the positive x axis: mmcv's comparison to the letter, as it is no
-/// order of points that are nearly the same.
+/// Whether `a` is before `b`, anticlockwise from the positive x axis: mmcv's comparison to the
+/// letter, as it is no order of points that are nearly the same.
 template <typename T>
 bool is_before(Vertex<T> a, Vertex<T> b) {
   if (std::abs(a.x - b.x) < kEpsilon && std::abs(b.y - a.y) < kEpsilon) return false;
@@ -42,7 +42,8 @@ bool is_before(Vertex<T> a, Vertex<T> b) {
   return false;
 }
 
-/// The valid vertex that is next behind `before`, or the very first where that is null; 0 where there is none.
+/// The valid vertex that is next behind `before`, or the very first where that is null; 0 where
+/// there is none.
 template <typename T>
 int next_vertex(const Vertex<T>* vertices, const bool* valid, int64_t count,
                 const Vertex<T>* before) {
@@ -57,11 +58,13 @@ int next_vertex(const Vertex<T>* vertices, const bool* valid, int64_t count,
   return taken;
 }
 
-/// The vertices of one polygon in order, the first one once more, and a point that counts nothing in the other places.
+/// The vertices of one polygon in order, the first one once more, and a point that counts nothing
+/// in the other places.
 template <typename T>
 void sort_polygon(const Vertex<T>* vertices, const bool* valid, int64_t count, int64_t valid_count,
                   int* order) {
-  // Boxes that are nearly the same may have more vertices than a polygon of them: mmcv would write them too.
+  // Boxes that are nearly the same may have more vertices than a polygon of them: mmcv would write
+  // them too.
   const int64_t sides = std::min(valid_count, kCorners);
   const bool* no_point = std::find(valid + kCorners, valid + count, false);
   std::fill_n(order, kNumbers, static_cast<int>(no_point - valid));
@@ -97,8 +100,7 @@ Tensor diff_iou_rotated_sort_vertices(Tensor vertices, Tensor mask, Tensor num_v
   with_compute_type(vertices, [&](auto number, const auto& convert) {
     using T = decltype(number);
     const auto points = convert(vertices);
-    const auto* point =
-        reinterpret_cast<const Vertex<T>*>(points.template const_data_ptr<T>());
+    const auto* point = reinterpret_cast<const Vertex<T>*>(points.template const_data_ptr<T>());
     at::parallel_for(0, batches * polygons, 64, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; i++)
         sort_polygon(point + i * count, valid + i * count, count, valid_count[i],
