@@ -9,9 +9,6 @@ from mmengine.structures import InstanceData, PixelData
 
 SIZE = HEIGHT, WIDTH = 128, 416
 OBJECTS = 6
-SEMANTIC_STRIDE = (
-    8  # pixels of the picture for one of the semantic labels, as mmdet's SegRescale leaves them
-)
 
 
 def make_instances(model: ConfigDict, training: bool = True) -> dict:
@@ -62,7 +59,6 @@ def _picture(
     )
     sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0).long())
     if semantic_classes:
-        cells = tuple(side // SEMANTIC_STRIDE for side in SIZE)
-        sem_seg = torch.tensor(rng.integers(0, semantic_classes, (1, *cells)))
+        sem_seg = torch.tensor(rng.integers(0, semantic_classes, (1, *SIZE)))
         sample.gt_sem_seg = PixelData(sem_seg=sem_seg)
     return torch.tensor(picture).float(), sample

@@ -69,7 +69,7 @@ def test_pictures_with_masks():
     truth = batch['data_samples'][0].gt_instances
     found = truth.masks.get_bboxes('hbox').tensor
     torch.testing.assert_close(found, truth.bboxes, rtol=0, atol=1)
-    assert batch['data_samples'][0].gt_sem_seg.sem_seg.shape == (1, 16, 52)
+    assert batch['data_samples'][0].gt_sem_seg.sem_seg.shape == (1, 128, 416)
 
 
 def test_what_differs_in_its_data_files_alone_is_tried_once():
