@@ -9,6 +9,8 @@ from .compat import allow_mmengine_checkpoints
 from .mmcv_boxes import serve_boxes
 from .mmcv_points import serve_points
 from .mmcv_sparse import serve_sparse
+from .mmdet3d_cameras import serve_cameras
+from .mmdet3d_minkowski import serve_minkowski
 from .modules.modulated_deform_conv import upgrade_old_checkpoints
 from .modules.sparse_modules import (
     convert_norms_of_sparse_tensors,
@@ -63,6 +65,16 @@ EFFECTS = (
         "mmcv._ext's functions of sparse convolution and pooling",
         "mmcv's own sparse layers, which some models import by name, run on our operators without a GPU",
         serve_sparse,
+    ),
+    Effect(
+        "mmdet3d's MinkResNet, FCAF3DHead and MinkSingleStage3DDetector",
+        "MinkowskiEngine's layers that they are made of are ours, where it is not installed",
+        serve_minkowski,
+    ),
+    Effect(
+        "mmdet3d's points_img2cam and apply_3d_transformation",
+        'a few points of npu tensors go through the host, where the matrices are inverted',
+        serve_cameras,
     ),
     Effect(
         'sys.modules',

@@ -137,12 +137,15 @@ def _mmdet3d_table(swap: bool) -> list[Entry]:
     from mmdet3d.registry import TASK_UTILS, TRANSFORMS
 
     from .datasets.db_sampler import DataBaseSampler
+    from .models import host_targets
     from .models.anchor_heads import Anchor3DHead, PartA2RPNHead, ShapeAwareHead
     from .models.assigners import Max3DIoUAssigner, MaxIoUAssigner
     from .models.centerpoint import CenterHead
     from .models.data_preprocessor import Det3DDataPreprocessor
-    from .models.losses import FocalLoss, L1Loss
+    from .models.losses import CrossEntropyLoss, FocalLoss, L1Loss
     from .models.minkunet import MinkUNetBackbone, MinkUNetBackboneV2, SPVCNNBackbone
+    from .models.mono3d_heads import FCOSMono3DHead, PGDHead
+    from .models.smoke_coder import SMOKECoder
     from .models.swin import SwinTransformer
 
     note = "for mmdet3d's, which needs np.long"
@@ -165,9 +168,39 @@ def _mmdet3d_table(swap: bool) -> list[Entry]:
                 (MMDET3D_MODELS, cls, "mmdet3d's", 'which sorts the numbers of the anchors')
                 for cls in (Anchor3DHead, PartA2RPNHead, ShapeAwareHead)
             ),
+            *(
+                (MMDET3D_MODELS, cls, "mmdet3d's", 'which writes into labels at places')
+                for cls in (FCOSMono3DHead, PGDHead)
+            ),
+            *(
+                (MMDET3D_MODELS, cls, "mmdet3d's", 'which waits for each box or patch')
+                for cls in (
+                    host_targets.VoteHead,
+                    host_targets.GroupFree3DHead,
+                    host_targets.SSD3DHead,
+                    host_targets.PointRPNHead,
+                    host_targets.PointwiseSemanticHead,
+                    host_targets.ForegroundSegmentationHead,
+                    host_targets.PartAggregationROIHead,
+                    host_targets.PVRCNNRoiHead,
+                    host_targets.PointRCNNRoIHead,
+                    host_targets.EncoderDecoder3D,
+                    host_targets.VoteFusion,
+                )
+            ),
+            (TASK_UTILS, SMOKECoder, "mmdet3d's", 'whose inverse of a matrix is on the AI CPU'),
+            *(
+                (parent, cls, owner, 'which sorts integers')
+                for parent, cls, owner in (
+                    (MMDET_MODELS, host_targets.RPNHead, "mmdet's"),
+                    (MMDET_TASK_UTILS, host_targets.RandomSampler, "mmdet's"),
+                    (TASK_UTILS, host_targets.IoUNegPiecewiseSampler, "mmdet3d's"),
+                )
+            ),
             (MMDET_TASK_UTILS, MaxIoUAssigner, "mmdet's", 'which waits for each box'),
             (TASK_UTILS, Max3DIoUAssigner, "mmdet3d's", 'which waits for each box'),
             (MMDET_MODELS, FocalLoss, "mmdet's", 'which looks at the labels'),
+            (MMDET_MODELS, CrossEntropyLoss, "mmdet's", 'which writes int64 at places'),
             (MMDET_MODELS, L1Loss, "mmdet's", 'which looks at the weights'),
             (MMDET_MODELS, SwinTransformer, "mmdet's", 'which makes its masks again in each step'),
         )

@@ -24,10 +24,13 @@ import mxd_mmplugin
 after = snapshot()
 changed = {place for place, value in before.items() if after.get(place) is not value}
 # Of the effects: the types that may be loaded, what serves rotated boxes and mmcv's sparse layers on a CPU, what asks
-# for a GPU.
-from mxd_mmplugin import mmcv_boxes, mmcv_sparse
+# for a GPU or for MinkowskiEngine.
+from mxd_mmplugin import mmcv_boxes, mmcv_sparse, mmdet3d_cameras
 from mxd_mmplugin.mmcv_points import ASKING_MODULES
+from mxd_mmplugin.mmdet3d_minkowski import ASKING_MODULES as MINKOWSKI_MODULES
 changed -= {('torch._weights_only_unpickler', '_marked_safe_globals_set')}
+changed -= {(name, 'ME') for name in MINKOWSKI_MODULES}
+changed -= {(name, key) for key, names in mmdet3d_cameras.MODULES.items() for name in names}
 changed -= {(name, 'torch') for name in ASKING_MODULES}
 print(changed - {('mmcv._ext', name) for name in (*mmcv_boxes.FUNCTIONS, *mmcv_sparse.FUNCTIONS)})
 """

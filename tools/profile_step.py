@@ -34,6 +34,7 @@ def from_scratch(node: object) -> None:
         return
     if node.get('init_cfg') and node['init_cfg'].get('type') == 'Pretrained':
         node.pop('init_cfg')
+    node.pop('pretrained', None)
     if isinstance(node.get('anchor'), str):
         count = node['num_anchor']
         path = Path(tempfile.mkdtemp()) / 'anchors.npy'

@@ -13,6 +13,7 @@ goes on where the last one ended.
 """
 
 import argparse
+import hashlib
 import json
 import multiprocessing
 import os
@@ -34,11 +35,14 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import set_random_seed
 from profile_step import from_scratch
 from tqdm import tqdm
-from zoo_inputs import make_batch
+from zoo_inputs import innermost, make_batch
+from zoo_instances import make_instances
 
 PACKAGES = Path(mmdet3d.__file__).parents[1]
 CONFIGS = PACKAGES / 'mmdet3d' / '.mim' / 'configs'
 STEPS = 'build', 'training step', 'prediction'
+# A config of mmdet 2 has no data that mmdet 3 could load, but a model.
+SERVED = 'yes', 'the model'
 BEGIN, END = '<!-- begin: written by tools/zoo.py -->', '<!-- end -->'
 COLUMNS = {
     'cpu': 'CPU',
@@ -54,8 +58,11 @@ def find_configs(folder: Path) -> list[str]:
     return sorted(str(path) for path in paths if '_base_' not in path.parts)
 
 
-def attempt(path: Path) -> None:
+def attempt(path: Path) -> str:
     """Build a config's model, train it for a step and predict.
+
+    Returns:
+        str: what of the config is served, one of `SERVED`.
 
     Raises:
         Exception: whatever stops it, with the name of the step in its attribute `step`.
@@ -65,7 +72,11 @@ def attempt(path: Path) -> None:
         config = Config.fromfile(path)
         init_default_scope(config.get('default_scope', 'mmdet3d'))
         set_random_seed(0)
-        batch, frame = make_batch(config), make_batch(config, training=False)
+        whole = 'train_dataloader' in config
+        batch, frame = (
+            make_batch(config, training) if whole else make_instances(config.model, training)
+            for training in (True, False)
+        )
         from_scratch(config.model)
         from mmdet3d.registry import MODELS
 
@@ -80,9 +91,29 @@ def attempt(path: Path) -> None:
         model.eval()
         with torch.no_grad():
             model.val_step(frame)
+        return SERVED[not whole]
     except Exception as error:
         error.step = step  # type: ignore[attr-defined]
         raise
+
+
+def fingerprint(path: Path) -> str:
+    """What a try depends on: of a config without its data files, its schedule and its hooks.
+
+    Configs that have it in common, such as those of the six areas of S3DIS, are tried once.
+    """
+    try:
+        config = Config.fromfile(path)
+    except Exception:
+        return str(path)
+    parts = [config.model, config.get('optim_wrapper'), config.get('point_cloud_range')]
+    if 'train_dataloader' in config:
+        dataset = dict(innermost(config.train_dataloader.dataset))
+        for name in 'data_root', 'ann_file', 'ann_files', 'data_prefix', 'scene_idxs':
+            dataset.pop(name, None)
+        parts += [dataset, config.get('train_pipeline'), config.get('class_names')]
+    text = json.dumps(parts, default=repr, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def reason(error: BaseException) -> str:
@@ -99,16 +130,15 @@ def reason(error: BaseException) -> str:
 
 
 def _child(path: Path, log: Path, pipe: Connection) -> None:
-    """Try a config, with its output in a file, and tell why it fails or nothing."""
+    """Try a config, with its output in a file, and tell what is served or why it fails."""
     with open(log, 'w') as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
         try:
-            attempt(path)
-            pipe.send('')
+            pipe.send(dict(served=attempt(path)))
         except Exception as error:
             traceback.print_exc()
-            pipe.send(reason(error))
+            pipe.send(dict(error=reason(error)))
         sys.stdout.flush()
         sys.stderr.flush()
 
@@ -122,7 +152,7 @@ def try_config(path: Path, log: Path, time_limit: float) -> dict[str, Any]:
         time_limit (float): seconds until it is ended.
 
     Returns:
-        dict: `error`, empty where it is served, and `seconds`.
+        dict: `served`, one of `SERVED`, or `error`, and `seconds`.
     """
     begin = time.monotonic()
     mine, its = multiprocessing.Pipe(duplex=False)
@@ -130,20 +160,21 @@ def try_config(path: Path, log: Path, time_limit: float) -> dict[str, Any]:
     process.start()
     its.close()
     try:
-        error = mine.recv() if mine.poll(time_limit) else f'more than {time_limit:g} s'
+        in_time = mine.poll(time_limit)
+        found = mine.recv() if in_time else dict(error=f'more than {time_limit:g} s')
     except EOFError:
         process.join()
-        error = f'the process ended with status {process.exitcode}'
+        found = dict(error=f'the process ended with status {process.exitcode}')
     process.kill()
     process.join()
-    return dict(error=error, seconds=round(time.monotonic() - begin, 1))
+    return dict(found, seconds=round(time.monotonic() - begin, 1))
 
 
 def table(results: dict[str, dict[str, dict]]) -> str:
     """The results as Markdown: how many are served, and each config with what stops it.
 
     Args:
-        results (dict): for each column of `COLUMNS`, for each config `error` and `seconds`.
+        results (dict): for each column of `COLUMNS`, for each config what `try_config` found.
 
     Returns:
         str: the text between the marks of the page.
@@ -152,8 +183,13 @@ def table(results: dict[str, dict[str, dict]]) -> str:
     names = sorted({name for column in columns for name in results[column]})
     lines = [f'| of {len(names)} configs | {" | ".join(COLUMNS[column] for column in columns)} |']
     lines.append('| --- ' * (len(columns) + 1) + '|')
-    served = [sum(not found['error'] for found in results[column].values()) for column in columns]
-    lines += [f'| served | {" | ".join(map(str, served))} |', '']
+    for served in SERVED:
+        counts = (
+            sum(found.get('served') == served for found in results[column].values())
+            for column in columns
+        )
+        lines.append(f'| {served} | {" | ".join(map(str, counts))} |')
+    lines.append('')
     lines.append(f'| config | {" | ".join(COLUMNS[column] for column in columns)} |')
     lines.append('| --- ' * (len(columns) + 1) + '|')
     for name in names:
@@ -165,7 +201,7 @@ def table(results: dict[str, dict[str, dict]]) -> str:
 def _cell(found: Optional[dict]) -> str:
     if found is None:
         return 'not tried'
-    return found['error'].replace('|', '\\|').replace('<', '&lt;') or 'yes'
+    return found.get('served') or found['error'].replace('|', '\\|').replace('<', '&lt;')
 
 
 def write_table(page: Path, results: dict[str, dict[str, dict]]) -> None:
@@ -186,21 +222,27 @@ def run(args: argparse.Namespace, column: str) -> None:
     file = out / 'zoo.json'
     results = json.loads(file.read_text()) if file.exists() else {}
     found = results.setdefault(column, {})
-    paths = [path for path in find_configs(folder) if not names or any(n in path for n in names)]
+    every = find_configs(folder)
+    named = (path for name in names for path in every if name in path)
+    paths = list(dict.fromkeys(named)) if names else every
     todo = [
         path
         for path in paths
-        if args.again or path not in found or (args.failed and found[path]['error'])
+        if args.again or path not in found or (args.failed and 'error' in found[path])
     ]
     progress = tqdm(todo, unit='config')
+    alike: dict[str, dict] = {}
     for path in progress:
         progress.set_postfix_str(Path(path).stem[:50])
         log = out / column.replace(' ', '-') / path.replace('/', '--').replace('.py', '.log')
         log.parent.mkdir(parents=True, exist_ok=True)
-        found[path] = try_config(folder / path, log, args.time_limit)
+        key = fingerprint(folder / path)
+        if key not in alike:
+            alike[key] = try_config(folder / path, log, args.time_limit)
+        found[path] = alike[key]
         file.write_text(json.dumps(results, indent=1, sort_keys=True) + '\n')
-        tqdm.write(f'{found[path]["seconds"]:6.1f} s  {path}: {found[path]["error"] or "served"}')
-    counts = Counter(not found[path]['error'] for path in paths)
+        tqdm.write(f'{found[path]["seconds"]:6.1f} s  {path}: {_cell(found[path])}')
+    counts = Counter('served' in found.get(path, {}) for path in paths)
     print(f'{counts[True]} of {len(paths)} served; {file}')
 
 
@@ -209,7 +251,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('names', nargs='*', help='parts of the paths of the configs to try')
+    parser.add_argument(
+        'names', nargs='*', help='parts of the paths of the configs to try, in this order'
+    )
     parser.add_argument('--again', action='store_true', help='also those that were tried before')
     parser.add_argument('--failed', action='store_true', help='also those that were not served')
     parser.add_argument('--configs', type=Path, default=CONFIGS, help='folder of the configs')

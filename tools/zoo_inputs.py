@@ -15,7 +15,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.dataset import pseudo_collate
 
 BOXES = 8
-POINTS = 10_000
+POINTS = 5_000
 HEIGHT, WIDTH = 128, 416
 VIEWS = 5  # of a Waymo car
 # x, y, z from, x, y, z to, in metres, where a config names no range.

@@ -68,6 +68,7 @@ void bbox_overlaps_impl(Tensor bboxes1, Tensor bboxes2, Tensor ious, int mode, b
                         int offset);
 void box_iou_rotated_impl(Tensor boxes1, Tensor boxes2, Tensor ious, int mode_flag, bool aligned);
 void box_iou_quadri_impl(Tensor boxes1, Tensor boxes2, Tensor ious, int mode_flag, bool aligned);
+Tensor diff_iou_rotated_sort_vertices_forward_impl(Tensor vertices, Tensor mask, Tensor num_valid);
 void iou3d_boxes_overlap_bev_forward_impl(int num_a, Tensor boxes_a, int num_b, Tensor boxes_b,
                                           Tensor ans_overlap);
 void iou3d_nms3d_forward_impl(Tensor boxes, Tensor& keep, Tensor& keep_num, float threshold);

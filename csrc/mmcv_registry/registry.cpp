@@ -72,6 +72,7 @@ std::vector<Served> fill_table(void* library) {
       CPU(knn_forward_impl, 6, 7),
       CPU(roiaware_pool3d_forward_impl, 10, 11, 12),
       CPU(roiaware_pool3d_backward_impl, 9),
+      CPU(diff_iou_rotated_sort_vertices_forward_impl),
       CPU(nms_impl),
       CPU(bbox_overlaps_impl, 2),
       CPU(box_iou_quadri_impl, 2),

@@ -1,6 +1,6 @@
 """mmdet's losses without a wait for the device: the same numbers, bit for bit."""
 
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 import torch
 from mmdet.models import losses
@@ -47,3 +47,13 @@ class FocalLoss(losses.FocalLoss):
             classes = torch.arange(pred.shape[1], device=target.device)
             target = target[:, None] == classes
         return super().forward(pred, target, weight, avg_factor, reduction_override)
+
+
+class CrossEntropyLoss(losses.CrossEntropyLoss):
+    """mmdet's `CrossEntropyLoss`, which makes bits of the labels by writing int64 at places; arguments: see there."""
+
+    def forward(self, cls_score: Tensor, label: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """See mmdet. CANN writes int32 on its AI core, and int64 on its AI CPU."""
+        if self.use_sigmoid and label.dim() != cls_score.dim():
+            label = label.int()
+        return super().forward(cls_score, label, *args, **kwargs)

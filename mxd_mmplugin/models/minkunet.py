@@ -13,14 +13,13 @@ from typing import Any, Optional
 import torch
 from mmdet3d.models.backbones import MinkUNetBackbone as _MinkUNetBackbone
 from torch import Tensor, nn
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 from ..modules import SparseConvTensor
 from ..modules.sparse_conv import SparseConvolution, SparseInverseConvolution
 from ..modules.sparse_tensor import replace_feature
 from ..ops import build_rulebook
 from ..ops.dynamic_scatter import DynamicScatterFunction
+from ..ops.interpolate import InterpolateFunction
 from ..ops.tracing import apply
 
 BACKENDS = 'torchsparse', 'minkowski', 'spconv'
@@ -167,33 +166,6 @@ def _from_kernel(kernel: Tensor, layer: Optional[nn.Module], backend: str) -> Te
     if backend == 'torchsparse' and layer.weight[..., 0, 0].numel() % 2 == 0:
         return kernel.reshape(*sizes, *channels)
     return kernel.reshape(*reversed(sizes), *channels).permute(2, 1, 0, 3, 4)
-
-
-class InterpolateFunction(Function):
-    """Sums of a few rows for each point, each row times a weight, with no tensor of all these rows.
-
-    features are float32, float16 or bfloat16.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, features: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
-        """[M, C] to [N, C]; rows int64 and weights float32 [N, taps]. Sums are in float32."""
-        ctx.save_for_backward(rows, weights)
-        ctx.count, ctx.dtype = len(features), features.dtype
-        out = torch.zeros(len(rows), features.shape[1], dtype=weights.dtype, device=rows.device)
-        for row, weight in zip(rows.unbind(1), weights.unbind(1)):
-            out += features[row] * weight[:, None]
-        return out.to(features.dtype)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        """Each row gets the gradients of the points that took it, times its weights there."""
-        rows, weights = ctx.saved_tensors
-        out = torch.zeros(ctx.count, grad.shape[1], dtype=weights.dtype, device=grad.device)
-        for row, weight in zip(rows.unbind(1), weights.unbind(1)):
-            out.index_add_(0, row, grad * weight[:, None])
-        return out.to(ctx.dtype), None, None
 
 
 class Level:

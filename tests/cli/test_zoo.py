@@ -17,6 +17,7 @@ from tests.conftest import ROOT
 sys.path.insert(0, str(ROOT / 'tools'))
 import zoo
 from zoo_inputs import make_batch
+from zoo_instances import make_instances
 
 # A config of each kind of input: the channels of a point, the boxes.
 KINDS = {
@@ -61,6 +62,23 @@ def test_the_input(name):
         assert ((xyz >= low) & (xyz <= high)).all(2).any(0).all()
 
 
+def test_pictures_with_masks():
+    name = 'nuimages/htc_r50_fpn_1x_nuim.py'
+    batch = make_instances(Config.fromfile(zoo.CONFIGS / name).model)
+    assert batch['inputs'].shape == (2, 3, 128, 416) and len(batch['data_samples']) == 2
+    truth = batch['data_samples'][0].gt_instances
+    found = truth.masks.get_bboxes('hbox').tensor
+    torch.testing.assert_close(found, truth.bboxes, rtol=0, atol=1)
+    assert batch['data_samples'][0].gt_sem_seg.sem_seg.shape == (1, 128, 416)
+
+
+def test_what_differs_in_its_data_files_alone_is_tried_once():
+    areas = [f'dgcnn/dgcnn_4xb32-cosine-100e_s3dis-seg_test-area{n}.py' for n in (1, 6)]
+    widths = [f'spvcnn/spvcnn_w{n}_8xb2-amp-15e_semantickitti.py' for n in (16, 20)]
+    first, sixth, narrow, wide = (zoo.fingerprint(zoo.CONFIGS / name) for name in areas + widths)
+    assert first == sixth and narrow != wide
+
+
 def test_every_stock_config_is_found():
     names = zoo.find_configs(zoo.CONFIGS)
     assert set(KINDS) < set(names) and not any('_base_' in name for name in names)
@@ -96,8 +114,8 @@ def test_a_config_is_served_or_the_reason_is_told(tmp_path):
         name: zoo.try_config(config(tmp_path, name, text), logs[name], 2 if name == 'slow' else 60)
         for name, text in texts.items()
     }
-    errors = {name: result['error'] for name, result in found.items()}
-    assert errors['served'] == '', logs['served'].read_text()[-2000:]
+    assert found['served'].get('served') == 'yes', logs['served'].read_text()[-2000:]
+    errors = {name: result.get('error') for name, result in found.items()}
     assert errors['wrong'].startswith('build: KeyError')
     assert 'NoSuchBackbone is not in the' in errors['wrong']
     assert errors['slow'] == 'more than 2 s' and found['slow']['seconds'] < 10
@@ -114,7 +132,8 @@ def test_a_reason_names_no_folder_of_this_machine():
 def test_the_table(tmp_path):
     results = {
         'cpu': {
-            'a/one.py': dict(error='', seconds=1.0),
+            'a/one.py': dict(served='yes', seconds=1.0),
+            'a/two.py': dict(served='the model', seconds=1.0),
             'b/two.py': dict(error='a | b', seconds=2),
         },
         'cpu without': {'a/one.py': dict(error='build: no', seconds=1.0)},
@@ -124,8 +143,8 @@ def test_the_table(tmp_path):
     zoo.write_table(page, json.loads(json.dumps(results)))
     text = page.read_text()
     assert text.startswith('# Zoo\n') and text.endswith('\n\nmore\n') and 'old' not in text
-    assert '| of 2 configs | CPU | CPU, mmdet3d alone |' in text
-    assert '| served | 1 | 0 |' in text
+    assert '| of 3 configs | CPU | CPU, mmdet3d alone |' in text
+    assert '| yes | 1 | 0 |' in text and '| the model | 1 | 0 |' in text
     assert '| `a/one` | yes | build: no |' in text
     assert r'| `b/two` | a \| b | not tried |' in text
     zoo.write_table(page, results)

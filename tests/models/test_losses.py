@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from mmdet.models import losses as stock
 from mmdet.registry import MODELS
 
-from mxd_mmplugin.models.losses import FocalLoss, L1Loss
+from mxd_mmplugin.models.losses import CrossEntropyLoss, FocalLoss, L1Loss
 from tests.counting import Counting
 
 REDUCTIONS = [(None, None), (None, 3.0), ('none', None), ('sum', None), ('none', 2.0)]
@@ -94,3 +94,15 @@ def test_registered_over_mmdets():
         ValueError, match="reduction_override must be None, 'none', 'mean' or 'sum'"
     ):
         L1Loss()(torch.ones(2), torch.ones(2), reduction_override='median')
+
+
+@pytest.mark.parametrize('sigmoid', [True, False])
+@pytest.mark.parametrize('weighted', [True, False])
+def test_cross_entropy(sigmoid, weighted):
+    pred, labels = torch.randn(9, 4), torch.randint(0, 5, (9,)).clamp(max=4 if sigmoid else 3)
+    weight = torch.rand(9) if weighted else None
+    options = dict(use_sigmoid=sigmoid, loss_weight=0.3)
+    both(CrossEntropyLoss(**options), stock.CrossEntropyLoss(**options), pred, labels, weight)
+    if sigmoid:
+        bits = torch.rand(9, 4).round()
+        both(CrossEntropyLoss(**options), stock.CrossEntropyLoss(**options), pred, bits)

@@ -74,6 +74,11 @@ CPU_FORMS = {
         True,
         False,
     ),
+    'diff_iou_rotated_3d': lambda: (
+        lambda a, b: with_grads(mmcv.ops.diff_iou_rotated_3d, a, b),
+        boxes3d(40).view(2, 20, 7),
+        boxes3d(40).view(2, 20, 7),
+    ),
     'box_iou_quadri': lambda: (mmcv.ops.box_iou_quadri, quads(10), quads(15)),
     'voxelization': lambda: (
         mmcv.ops.Voxelization(max_num_points=3, max_voxels=20, **GEOMETRY),

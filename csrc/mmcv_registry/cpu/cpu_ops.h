@@ -60,6 +60,9 @@ void roipoint_pool3d(int batch_size, int pts_num, int boxes_num, int feature_in_
                      int sampled_pts_num, Tensor xyz, Tensor boxes3d, Tensor pts_feature,
                      Tensor pooled_features, Tensor pooled_empty_flag);
 
+// Rotated boxes.
+Tensor diff_iou_rotated_sort_vertices(Tensor vertices, Tensor mask, Tensor num_valid);
+
 // Focal loss.
 void sigmoid_focal_loss_forward(Tensor input, Tensor target, Tensor weight, Tensor output,
                                 float gamma, float alpha);

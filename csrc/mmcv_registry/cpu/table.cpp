@@ -38,6 +38,7 @@ std::vector<Served> fill_table(void* library) {
       KERNEL(roiaware_pool3d_forward_impl, roiaware_pool3d_forward),
       KERNEL(roiaware_pool3d_backward_impl, roiaware_pool3d_backward),
       KERNEL(roipoint_pool3d_forward_impl, roipoint_pool3d),
+      KERNEL(diff_iou_rotated_sort_vertices_forward_impl, diff_iou_rotated_sort_vertices),
       KERNEL(sigmoid_focal_loss_forward_impl, cpu::sigmoid_focal_loss_forward),
       KERNEL(sigmoid_focal_loss_backward_impl, cpu::sigmoid_focal_loss_backward),
       ATEN(softmax_focal_loss_forward_impl, softmax_focal_loss_forward),
