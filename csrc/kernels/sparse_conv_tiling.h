@@ -68,6 +68,38 @@ __aicore__ constexpr int64_t ProductElements(const SparseConvTiling& tiling) {
 
 }  // namespace mxd::kernels::sparse_conv
 
+// Of a convolution by a plan, which is int32: a record for every kPlanRows output rows, and behind
+// the records the input rows of all blocks, by tile, kernel point and place. The rows of a tile are
+// in an order in which rows with the same kernel points are together; a block are 16 of them for
+// one kernel point, and the plan has those that have a pair. -1: no pair.
+namespace mxd::kernels::sparse_conv_planned {
+
+constexpr int32_t kPlanRows = 256;
+constexpr int32_t kPlanBlocks = kPlanRows / kFractalRows;
+constexpr int32_t kPlanPoints = 27;  // kernel points, at most
+// A record: of all blocks the number of the first, and how many there are; for every kernel point a
+// bit for each block (16 bits); the lowest and the highest input row of every kernel point; where
+// in the order each row is.
+constexpr int32_t kPlanFirst = 0, kPlanCount = 1, kPlanMasks = 2, kPlanLowest = 16,
+                  kPlanHighest = 44, kPlanPlaces = 72, kPlanWords = kPlanPlaces + kPlanRows;
+
+constexpr int32_t kSteps = 4;           // that the workspace of gathered rows holds
+constexpr int32_t kChunkBytes = 16384;  // of a vector core in a step
+constexpr int32_t kMaxPanel = 64;       // columns of which L0C holds two tiles
+static_assert(2 * kPlanRows * kMaxPanel * kWord <= kL0cBytes && 2 * kChunkBytes <= kOperandBytes);
+
+// Blocks of a chunk. SparseConvTiling is used as follows: `tiles` of kPlanRows rows, `step_rows` of
+// a chunk, `in_step` all channels. Workspaces of a block: kSteps times two chunks, twice two tiles'
+// sums.
+__aicore__ constexpr int32_t SumElements(const SparseConvTiling& tiling) {
+  return kPlanRows * tiling.panel;
+}
+__aicore__ constexpr int32_t ChunkElements(const SparseConvTiling& tiling) {
+  return tiling.step_rows * tiling.in_channels;
+}
+
+}  // namespace mxd::kernels::sparse_conv_planned
+
 namespace mxd::kernels::sparse_conv_weight_grad {
 
 constexpr int32_t kSteps = 3;  // that the workspace holds

@@ -69,6 +69,7 @@ class Rulebook:
     geometry: dict
     # Kept by hand: functools.cached_property takes a lock, which torch.compile does not trace.
     _transpose: Optional[tuple[Tensor, Tensor]] = field(default=None, repr=False)
+    _plan: Optional[Tensor] = field(default=None, repr=False)
     _versions: tuple[int, int] = field(init=False, repr=False)  # of indices and out_indices
 
     def __post_init__(self) -> None:
@@ -139,6 +140,20 @@ class Rulebook:
     def back(self) -> tuple[Optional[Tensor], Optional[Tensor]]:
         """(pairs, bounds) with inputs and outputs exchanged, kernel points in any order; None for this one's own."""
         return (None, None) if self.symmetric else self.transpose
+
+    @property
+    def plan(self) -> Optional[Tensor]:
+        """The pairs as an NPU's cube cores take them, int32, empty where they do not; None where nothing asks for it.
+
+        Made once, for the layers that share a submanifold convolution's rulebook, and its gradient.
+        """
+        if not self.symmetric or self.pairs.device.type == 'cpu' or is_compiling():
+            return None
+        if self._plan is None:
+            self._plan = torch.ops.mxd.sparse_conv_plan(
+                self.pairs, self.bounds, self.out_indices.shape[0]
+            )
+        return self._plan
 
     @property
     def symmetric(self) -> bool:
@@ -221,6 +236,8 @@ def check_features(features: Tensor, rulebook: Rulebook) -> None:
 class SparseConvFunction(Function):
     """Autograd of `sparse_conv`; weight is [K, in / groups, out].
 
+    `plan` is that of the pairs, and of the input's gradient where the rulebook is symmetric; else None.
+
     `back_pairs` and `back_bounds` are the rulebook of the input's gradient. They are None where no such gradient is
     asked for, and where it is the forward's own, with the kernel reversed if `symmetric`. (torch.compile takes no
     tensor twice, and PyTorch 2.7 confuses the tensors of a tuple with dynamic sizes.)
@@ -236,21 +253,24 @@ class SparseConvFunction(Function):
         bounds: Tensor,
         back_pairs: Optional[Tensor],
         back_bounds: Optional[Tensor],
+        plan: Optional[Tensor],
         num_out: int,
         groups: int,
         symmetric: bool,
     ) -> Tensor:
         """Convolve over the rulebook's pairs."""
         back = (pairs, bounds) if back_pairs is None else (back_pairs, back_bounds)
-        ctx.save_for_backward(features, weight, pairs, bounds, *back)
+        ctx.save_for_backward(features, weight, pairs, bounds, *back, plan)
         ctx.groups, ctx.symmetric = groups, symmetric
-        return torch.ops.mxd.sparse_conv(features, weight, bias, pairs, bounds, num_out, groups)
+        return torch.ops.mxd.sparse_conv(
+            features, weight, bias, pairs, bounds, num_out, groups, plan
+        )
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Optional[Tensor], ...]:
         """The input's gradient is a convolution of the output's with the kernel transposed."""
-        (features, weight, pairs, bounds, *back), groups = ctx.saved_tensors, ctx.groups
+        (features, weight, pairs, bounds, *back, plan), groups = ctx.saved_tensors, ctx.groups
         grad_features = grad_weight = grad_bias = None
         if ctx.needs_input_grad[0]:
             volume, inputs, outputs = weight.shape
@@ -259,7 +279,7 @@ class SparseConvFunction(Function):
             if ctx.symmetric:
                 turned = turned.flip(0)
             grad_features = torch.ops.mxd.sparse_conv(
-                grad, turned, None, *back, features.shape[0], groups
+                grad, turned, None, *back, features.shape[0], groups, plan
             )
         if ctx.needs_input_grad[1]:
             grad_weight = torch.ops.mxd.sparse_conv_weight_grad(
@@ -267,7 +287,7 @@ class SparseConvFunction(Function):
             )
         if ctx.needs_input_grad[2]:
             grad_bias = grad.sum(0)
-        return grad_features, grad_weight, grad_bias, *[None] * 7
+        return grad_features, grad_weight, grad_bias, *[None] * 8
 
 
 def sparse_conv(
@@ -307,6 +327,7 @@ def sparse_conv(
         rulebook.pairs,
         rulebook.bounds,
         *(rulebook.back if wanted else (None, None)),
+        rulebook.plan,
         rulebook.out_indices.shape[0],
         groups,
         rulebook.symmetric,

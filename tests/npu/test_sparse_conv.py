@@ -171,7 +171,11 @@ def test_kernels_run(tmp_path, monkeypatch):
         inputs = [t.to('npu', dtype) for t in (features, weight)]
         run(to_npu(subm(indices, grid=grid)), *inputs, None, 1)
         launched = [json.loads(text)['kernel'] for text in path.read_text().splitlines()]
-        assert sorted(launched) == ['sparse_conv', 'sparse_conv', 'sparse_conv_weight_grad']
+        assert sorted(launched) == [
+            'sparse_conv_planned',
+            'sparse_conv_planned',
+            'sparse_conv_weight_grad',
+        ]
 
 
 def test_cost(sweep, tmp_path, monkeypatch):

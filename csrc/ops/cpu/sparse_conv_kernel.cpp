@@ -207,8 +207,9 @@ at::Tensor forward_in(const at::Tensor& features, const at::Tensor& weight,
 
 at::Tensor forward_cpu(const at::Tensor& features, const at::Tensor& weight,
                        const c10::optional<at::Tensor>& bias, const at::Tensor& pairs,
-                       const at::Tensor& bounds, int64_t num_out, int64_t groups) {
-  check_forward(features, weight, bias, pairs, bounds, num_out, groups);
+                       const at::Tensor& bounds, int64_t num_out, int64_t groups,
+                       const c10::optional<at::Tensor>& plan) {
+  check_forward(features, weight, bias, pairs, bounds, num_out, groups, plan);
   const at::Tensor all_pairs = pairs.contiguous(), all_bounds = bounds.contiguous();
   check_rows(all_pairs, all_bounds, features.size(0), num_out);
   return cpu::with_compute_type(features,

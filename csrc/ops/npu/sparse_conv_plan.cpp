@@ -1,0 +1,114 @@
+// The plan of a sparse convolution whose sums stay in the cube cores
+// (csrc/kernels/sparse_conv_planned.cpp), by PyTorch's operators: it is made once for a rulebook.
+#include <ATen/ATen.h>
+#include <torch/library.h>
+
+#include <array>
+#include <numeric>
+#include <vector>
+
+#include "../sparse_conv.h"
+#include "integers.h"
+#include "sparse_conv_tiling.h"
+
+namespace mxd::sparse_conv::npu {
+namespace {
+
+namespace sizes = kernels::sparse_conv_planned;
+constexpr int64_t kRows = sizes::kPlanRows, kBlocks = sizes::kPlanBlocks,
+                  kBlockRows = kRows / kBlocks;
+constexpr int32_t kNone = std::numeric_limits<int32_t>::max();
+// Worth it up to so many rows of blocks a pair, and windows of a tile: beyond, rows are far from
+// each other, as in voxels that are not sorted.
+constexpr int64_t kMostRows = 3, kMostWindows = 16, kWindow = 192;
+
+// The input row of every output row and kernel point, [rows, K], -1 for none.
+at::Tensor neighbours(const at::Tensor& pairs, const at::Tensor& bounds, int64_t rows) {
+  const int64_t tiles = bounds.size(0), volume = bounds.size(1) - 1;
+  const at::Tensor points = at::arange(volume, bounds.options()).repeat({tiles});
+  const at::Tensor counts = bounds.slice(1, 1) - bounds.slice(1, 0, -1);
+  const at::Tensor point = points.repeat_interleave(counts.flatten(), 0, pairs.size(0));
+  const at::Tensor place = pairs.select(1, 1).to(at::kLong) * volume + point;
+  return at::full({rows * volume}, -1, pairs.options())
+      .scatter_(0, place, pairs.select(1, 0))
+      .view({rows, volume});
+}
+
+// A key of rows by their kernel points; those far from the middle, which are rare, count most.
+at::Tensor keys(const at::Tensor& there) {
+  const int64_t volume = there.size(1);
+  std::vector<int64_t> weight(volume);
+  for (int64_t k = 0; k < volume; k++) {
+    const int64_t from_middle = 2 * k - (volume - 1);
+    weight[k] = int64_t{1} << (from_middle < 0 ? -from_middle - 1 : from_middle);
+  }
+  return at::mv(there.to(at::kDouble), at::tensor(weight, there.options().dtype(at::kDouble)));
+}
+
+at::Tensor plan(const at::Tensor& pairs, const at::Tensor& bounds, int64_t num_out) {
+  check_rulebook(pairs, bounds);
+  const int64_t volume = bounds.size(1) - 1, count = pairs.size(0);
+  const at::Tensor nothing = at::empty({0}, pairs.options());
+  if (count == 0 || volume > sizes::kPlanPoints) return nothing;
+  check_tiles(bounds, num_out);
+  const int64_t tiles = mxd::npu::ceil_div(num_out, kRows), rows = tiles * kRows;
+  const at::Tensor map = neighbours(pairs, bounds, rows);
+  const auto options = map.options();
+
+  const at::Tensor order =
+      at::argsort(keys(map.ge(0)).view({tiles, kRows}), /*stable=*/true, /*dim=*/1,
+                  /*descending=*/false);
+  const at::Tensor place = at::empty_like(order).scatter_(
+      1, order, at::arange(kRows, order.options()).expand({tiles, kRows}));
+  const at::Tensor base = at::arange(tiles, order.options()).unsqueeze(1) * kRows;
+  // [tiles, K, blocks, 16]
+  const at::Tensor blocks = map.index_select(0, (order + base).flatten())
+                                .view({tiles, kBlocks, kBlockRows, volume})
+                                .permute({0, 3, 1, 2})
+                                .contiguous();
+  const at::Tensor pair = blocks.ge(0);
+  at::Tensor full = pair.any(3);
+  // A block without pairs is there, too: its sums are zero.
+  full = at::cat(
+      {full.slice(1, 0, 1).logical_or(full.any(1, true).logical_not()), full.slice(1, 1)}, 1);
+  const at::Tensor low = blocks.masked_fill(pair.logical_not(), kNone).amin({2, 3});
+  const at::Tensor high = blocks.amax({2, 3});
+  const at::Tensor used = full.sum({1, 2}, false, at::kInt);
+  const at::Tensor windows = (high - low).clamp_min(0).div(kWindow, "floor").sum();
+  const at::Tensor known = at::stack({used.sum(), windows}).cpu();
+  if (known[0].item<int64_t>() * kBlockRows > kMostRows * count + kRows ||
+      known[1].item<int64_t>() > kMostWindows * tiles)
+    return nothing;
+
+  const at::Tensor bits = at::tensor(
+      [] {
+        std::vector<int32_t> values(kBlocks);
+        for (int64_t b = 0; b < kBlocks; b++) values[b] = 1 << b;
+        return values;
+      }(),
+      options);
+  const at::Tensor masks =
+      at::constant_pad_nd((full.to(at::kInt) * bits).sum(2, false, at::kInt),
+                          {0, 2 * (sizes::kPlanLowest - sizes::kPlanMasks) - volume});
+  const at::Tensor even = masks.slice(1, 0, {}, 2), odd = masks.slice(1, 1, {}, 2);
+  const auto padded = [&](const at::Tensor& ranges, int64_t words) {
+    return at::constant_pad_nd(ranges, {0, words - volume});
+  };
+  const at::Tensor first = used.cumsum(0, at::kInt) - used;
+  const at::Tensor records =
+      at::cat({first.unsqueeze(1), used.unsqueeze(1),
+               // 16 bits each, the second one with its sign
+               even + odd.where(odd.lt(1 << 15), odd - (1 << 16)) * (1 << 16),
+               padded(low, sizes::kPlanHighest - sizes::kPlanLowest),
+               padded(high, sizes::kPlanPlaces - sizes::kPlanHighest), place.to(at::kInt)},
+              1);
+  const at::Tensor lists =
+      blocks.view({-1, kBlockRows}).index_select(0, full.flatten().nonzero().squeeze(1));
+  return at::cat({records.flatten(), lists.flatten()});
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(mxd, PrivateUse1, m) { m.impl("sparse_conv_plan", TORCH_FN(plan)); }
+
+}  // namespace mxd::sparse_conv::npu
