@@ -3,8 +3,7 @@
 #include <ATen/ATen.h>
 #include <torch/library.h>
 
-#include <array>
-#include <numeric>
+#include <cmath>
 #include <vector>
 
 #include "../sparse_conv.h"
@@ -18,9 +17,9 @@ namespace sizes = kernels::sparse_conv_planned;
 constexpr int64_t kRows = sizes::kPlanRows, kBlocks = sizes::kPlanBlocks,
                   kBlockRows = kRows / kBlocks;
 constexpr int32_t kNone = std::numeric_limits<int32_t>::max();
-// Worth it up to so many rows of blocks a pair, and windows of a tile: beyond, rows are far from
-// each other, as in voxels that are not sorted.
-constexpr int64_t kMostRows = 3, kMostWindows = 16, kWindow = 192;
+// Worth it up to so many rows of blocks a pair, and windows of a tile and kernel point: beyond,
+// rows are far from each other, as in voxels that are not sorted.
+constexpr int64_t kMostRows = 3, kMostWindows = 2, kWindow = 192;
 
 // The input row of every output row and kernel point, [rows, K], -1 for none.
 at::Tensor neighbours(const at::Tensor& pairs, const at::Tensor& bounds, int64_t rows) {
@@ -37,12 +36,14 @@ at::Tensor neighbours(const at::Tensor& pairs, const at::Tensor& bounds, int64_t
 // A key of rows by their kernel points; those far from the middle, which are rare, count most.
 at::Tensor keys(const at::Tensor& there) {
   const int64_t volume = there.size(1);
-  std::vector<int64_t> weight(volume);
+  std::vector<float> weight(volume);
   for (int64_t k = 0; k < volume; k++) {
     const int64_t from_middle = 2 * k - (volume - 1);
-    weight[k] = int64_t{1} << (from_middle < 0 ? -from_middle - 1 : from_middle);
+    weight[k] =
+        std::ldexp(1.0f, static_cast<int>(from_middle < 0 ? -from_middle - 1 : from_middle));
   }
-  return at::mv(there.to(at::kDouble), at::tensor(weight, there.options().dtype(at::kDouble)));
+  const at::Tensor weights = at::tensor(weight).to(there.device());
+  return (there.to(at::kFloat) * weights).sum(1);
 }
 
 at::Tensor plan(const at::Tensor& pairs, const at::Tensor& bounds, int64_t num_out) {
@@ -77,7 +78,7 @@ at::Tensor plan(const at::Tensor& pairs, const at::Tensor& bounds, int64_t num_o
   const at::Tensor windows = (high - low).clamp_min(0).div(kWindow, "floor").sum();
   const at::Tensor known = at::stack({used.sum(), windows}).cpu();
   if (known[0].item<int64_t>() * kBlockRows > kMostRows * count + kRows ||
-      known[1].item<int64_t>() > kMostWindows * tiles)
+      known[1].item<int64_t>() > kMostWindows * tiles * volume)
     return nothing;
 
   const at::Tensor bits = at::tensor(
