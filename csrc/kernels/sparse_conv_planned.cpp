@@ -51,13 +51,14 @@ class VectorCore {
     PipeBarrier<PIPE_ALL>();  // tables and zeros are written
     gatherer_.Begin();
     epilogue_.Begin();
-    const Share share(static_cast<int64_t>(couples_) * tiling_.groups * tiling_.panels,
-                      GetBlockIdx() / 2);
-    for (int32_t unit = share.begin; unit < share.end; ++unit) {
+    const int32_t units = couples_ * tiling_.groups * tiling_.panels, first = GetBlockIdx() / 2;
+    int32_t before = -1;
+    for (int32_t unit = first; unit < units; unit += GetBlockNum(), turn_ = 1 - turn_) {
       Gather(unit);
-      if (unit > share.begin) Write(unit - 1);
+      if (before >= 0) Write(before, 1 - turn_);
+      before = unit;
     }
-    if (share.begin < share.end) Write(share.end - 1);
+    if (before >= 0) Write(before, 1 - turn_);
     for (int32_t left = MaxOf(0, step_ - kSteps); left < step_; ++left) CrossCoreWaitFlag(kTaken);
     epilogue_.End();
     gatherer_.End();
@@ -67,8 +68,8 @@ class VectorCore {
   __aicore__ inline int32_t Tile(int32_t unit, int32_t side) const {
     return unit % couples_ * 2 + side;
   }
-  __aicore__ inline LocalTensor<int32_t> Record(int32_t unit) const {
-    return records_[unit % 2 * kPlanWords];
+  __aicore__ inline LocalTensor<int32_t> Record(int32_t turn) const {
+    return records_[turn * kPlanWords];
   }
 
   __aicore__ inline void Gather(int32_t unit) {
@@ -81,7 +82,7 @@ class VectorCore {
              DataCopyParams(there, kHeadWords / kBlockWords,
                             (kPlanWords - kHeadWords) / kBlockWords, 0));
     if (side < there)
-      DataCopy(Record(unit), plan_[static_cast<int64_t>(tile) * kPlanWords], kPlanWords);
+      DataCopy(Record(turn_), plan_[static_cast<int64_t>(tile) * kPlanWords], kPlanWords);
     SetWait<HardEvent::MTE2_S>();
     Blocks blocks[2];
     for (int32_t i = 0; i < 2; ++i)
@@ -91,7 +92,7 @@ class VectorCore {
       const int64_t lists = static_cast<int64_t>(tiling_.tiles) * kPlanWords;
       const int64_t first = heads_.GetValue(side * kHeadWords + kPlanFirst);
       gatherer_.Open(plan_[lists + first * kFractalRows], own.count(),
-                     Record(unit).template ReinterpretCast<int64_t>());
+                     Record(turn_).template ReinterpretCast<int64_t>());
     }
     const int64_t column = static_cast<int64_t>(panel / tiling_.panels) * tiling_.in_channels;
     for (int32_t steps = Steps(blocks, tiling_); steps > 0; --steps, ++step_) {
@@ -105,14 +106,12 @@ class VectorCore {
     }
   }
 
-  __aicore__ inline void Write(int32_t unit) {
+  __aicore__ inline void Write(int32_t unit, int32_t turn) {
     CrossCoreWaitFlag(kSummed);
     const int32_t tile = Tile(unit, GetSubBlockIdx());
-    if (tile < tiling_.tiles) epilogue_.Write(unit % 2, tile, unit / couples_, Places(unit));
+    if (tile < tiling_.tiles)
+      epilogue_.Write(turn, tile, unit / couples_, Record(turn)[kPlanPlaces]);
     SetWait<HardEvent::MTE2_MTE3>();  // rows gathered from now on say that these sums are read
-  }
-  __aicore__ inline LocalTensor<int32_t> Places(int32_t unit) const {
-    return Record(unit)[kPlanPlaces];
   }
 
   const SparseConvTiling tiling_;
@@ -122,7 +121,7 @@ class VectorCore {
   LocalTensor<int32_t> heads_, records_;
   Epilogue<T> epilogue_;
   Gatherer<T> gatherer_;
-  int32_t step_ = 0;
+  int32_t step_ = 0, turn_ = 0;
 };
 
 template <typename T>

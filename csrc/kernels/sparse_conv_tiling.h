@@ -83,7 +83,7 @@ constexpr int32_t kPlanPoints = 27;  // kernel points, at most
 constexpr int32_t kPlanFirst = 0, kPlanCount = 1, kPlanMasks = 2, kPlanLowest = 16,
                   kPlanHighest = 44, kPlanPlaces = 72, kPlanWords = kPlanPlaces + kPlanRows;
 
-constexpr int32_t kSteps = 4;           // that the workspace of gathered rows holds
+constexpr int32_t kSteps = 6;           // that the workspace of gathered rows holds
 constexpr int32_t kChunkBytes = 16384;  // of a vector core in a step
 constexpr int32_t kMaxPanel = 64;       // columns of which L0C holds two tiles
 static_assert(2 * kPlanRows * kMaxPanel * kWord <= kL0cBytes && 2 * kChunkBytes <= kOperandBytes);

@@ -46,24 +46,22 @@ class CubeCore {
     right_free_.SetAll();
     sums_free_.SetAll();
     weights_.Begin();
-    const int32_t couples = CeilDiv(tiling_.tiles, 2);
-    const Share share(static_cast<int64_t>(couples) * tiling_.groups * tiling_.panels,
-                      GetBlockIdx());
-    int32_t step = 0;
-    for (int32_t unit = share.begin; unit < share.end; ++unit) {
-      weights_.Open(unit / couples);
-      for (int32_t side = 0; side < 2; ++side) {
-        const int32_t tile = unit % couples * 2 + side;
-        blocks_[side].Open(plan_[static_cast<int64_t>(tile) * (kPlanWords / 2)], tiling_.volume,
-                           tile < tiling_.tiles);
-      }
-      const int32_t steps = Steps(blocks_, tiling_);
+    couples_ = CeilDiv(tiling_.tiles, 2);
+    const int32_t units = couples_ * tiling_.groups * tiling_.panels;
+    int32_t step = 0, turn = 0;
+    Open(GetBlockIdx(), units, 0);
+    for (int32_t unit = GetBlockIdx(); unit < units; unit += GetBlockNum(), turn = 1 - turn) {
+      weights_.Open(unit / couples_);
+      blocks_ = all_blocks_[turn];
+      const int32_t steps = Steps(all_blocks_[turn], tiling_);
       for (int32_t i = 0; i < steps; ++i) {
         Load(step);
         for (int32_t side = 0; side < 2; ++side) Multiply(step, side, i == 0);
         left_free_.Set(step++ % 2);
+        // While the cube core works: a word of global memory takes 400 cycles.
+        if (i == 0) Open(unit + GetBlockNum(), units, 1 - turn);
       }
-      for (int32_t side = 0; side < 2; ++side) Write(unit % 2, side);
+      for (int32_t side = 0; side < 2; ++side) Write(turn, side);
       CrossCoreSetFlag<2, PIPE_FIX>(kSummed);
     }
     rows_free_.WaitAll();
@@ -76,6 +74,16 @@ class CubeCore {
  private:
   static constexpr int32_t kOperand = kOperandBytes / static_cast<int32_t>(sizeof(T));
   static constexpr int32_t kSum = kSumBytes / static_cast<int32_t>(sizeof(float));
+
+  // Reads which blocks a couple of tiles has.
+  __aicore__ inline void Open(int32_t unit, int32_t units, int32_t turn) {
+    if (unit >= units) return;
+    for (int32_t side = 0; side < 2; ++side) {
+      const int32_t tile = unit % couples_ * 2 + side;
+      all_blocks_[turn][side].Open(plan_[static_cast<int64_t>(tile) * (kPlanWords / 2)],
+                                   tiling_.volume, tile < tiling_.tiles);
+    }
+  }
 
   __aicore__ inline int32_t InChunk(int32_t side) const {
     return MinOf(tiling_.step_rows / kFractalRows, blocks_[side].left());
@@ -155,8 +163,9 @@ class CubeCore {
   Events<HardEvent::MTE1_M> operands_full_;
   Events<HardEvent::FIX_M> sums_free_;
   Events<HardEvent::M_FIX> sums_full_;
-  Blocks blocks_[2];
-  int32_t buffer_ = 0;
+  Blocks all_blocks_[2][2];  // of this couple and the next one
+  Blocks* blocks_ = nullptr;
+  int32_t couples_ = 0, buffer_ = 0;
 };
 
 }  // namespace mxd::kernels::sparse_conv_planned

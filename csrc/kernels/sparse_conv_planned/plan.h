@@ -75,17 +75,6 @@ class Blocks {
   uint32_t mask_[kPlanPoints];
 };
 
-// The couples of tiles, panel by panel, that a block works on.
-struct Share {
-  int32_t begin, end;
-
-  __aicore__ inline Share(int64_t all, int64_t block) {
-    const int64_t blocks = GetBlockNum();
-    begin = static_cast<int32_t>(all * block / blocks);
-    end = static_cast<int32_t>(all * (block + 1) / blocks);
-  }
-};
-
 // Steps for the blocks of two tiles.
 __aicore__ inline int32_t Steps(const Blocks (&blocks)[2], const SparseConvTiling& tiling) {
   const int32_t most = MaxOf(blocks[0].count(), blocks[1].count());
