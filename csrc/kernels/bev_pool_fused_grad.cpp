@@ -4,11 +4,11 @@
 // A unit has the rows of its pixels in UB, and sums their gradients there, depth by depth. Pixels
 // that follow each other in one cell are a piece: the cell's gradient is loaded once for all of
 // them, and each instruction works on all their rows.
-#include "bev_pool_tiling.h"
+#include "bev_pool_fused_tiling.h"
 #include "common/buffers.h"
 #include "common/events.h"
 #include "common/index_list.h"
-#include "common/run_for.h"
+#include "common/run.h"
 
 namespace mxd::kernels {
 namespace {
@@ -32,12 +32,6 @@ class FusedGrad {
   };
 
  public:
-  template <typename... Arguments>
-  static __aicore__ inline void Execute(const Arguments&... arguments) {
-    TPipe pipe;
-    FusedGrad(pipe, arguments...).Process();
-  }
-
   __aicore__ inline FusedGrad(TPipe& pipe, const BevPoolFusedGradTiling& tiling, GM_ADDR grad,
                               GM_ADDR depth, GM_ADDR context, GM_ADDR cells, GM_ADDR grad_depth,
                               GM_ADDR grad_context)
@@ -45,20 +39,13 @@ class FusedGrad {
         pitch_(RoundUp(tiling.channels, kBlockElements)),
         line_(RoundUp(tiling.group, kBlockWords)),
         pieces_at_once_(MinOf(kFusedPieces, kFusedGradWords / pitch_)) {
-    grad_.SetGlobalBuffer((__gm__ T*)grad);
-    depth_.SetGlobalBuffer((__gm__ float*)depth);
-    context_.SetGlobalBuffer((__gm__ T*)context);
-    cells_.SetGlobalBuffer((__gm__ int32_t*)cells);
-    grad_depth_.SetGlobalBuffer((__gm__ float*)grad_depth);
-    grad_context_.SetGlobalBuffer((__gm__ T*)grad_context);
-    context_rows_ = Take<float>(pipe, kFusedElements);
-    sums_ = Take<float>(pipe, kFusedElements);
+    Bind(grad_, grad, depth_, depth, context_, context, cells_, cells, grad_depth_, grad_depth,
+         grad_context_, grad_context);
+    Take(pipe, kFusedElements, context_rows_, sums_);
     products_ = Take<float>(pipe, kFusedGroup * kLanes);
     factors_ = Take<float>(pipe, kFusedGroup * kBlockWords);
     for (int32_t i = 0; i < kBuffers; i++) {
-      lines_[i].weights = Take<float>(pipe, kFusedDepths * kFusedGroup);
-      lines_[i].dots = Take<float>(pipe, kFusedDepths * kFusedGroup);
-      lines_[i].cells = Take<int32_t>(pipe, kFusedDepths * kFusedGroup);
+      Take(pipe, kFusedDepths * kFusedGroup, lines_[i].weights, lines_[i].dots, lines_[i].cells);
       Duplicate(lines_[i].weights, 0.0f, kFusedDepths * kFusedGroup);
       grads_[i] = Take<T>(pipe, kFusedGradWords);
     }
@@ -310,5 +297,5 @@ extern "C" __global__ __aicore__ void bev_pool_fused_grad(GM_ADDR grad, GM_ADDR 
                                                           BevPoolFusedGradTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
   using namespace mxd::kernels;
-  RunFor<FusedGrad>(tiling.dtype, tiling, grad, depth, context, cells, grad_depth, grad_context);
+  RunFor<FusedGrad>(tiling, grad, depth, context, cells, grad_depth, grad_context);
 }

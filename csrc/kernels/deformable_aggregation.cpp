@@ -11,11 +11,11 @@ class Forward : public Aggregation<T, true, false, Forward<T>> {
   friend Base;
 
  public:
-  __aicore__ inline Forward(GM_ADDR feature_maps, GM_ADDR locations, GM_ADDR weight, GM_ADDR maps,
-                            GM_ADDR out, const DeformableAggregationTiling& tiling) {
-    out_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(out));
-    this->features_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(feature_maps));
-    this->Init(locations, weight, maps, tiling);
+  __aicore__ inline Forward(TPipe& pipe, const DeformableAggregationTiling& tiling,
+                            GM_ADDR feature_maps, GM_ADDR locations, GM_ADDR weight, GM_ADDR maps,
+                            GM_ADDR out) {
+    Bind(out_, out, this->features_, feature_maps);
+    this->Init(pipe, tiling, locations, weight, maps);
     if (tiling.add_output) AscendC::SetAtomicAdd<T>();
   }
 
@@ -99,6 +99,6 @@ extern "C" __global__ __aicore__ void deformable_aggregation(GM_ADDR feature_map
                                                              DeformableAggregationTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
   using namespace mxd::kernels;
-  RunFor<deformable_aggregation::Forward>(tiling.dtype, feature_maps, sample_locations, weight,
-                                          maps, out, tiling);
+  RunFor<deformable_aggregation::Forward>(tiling, feature_maps, sample_locations, weight, maps,
+                                          out);
 }

@@ -8,21 +8,21 @@ namespace {
 
 template <typename T>
 class FeatureGrad : public Gradient<T, false, false, FeatureGrad<T>> {
-  using Base = Aggregation<T, false, false, FeatureGrad<T>>;
-  friend Base;
+  friend Aggregation<T, false, false, FeatureGrad<T>>;
 
  public:
-  __aicore__ inline FeatureGrad(GM_ADDR grad, GM_ADDR locations, GM_ADDR weight, GM_ADDR maps,
-                                GM_ADDR grad_features, const DeformableAggregationTiling& tiling)
+  __aicore__ inline FeatureGrad(TPipe& pipe, const DeformableAggregationTiling& tiling,
+                                GM_ADDR grad, GM_ADDR locations, GM_ADDR weight, GM_ADDR maps,
+                                GM_ADDR grad_features)
       : grad_(grad) {
-    grad_features_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(grad_features));
-    this->Init(locations, weight, maps, tiling);
+    Bind(grad_features_, grad_features);
+    this->Init(pipe, tiling, locations, weight, maps);
     AscendC::SetAtomicAdd<float>();
   }
 
  private:
   __aicore__ inline void MakeBuffers(int32_t rows) {
-    static_assert(Base::kLoadBytes + FeatureGrad::kGradBytes +
+    static_assert(FeatureGrad::kLoadBytes + FeatureGrad::kGradBytes +
                       (kWeightBlocks * (1 + kBlockWords) + 3 * kPatchFloats) * kWord <=
                   kUbBytes);
     this->MakeGradBuffers(grad_);
@@ -82,6 +82,6 @@ extern "C" __global__ __aicore__ void deformable_aggregation_feature_grad(
     DeformableAggregationTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
   using namespace mxd::kernels;
-  RunFor<deformable_aggregation::FeatureGrad>(tiling.dtype, grad, sample_locations, weight, maps,
-                                              grad_features, tiling);
+  RunFor<deformable_aggregation::FeatureGrad>(tiling, grad, sample_locations, weight, maps,
+                                              grad_features);
 }

@@ -12,14 +12,12 @@ class SampleGrad : public Gradient<T, true, true, SampleGrad<T>> {
   friend Base;
 
  public:
-  __aicore__ inline SampleGrad(GM_ADDR grad, GM_ADDR feature_maps, GM_ADDR locations,
-                               GM_ADDR weight, GM_ADDR maps, GM_ADDR slopes, GM_ADDR grad_weight,
-                               const DeformableAggregationTiling& tiling)
+  __aicore__ inline SampleGrad(TPipe& pipe, const DeformableAggregationTiling& tiling, GM_ADDR grad,
+                               GM_ADDR feature_maps, GM_ADDR locations, GM_ADDR weight,
+                               GM_ADDR maps, GM_ADDR slopes, GM_ADDR grad_weight)
       : grad_(grad) {
-    this->features_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(feature_maps));
-    slopes_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(slopes));
-    grad_weight_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(grad_weight));
-    this->Init(locations, weight, maps, tiling);
+    Bind(this->features_, feature_maps, slopes_, slopes, grad_weight_, grad_weight);
+    this->Init(pipe, tiling, locations, weight, maps);
     AscendC::SetAtomicAdd<float>();
   }
 
@@ -199,6 +197,6 @@ extern "C" __global__ __aicore__ void deformable_aggregation_sample_grad(
     GM_ADDR slopes, GM_ADDR grad_weight, DeformableAggregationTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
   using namespace mxd::kernels;
-  RunFor<deformable_aggregation::SampleGrad>(tiling.dtype, grad, feature_maps, sample_locations,
-                                             weight, maps, slopes, grad_weight, tiling);
+  RunFor<deformable_aggregation::SampleGrad>(tiling, grad, feature_maps, sample_locations, weight,
+                                             maps, slopes, grad_weight);
 }

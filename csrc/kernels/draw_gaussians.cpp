@@ -5,6 +5,7 @@
 #include "common/buffers.h"
 #include "common/events.h"
 #include "common/index_list.h"
+#include "common/run.h"
 #include "draw_gaussians_tiling.h"
 
 namespace mxd::kernels {
@@ -18,15 +19,9 @@ class DrawGaussians {
   __aicore__ inline DrawGaussians(TPipe& pipe, const DrawGaussiansTiling& tiling, GM_ADDR channels,
                                   GM_ADDR centers, GM_ADDR radii, GM_ADDR maps)
       : tiling_(tiling), pitch_(RoundUp(tiling.tile_columns, kBlockWords)) {
-    channels_.SetGlobalBuffer((__gm__ int32_t*)channels);
-    centers_.SetGlobalBuffer((__gm__ int32_t*)centers);
-    radii_.SetGlobalBuffer((__gm__ int32_t*)radii);
-    maps_.SetGlobalBuffer((__gm__ float*)maps);
+    Bind(channels_, channels, centers_, centers, radii_, radii, maps_, maps);
     tile_ = Take<float>(pipe, kGaussianTile);
-    numbers_ = Take<float>(pipe, kGaussianColumns);
-    beyond_ = Take<float>(pipe, kGaussianColumns);
-    square_ = Take<float>(pipe, kGaussianColumns);
-    value_ = Take<float>(pipe, kGaussianColumns);
+    Take(pipe, kGaussianColumns, numbers_, beyond_, square_, value_);
     channel_ = Take<int32_t>(pipe, kGaussianBumps);
     center_ = Take<int32_t>(pipe, 2 * kGaussianBumps);
     radius_ = Take<int32_t>(pipe, kGaussianBumps);
@@ -144,6 +139,5 @@ extern "C" __global__ __aicore__ void draw_gaussians(GM_ADDR channels, GM_ADDR c
                                                      GM_ADDR radii, GM_ADDR maps,
                                                      DrawGaussiansTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  AscendC::TPipe pipe;
-  mxd::kernels::DrawGaussians(pipe, tiling, channels, centers, radii, maps).Process();
+  mxd::kernels::RunKernel<mxd::kernels::DrawGaussians>(tiling, channels, centers, radii, maps);
 }

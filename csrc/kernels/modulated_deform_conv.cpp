@@ -12,7 +12,7 @@
 //
 // modulated_deform_conv/ holds the stages: schedule; taps, tap_lists, images, columns; weights,
 // cube.
-#include "common/run_for.h"
+#include "common/run.h"
 #include "modulated_deform_conv/columns.h"
 #include "modulated_deform_conv/cube.h"
 #include "modulated_deform_conv/flags.h"
@@ -30,13 +30,13 @@ class VectorCore {
   static_assert(ForwardTaps<T>::kUbBytes + Columns<T>::kUbBytes + kReserved <= kUbBytes);
 
  public:
-  __aicore__ inline VectorCore(GM_ADDR images, GM_ADDR offset, GM_ADDR mask, GM_ADDR ring,
-                               const ModulatedDeformConvTiling& tiling)
+  __aicore__ inline VectorCore(TPipe& pipe, const ModulatedDeformConvTiling& tiling, GM_ADDR images,
+                               GM_ADDR offset, GM_ADDR mask, GM_ADDR ring)
       : tiling_(tiling),
-        taps_(pipe_, offset, mask, tiling_),
-        columns_(pipe_, images, ring + GetBlockIdx() / 2 * kSlots * StepBytes(tiling), tiling_) {}
+        taps_(pipe, offset, mask, tiling_),
+        columns_(pipe, images, ring + GetBlockIdx() / 2 * kSlots * StepBytes(tiling), tiling_) {}
 
-  __aicore__ inline void Run() {
+  __aicore__ inline void Process() {
     SetWait<HardEvent::V_MTE2>();  // zeros are written
     taps_.Begin();
     columns_.Begin();
@@ -57,23 +57,8 @@ class VectorCore {
 
  private:
   const ModulatedDeformConvTiling tiling_;
-  TPipe pipe_;
   ForwardTaps<T> taps_;
   Columns<T> columns_;
-};
-
-template <typename T>
-struct Convolution {
-  static __aicore__ inline void Execute(GM_ADDR images, GM_ADDR offset, GM_ADDR mask,
-                                        GM_ADDR weight, GM_ADDR bias, GM_ADDR ring, GM_ADDR out,
-                                        const ModulatedDeformConvTiling& tiling) {
-    if ASCEND_IS_AIC {
-      CubeCore<T>(weight, bias, ring, out, tiling).Run();
-    }
-    if ASCEND_IS_AIV {
-      VectorCore<T>(images, offset, mask, ring, tiling).Run();
-    }
-  }
 };
 
 }  // namespace
@@ -89,6 +74,10 @@ extern "C" __global__ __aicore__ void modulated_deform_conv(GM_ADDR images, GM_A
                                                             ModulatedDeformConvTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_MIX_AIC_1_2);
   using namespace mxd::kernels;
-  RunFor<modulated_deform_conv::Convolution>(tiling.dtype, images, offset, mask, weight, bias, ring,
-                                             out, tiling);
+  if ASCEND_IS_AIC {
+    RunFor<modulated_deform_conv::CubeCore>(tiling, weight, bias, ring, out);
+  }
+  if ASCEND_IS_AIV {
+    RunFor<modulated_deform_conv::VectorCore>(tiling, images, offset, mask, ring);
+  }
 }

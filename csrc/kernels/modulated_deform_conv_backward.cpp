@@ -17,7 +17,7 @@
 //
 // modulated_deform_conv_backward/ holds the stages: step_grad, tap_grad; output_grads, weights,
 // cube; the schedule and the lists of taps are those of the forward pass.
-#include "common/run_for.h"
+#include "common/run.h"
 #include "modulated_deform_conv/tap_lists.h"
 #include "modulated_deform_conv_backward/cube.h"
 #include "modulated_deform_conv_backward/step_grad.h"
@@ -35,18 +35,18 @@ class VectorCore {
                 kernels::kUbBytes);
 
  public:
-  __aicore__ inline VectorCore(GM_ADDR images, GM_ADDR offset, GM_ADDR mask, GM_ADDR column_grads,
-                               GM_ADDR ring, GM_ADDR grad_images, GM_ADDR grad_offset,
-                               GM_ADDR grad_mask, const ModulatedDeformConvTiling& tiling)
+  __aicore__ inline VectorCore(TPipe& pipe, const ModulatedDeformConvTiling& tiling, GM_ADDR images,
+                               GM_ADDR offset, GM_ADDR mask, GM_ADDR column_grads, GM_ADDR ring,
+                               GM_ADDR grad_images, GM_ADDR grad_offset, GM_ADDR grad_mask)
       : tiling_(tiling),
-        taps_(pipe_, offset, mask, tiling_),
-        tap_grad_(pipe_, grad_offset, grad_mask, tiling_),
-        step_grad_(pipe_, images,
+        taps_(pipe, offset, mask, tiling_),
+        tap_grad_(pipe, grad_offset, grad_mask, tiling_),
+        step_grad_(pipe, images,
                    column_grads + GetBlockIdx() / 2 * kSlots * StepBytes(tiling) /
                                       static_cast<int32_t>(sizeof(T)) * kWord,
                    ring + GetBlockIdx() / 2 * kSlots * StepBytes(tiling), grad_images, tiling_) {}
 
-  __aicore__ inline void Run() {
+  __aicore__ inline void Process() {
     SetWait<HardEvent::V_MTE2>();  // zeros are written
     taps_.Begin();
     tap_grad_.Begin();
@@ -75,28 +75,9 @@ class VectorCore {
 
  private:
   const ModulatedDeformConvTiling tiling_;
-  TPipe pipe_;
   BackwardTaps<T> taps_;
   TapGrad<T> tap_grad_;
   StepGrad<T> step_grad_;
-};
-
-template <typename T>
-struct Gradients {
-  static __aicore__ inline void Execute(GM_ADDR grad, GM_ADDR images, GM_ADDR offset, GM_ADDR mask,
-                                        GM_ADDR weight, GM_ADDR column_grads, GM_ADDR ring,
-                                        GM_ADDR grad_images, GM_ADDR grad_offset, GM_ADDR grad_mask,
-                                        GM_ADDR grad_weight,
-                                        const ModulatedDeformConvTiling& tiling) {
-    if ASCEND_IS_AIC {
-      CubeCore<T>(grad, weight, column_grads, ring, grad_weight, tiling).Run();
-    }
-    if ASCEND_IS_AIV {
-      VectorCore<T>(images, offset, mask, column_grads, ring, grad_images, grad_offset, grad_mask,
-                    tiling)
-          .Run();
-    }
-  }
 };
 
 }  // namespace
@@ -115,7 +96,12 @@ extern "C" __global__ __aicore__ void modulated_deform_conv_backward(
     GM_ADDR grad_weight, ModulatedDeformConvTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_MIX_AIC_1_2);
   using namespace mxd::kernels;
-  RunFor<modulated_deform_conv_backward::Gradients>(tiling.dtype, grad, images, offset, mask,
-                                                    weight, column_grads, ring, grad_images,
-                                                    grad_offset, grad_mask, grad_weight, tiling);
+  if ASCEND_IS_AIC {
+    RunFor<modulated_deform_conv_backward::CubeCore>(tiling, grad, weight, column_grads, ring,
+                                                     grad_weight);
+  }
+  if ASCEND_IS_AIV {
+    RunFor<modulated_deform_conv_backward::VectorCore>(tiling, images, offset, mask, column_grads,
+                                                       ring, grad_images, grad_offset, grad_mask);
+  }
 }

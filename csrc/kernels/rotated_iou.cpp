@@ -4,6 +4,7 @@
 #include "common/chunks.h"
 #include "common/events.h"
 #include "common/integer_lanes.h"
+#include "common/run.h"
 #include "rotated_iou/rows.h"
 #include "rotated_iou_tiling.h"
 
@@ -22,15 +23,10 @@ class RotatedIou {
   __aicore__ inline RotatedIou(TPipe& pipe, const RotatedIouTiling& tiling, GM_ADDR boxes1,
                                GM_ADDR boxes2, GM_ADDR out)
       : tiling_(tiling), overlap_(pipe, kPairsAtOnce), integers_(pipe, kPairsAtOnce) {
-    boxes1_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(boxes1));
-    boxes2_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(boxes2));
-    out_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(out));
+    Bind(boxes1_, boxes1, boxes2_, boxes2, out_, out);
     rows1_ = Take<float>(pipe, (kPairsAtOnce + kBlockWords) * kBoxNumbers);
     rows2_ = Take<float>(pipe, kTable * kBoxNumbers);
-    numbers_ = Take<int32_t>(pipe, kPairsAtOnce);
-    row_ = Take<int32_t>(pipe, kPairsAtOnce);
-    column_ = Take<int32_t>(pipe, kPairsAtOnce);
-    scratch_ = Take<int32_t>(pipe, kPairsAtOnce);
+    Take(pipe, kPairsAtOnce, numbers_, row_, column_, scratch_);
   }
 
   __aicore__ inline void Process() {
@@ -133,6 +129,5 @@ class RotatedIou {
 extern "C" __global__ __aicore__ void rotated_iou(GM_ADDR boxes1, GM_ADDR boxes2, GM_ADDR out,
                                                   RotatedIouTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  AscendC::TPipe pipe;
-  mxd::kernels::RotatedIou(pipe, tiling, boxes1, boxes2, out).Process();
+  mxd::kernels::RunKernel<mxd::kernels::RotatedIou>(tiling, boxes1, boxes2, out);
 }

@@ -5,6 +5,7 @@
 #include "common/buffers.h"
 #include "common/chunks.h"
 #include "common/events.h"
+#include "common/run.h"
 #include "rotated_iou/rows.h"
 #include "rotated_iou_tiling.h"
 
@@ -22,14 +23,8 @@ class RotatedNmsKeys {
   __aicore__ inline RotatedNmsKeys(TPipe& pipe, const RotatedNmsKeysTiling& tiling, GM_ADDR scores,
                                    GM_ADDR high, GM_ADDR low)
       : tiling_(tiling) {
-    scores_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(scores));
-    high_.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t*>(high));
-    low_.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t*>(low));
-    score_ = Take<float>(pipe, kChunk);
-    high_half_ = Take<int32_t>(pipe, kChunk);
-    low_half_ = Take<int32_t>(pipe, kChunk);
-    sign_ = Take<int32_t>(pipe, kChunk);
-    scratch_ = Take<int32_t>(pipe, kChunk);
+    Bind(scores_, scores, high_, high, low_, low);
+    Take(pipe, kChunk, score_, high_half_, low_half_, sign_, scratch_);
     number_ = Take<uint8_t>(pipe, kChunk / 8);
   }
 
@@ -112,15 +107,10 @@ class RotatedNmsMask {
   __aicore__ inline RotatedNmsMask(TPipe& pipe, const RotatedNmsTiling& tiling, GM_ADDR boxes,
                                    GM_ADDR mask)
       : tiling_(tiling), overlap_(pipe, kPairsAtOnce) {
-    boxes_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(boxes));
-    mask_.SetGlobalBuffer(reinterpret_cast<__gm__ uint8_t*>(mask));
+    Bind(boxes_, boxes, mask_, mask);
     rows_ = Take<float>(pipe, kRows * kNumbers);
     columns_ = Take<float>(pipe, kPairsAtOnce * kNumbers);
-    numbers_ = Take<int32_t>(pipe, kPairsAtOnce);
-    row_ = Take<int32_t>(pipe, kPairsAtOnce);
-    label_ = Take<float>(pipe, kPairsAtOnce);
-    labels_ = Take<float>(pipe, kPairsAtOnce);
-    offset_ = Take<int32_t>(pipe, kPairsAtOnce);
+    Take(pipe, kPairsAtOnce, numbers_, row_, label_, labels_, offset_);
     same_ = Take<uint8_t>(pipe, kBitBytes);
     bits_ = Take<uint8_t>(pipe, kBuffers * kBitBytes);
     written_.Init(pipe, kBuffers);
@@ -245,11 +235,7 @@ class RotatedNmsKeep {
   __aicore__ inline RotatedNmsKeep(TPipe& pipe, const RotatedNmsTiling& tiling, GM_ADDR mask,
                                    GM_ADDR order, GM_ADDR valid, GM_ADDR keep, GM_ADDR total)
       : tiling_(tiling), ordered_(order != nullptr), some_(valid != nullptr) {
-    mask_.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t*>(mask));
-    order_.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t*>(order));
-    valid_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(valid));
-    keep_.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t*>(keep));
-    total_.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t*>(total));
+    Bind(mask_, mask, order_, order, valid_, valid, keep_, keep, total_, total);
     gone_ = Take<int32_t>(pipe, kWords);
     rows_ = Take<int32_t>(pipe, kNmsGroup * kPiece);
     among_ = Take<int32_t>(pipe, kNmsGroup * kBlockWords);
@@ -369,8 +355,7 @@ class RotatedNmsKeep {
 extern "C" __global__ __aicore__ void rotated_nms_keys(GM_ADDR scores, GM_ADDR high, GM_ADDR low,
                                                        RotatedNmsKeysTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  AscendC::TPipe pipe;
-  mxd::kernels::RotatedNmsKeys(pipe, tiling, scores, high, low).Process();
+  mxd::kernels::RunKernel<mxd::kernels::RotatedNmsKeys>(tiling, scores, high, low);
 }
 
 // mask int32 [groups, count, pitch]: bit j of row i is 1 where box i suppresses box j, of boxes
@@ -378,8 +363,7 @@ extern "C" __global__ __aicore__ void rotated_nms_keys(GM_ADDR scores, GM_ADDR h
 extern "C" __global__ __aicore__ void rotated_nms_mask(GM_ADDR boxes, GM_ADDR mask,
                                                        RotatedNmsTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  AscendC::TPipe pipe;
-  mxd::kernels::RotatedNmsMask(pipe, tiling, boxes, mask).Process();
+  mxd::kernels::RunKernel<mxd::kernels::RotatedNmsMask>(tiling, boxes, mask);
 }
 
 // keep int64 [groups, kept_pitch]: order int32 [count] (null: 0, 1, 2 ...) of those that no kept
@@ -389,6 +373,5 @@ extern "C" __global__ __aicore__ void rotated_nms_keep(GM_ADDR mask, GM_ADDR ord
                                                        GM_ADDR keep, GM_ADDR total,
                                                        RotatedNmsTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  AscendC::TPipe pipe;
-  mxd::kernels::RotatedNmsKeep(pipe, tiling, mask, order, valid, keep, total).Process();
+  mxd::kernels::RunKernel<mxd::kernels::RotatedNmsKeep>(tiling, mask, order, valid, keep, total);
 }

@@ -2,7 +2,7 @@
 // of the units. The core that works on the unit with a segment's end writes the segment's row.
 #include "common/buffers.h"
 #include "common/events.h"
-#include "common/run_for.h"
+#include "common/run.h"
 #include "segment_reduce_tiling.h"
 
 namespace mxd::kernels {
@@ -16,22 +16,12 @@ class Combine {
   static constexpr bool kConvert = sizeof(T) != sizeof(float);
 
  public:
-  template <typename... Arguments>
-  static __aicore__ inline void Execute(const Arguments&... arguments) {
-    TPipe pipe;
-    Combine(pipe, arguments...).Process();
-  }
-
   __aicore__ inline Combine(TPipe& pipe, const SegmentReduceTiling& tiling, GM_ADDR begins,
                             GM_ADDR splits, GM_ADDR partials, GM_ADDR partial_args, GM_ADDR out,
                             GM_ADDR argmax)
       : tiling_(tiling) {
-    begins_.SetGlobalBuffer((__gm__ int32_t*)begins);
-    splits_.SetGlobalBuffer((__gm__ int32_t*)splits);
-    partials_.SetGlobalBuffer((__gm__ float*)partials);
-    partial_args_.SetGlobalBuffer((__gm__ int32_t*)partial_args);
-    out_.SetGlobalBuffer((__gm__ T*)out);
-    argmax_.SetGlobalBuffer((__gm__ int32_t*)argmax);
+    Bind(begins_, begins, splits_, splits, partials_, partials, partial_args_, partial_args, out_,
+         out, argmax_, argmax);
     splits_in_ub_ = Take<int32_t>(pipe, (kKnown + 1) * kBlockWords);
     begins_in_ub_ = Take<int32_t>(pipe, kTogether * kBlockWords);
     rows_ = Take<float>(pipe, kAtOnce * kSegmentSlice);
@@ -39,10 +29,7 @@ class Combine {
     if constexpr (kConvert) rounded_ = Take<T>(pipe, kSegmentSlice);
     if constexpr (kMax) {
       args_ = Take<int32_t>(pipe, kAtOnce * kSegmentSlice);
-      arg_ = Take<int32_t>(pipe, kSegmentSlice);
-      taken_ = Take<float>(pipe, kSegmentSlice);
-      step_ = Take<int32_t>(pipe, kSegmentSlice);
-      mask_ = Take<uint8_t>(pipe, kSegmentSlice);
+      Take(pipe, kSegmentSlice, arg_, taken_, step_, mask_);
       Duplicate(rows_, 0.0f, kAtOnce * kSegmentSlice);
       Duplicate(result_, 0.0f, kSegmentSlice);
     }
@@ -213,8 +200,7 @@ extern "C" __global__ __aicore__ void segment_combine_sum(GM_ADDR begins, GM_ADD
                                                           SegmentReduceTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
   using namespace mxd::kernels;
-  RunFor<CombineSums>(tiling.dtype, tiling, begins, splits, partials, static_cast<GM_ADDR>(nullptr),
-                      out, static_cast<GM_ADDR>(nullptr));
+  RunFor<CombineSums>(tiling, begins, splits, partials, nullptr, out, nullptr);
 }
 
 // Completes segment_max.
@@ -224,5 +210,5 @@ extern "C" __global__ __aicore__ void segment_combine_max(GM_ADDR begins, GM_ADD
                                                           SegmentReduceTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
   using namespace mxd::kernels;
-  RunFor<CombineMaxima>(tiling.dtype, tiling, begins, splits, partials, partial_args, out, argmax);
+  RunFor<CombineMaxima>(tiling, begins, splits, partials, partial_args, out, argmax);
 }

@@ -5,6 +5,7 @@
 #include "common/events.h"
 #include "common/index_list.h"
 #include "common/matrix_rows.h"
+#include "common/run.h"
 #include "segment_reduce/list.h"
 #include "segment_reduce_tiling.h"
 
@@ -21,9 +22,7 @@ class Gathered {
   __aicore__ inline Gathered(TPipe& pipe, const SegmentGatherTiling& tiling, GM_ADDR matrix,
                              GM_ADDR list, GM_ADDR out)
       : tiling_(tiling) {
-    matrix_.SetGlobalBuffer((__gm__ T*)matrix);
-    list_.SetGlobalBuffer((__gm__ int32_t*)list);
-    out_.SetGlobalBuffer((__gm__ T*)out);
+    Bind(matrix_, matrix, list_, list, out_, out);
     for (int32_t i = 0; i < kBuffers; i++) {
       lists_[i] = Take<int32_t>(pipe, kSegmentGatherRows);
       rows_[i] = Take<T>(pipe, kSegmentGatherBytes / kSize);
@@ -109,20 +108,10 @@ class Gathered {
 }  // namespace
 }  // namespace mxd::kernels
 
-// out [count, columns]: the rows of matrix [.., columns] that list int32 [count] names. Words.
-extern "C" __global__ __aicore__ void segment_gather_words(GM_ADDR matrix, GM_ADDR list,
-                                                           GM_ADDR out,
-                                                           SegmentGatherTiling tiling) {
+// out [count, columns]: the rows of matrix [.., columns] that list int32 [count] names. Numbers of
+// 4 bytes, or of 2.
+extern "C" __global__ __aicore__ void segment_gather(GM_ADDR matrix, GM_ADDR list, GM_ADDR out,
+                                                     SegmentGatherTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  AscendC::TPipe pipe;
-  mxd::kernels::Gathered<int32_t>(pipe, tiling, matrix, list, out).Process();
-}
-
-// The same of 16-bit numbers.
-extern "C" __global__ __aicore__ void segment_gather_halves(GM_ADDR matrix, GM_ADDR list,
-                                                            GM_ADDR out,
-                                                            SegmentGatherTiling tiling) {
-  KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  AscendC::TPipe pipe;
-  mxd::kernels::Gathered<int16_t>(pipe, tiling, matrix, list, out).Process();
+  mxd::kernels::RunForSize<mxd::kernels::Gathered>(tiling, matrix, list, out);
 }

@@ -15,18 +15,12 @@ class Maximum : public Reducer<T, Maximum<T>> {
                             GM_ADDR begins, GM_ADDR splits, GM_ADDR out, GM_ADDR argmax,
                             GM_ADDR partials, GM_ADDR partial_args)
       : Base(pipe, tiling, x, rows, begins, splits, out, partials) {
-    argmax_.SetGlobalBuffer((__gm__ int32_t*)argmax);
-    partial_args_.SetGlobalBuffer((__gm__ int32_t*)partial_args);
+    Bind(argmax_, argmax, partial_args_, partial_args);
     const int32_t most = this->most_;
     pipe.InitBuffer(arg_queue_, 2, most * kWord);
-    work_ = Take<float>(pipe, most);
-    wide_ = Take<float>(pipe, most);
-    place_ = Take<float>(pipe, most);
-    slot_ = Take<float>(pipe, most);
-    broken_ = Take<float>(pipe, most);
+    Take(pipe, most, work_, wide_, place_, slot_, broken_);
     mask_ = Take<uint8_t>(pipe, most / 8);
-    carried_arg_ = Take<int32_t>(pipe, kSegmentSlice);
-    scratch_ = Take<int32_t>(pipe, kSegmentSlice);
+    Take(pipe, kSegmentSlice, carried_arg_, scratch_);
     Duplicate(wide_, 0.0f, most);
     Duplicate(place_, 0.0f, most);
     Duplicate(slot_, 0.0f, most);
@@ -204,6 +198,6 @@ extern "C" __global__ __aicore__ void segment_max(GM_ADDR x, GM_ADDR rows, GM_AD
                                                   SegmentReduceTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
   using namespace mxd::kernels;
-  RunFor<segment_reduce::Maximum>(tiling.dtype, tiling, x, rows, begins, splits, out, argmax,
-                                  partials, partial_args);
+  RunFor<segment_reduce::Maximum>(tiling, x, rows, begins, splits, out, argmax, partials,
+                                  partial_args);
 }

@@ -32,7 +32,8 @@ struct SegmentReduceTiling {
 
 // Rows of a matrix in the order of a list; zeros where the list is -1.
 struct SegmentGatherTiling {
-  int32_t count, columns;  // of the list; words or halves of a row
+  int32_t number_bytes;    // 4, or 2
+  int32_t count, columns;  // of the list; numbers of a row
   int32_t slice, rows;     // columns and rows worked on at a time
 };
 

@@ -3,6 +3,7 @@
 // below c * chunk. Each block looks at pieces of the segments, and writes what lies in them.
 #include "common/buffers.h"
 #include "common/events.h"
+#include "common/run.h"
 #include "segment_reduce_tiling.h"
 #include "sort/score.h"
 #include "sort/search.h"
@@ -25,8 +26,7 @@ class SegmentSplit {
         target_(Take<int32_t>(pipe, kAtOnce)),
         position_(Take<int32_t>(pipe, kAtOnce)),
         scratch_(Take<int32_t>(pipe, kAtOnce)) {
-    begins_.SetGlobalBuffer((__gm__ int32_t*)begins);
-    splits_.SetGlobalBuffer((__gm__ int32_t*)splits);
+    Bind(begins_, begins, splits_, splits);
   }
 
   __aicore__ inline void Process() {
@@ -97,6 +97,5 @@ class SegmentSplit {
 extern "C" __global__ __aicore__ void segment_split(GM_ADDR begins, GM_ADDR splits,
                                                     SegmentSplitTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  AscendC::TPipe pipe;
-  mxd::kernels::SegmentSplit(pipe, tiling, begins, splits).Process();
+  mxd::kernels::RunKernel<mxd::kernels::SegmentSplit>(tiling, begins, splits);
 }

@@ -19,7 +19,7 @@ class Sum : public Sums<T, Sum<T, kWhere>> {
                         GM_ADDR rows, GM_ADDR begins, GM_ADDR splits, GM_ADDR out, GM_ADDR partials)
       : Base(pipe, tiling, x, rows, begins, splits, out, partials) {
     if constexpr (kWhere) {
-      sources_.SetGlobalBuffer((__gm__ int32_t*)sources);
+      Bind(sources_, sources);
       pipe.InitBuffer(source_queue_, Base::kInBuffers, this->most_ * kWord);
       segments_ = Take<int32_t>(pipe, this->most_);
       equal_ = Take<uint8_t>(pipe, this->most_ / 8);
@@ -95,8 +95,7 @@ extern "C" __global__ __aicore__ void segment_sum(GM_ADDR x, GM_ADDR rows, GM_AD
                                                   SegmentReduceTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
   using namespace mxd::kernels;
-  RunFor<segment_reduce::SumAll>(tiling.dtype, tiling, x, static_cast<GM_ADDR>(nullptr), rows,
-                                 begins, splits, out, partials);
+  RunFor<segment_reduce::SumAll>(tiling, x, nullptr, rows, begins, splits, out, partials);
 }
 
 // The same of the numbers alone whose sources int32 [.., channels] name the segment.
@@ -106,6 +105,5 @@ extern "C" __global__ __aicore__ void segment_sum_where(GM_ADDR x, GM_ADDR sourc
                                                         SegmentReduceTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
   using namespace mxd::kernels;
-  RunFor<segment_reduce::SumWhere>(tiling.dtype, tiling, x, sources, rows, begins, splits, out,
-                                   partials);
+  RunFor<segment_reduce::SumWhere>(tiling, x, sources, rows, begins, splits, out, partials);
 }

@@ -20,7 +20,7 @@ class LiftedSum : public Sums<T, LiftedSum<T>> {
                               GM_ADDR context, GM_ADDR points, GM_ADDR begins, GM_ADDR splits,
                               GM_ADDR out, GM_ADDR partials)
       : Base(pipe, tiling, context, points, begins, splits, out, partials) {
-    depth_.SetGlobalBuffer((__gm__ float*)depth);
+    Bind(depth_, depth);
     pipe.InitBuffer(weight_queue_, Base::kInBuffers, kSlots * kBlockBytes);
     this->Clear(weight_queue_);
     weights_ = Take<float>(pipe, kSlots);
@@ -167,11 +167,9 @@ class LiftedSum : public Sums<T, LiftedSum<T>> {
 // [units, 2, pitch] is for segment_combine.
 extern "C" __global__ __aicore__ void segment_sum_lifted(GM_ADDR depth, GM_ADDR context,
                                                          GM_ADDR points, GM_ADDR begins,
-                                                         GM_ADDR splits, GM_ADDR out,
-                                                         GM_ADDR partials,
-                                                         SegmentReduceTiling tiling) {
+                                                         GM_ADDR splits, GM_ADDR partials,
+                                                         GM_ADDR out, SegmentReduceTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
   using namespace mxd::kernels;
-  RunFor<segment_reduce::LiftedSum>(tiling.dtype, tiling, depth, context, points, begins, splits,
-                                    out, partials);
+  RunFor<segment_reduce::LiftedSum>(tiling, depth, context, points, begins, splits, out, partials);
 }

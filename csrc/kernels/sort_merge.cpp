@@ -2,6 +2,7 @@
 // buckets of its own.
 #include "common/buffers.h"
 #include "common/events.h"
+#include "common/run.h"
 #include "sort/merge.h"
 #include "sort/score.h"
 #include "sort_tiling.h"
@@ -20,15 +21,10 @@ class SortMerge {
                               GM_ADDR positions, GM_ADDR merged, GM_ADDR sorted_keys,
                               GM_ADDR sorted_rows)
       : tiling_(tiling) {
-    pairs_.SetGlobalBuffer((__gm__ int32_t*)pairs);
-    positions_.SetGlobalBuffer((__gm__ int32_t*)positions);
-    merged_.SetGlobalBuffer((__gm__ int32_t*)merged);
-    sorted_keys_.SetGlobalBuffer((__gm__ int32_t*)sorted_keys);
-    sorted_rows_.SetGlobalBuffer((__gm__ int32_t*)sorted_rows);
-    first_ = Take<int32_t>(pipe, kPairWords * kSlots);
-    second_ = Take<int32_t>(pipe, kPairWords * kSlots);
-    out_ = Take<int32_t>(pipe, kPairWords * kOut);
-    words_ = Take<int32_t>(pipe, kPairWords * kOut);
+    Bind(pairs_, pairs, positions_, positions, merged_, merged, sorted_keys_, sorted_keys,
+         sorted_rows_, sorted_rows);
+    Take(pipe, kPairWords * kSlots, first_, second_);
+    Take(pipe, kPairWords * kOut, out_, words_);
     firsts_ = Take<int32_t>(pipe, kOut);
     bounds_ = Take<int32_t>(pipe, kBlockWords * kSortRuns);
   }
@@ -125,7 +121,6 @@ extern "C" __global__ __aicore__ void sort_merge(GM_ADDR pairs, GM_ADDR position
                                                  GM_ADDR sorted_keys, GM_ADDR sorted_rows,
                                                  SortMergeTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  AscendC::TPipe pipe;
-  mxd::kernels::SortMerge(pipe, tiling, pairs, positions, merged, sorted_keys, sorted_rows)
-      .Process();
+  mxd::kernels::RunKernel<mxd::kernels::SortMerge>(tiling, pairs, positions, merged, sorted_keys,
+                                                   sorted_rows);
 }

@@ -1,6 +1,7 @@
 // The first step of a stable sort of int32 keys with their rows: runs of keys, each sorted in UB.
 #include "common/buffers.h"
 #include "common/events.h"
+#include "common/run.h"
 #include "sort/merge.h"
 #include "sort/score.h"
 #include "sort_tiling.h"
@@ -17,14 +18,9 @@ class SortRuns {
                              GM_ADDR pairs, GM_ADDR samples, GM_ADDR sorted_keys,
                              GM_ADDR sorted_rows)
       : tiling_(tiling), has_rows_(rows != nullptr) {
-    keys_.SetGlobalBuffer((__gm__ int32_t*)keys);
-    rows_.SetGlobalBuffer((__gm__ int32_t*)rows);
-    pairs_.SetGlobalBuffer((__gm__ int32_t*)pairs);
-    samples_.SetGlobalBuffer((__gm__ int32_t*)samples);
-    sorted_keys_.SetGlobalBuffer((__gm__ int32_t*)sorted_keys);
-    sorted_rows_.SetGlobalBuffer((__gm__ int32_t*)sorted_rows);
-    first_ = Take<int32_t>(pipe, kWords);
-    second_ = Take<int32_t>(pipe, kWords);
+    Bind(keys_, keys, rows_, rows, pairs_, pairs, samples_, samples, sorted_keys_, sorted_keys,
+         sorted_rows_, sorted_rows);
+    Take(pipe, kWords, first_, second_);
     numbers_ = Take<int32_t>(pipe, kSortRun);
   }
 
@@ -121,7 +117,6 @@ extern "C" __global__ __aicore__ void sort_runs(GM_ADDR keys, GM_ADDR rows, GM_A
                                                 GM_ADDR samples, GM_ADDR sorted_keys,
                                                 GM_ADDR sorted_rows, SortRunsTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  AscendC::TPipe pipe;
-  mxd::kernels::SortRuns(pipe, tiling, keys, rows, pairs, samples, sorted_keys, sorted_rows)
-      .Process();
+  mxd::kernels::RunKernel<mxd::kernels::SortRuns>(tiling, keys, rows, pairs, samples, sorted_keys,
+                                                  sorted_rows);
 }

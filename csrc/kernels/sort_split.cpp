@@ -1,7 +1,9 @@
 // The second step of the sort: where the buckets begin in each run, by binary search.
 #include "common/buffers.h"
 #include "common/events.h"
+#include "common/in_order.h"
 #include "common/integer_lanes.h"
+#include "common/run.h"
 #include "sort/score.h"
 #include "sort/search.h"
 #include "sort_tiling.h"
@@ -18,19 +20,10 @@ class SortSplit {
   __aicore__ inline SortSplit(TPipe& pipe, const SortSplitTiling& tiling, GM_ADDR pairs,
                               GM_ADDR sample_keys, GM_ADDR sample_places, GM_ADDR positions)
       : tiling_(tiling), lanes_(pipe, kBounds) {
-    pairs_.SetGlobalBuffer((__gm__ int32_t*)pairs);
-    sample_keys_.SetGlobalBuffer((__gm__ int32_t*)sample_keys);
-    sample_places_.SetGlobalBuffer((__gm__ int32_t*)sample_places);
-    positions_.SetGlobalBuffer((__gm__ int32_t*)positions);
-    raw_ = Take<int32_t>(pipe, kTable);
-    table_ = Take<int32_t>(pipe, kTable);
-    offsets_ = Take<int32_t>(pipe, kBounds);
-    key_ = Take<int32_t>(pipe, kBounds);
-    run_ = Take<int32_t>(pipe, kBounds);
-    place_ = Take<int32_t>(pipe, kBounds);
-    position_ = Take<int32_t>(pipe, kBounds);
-    scratch_ = Take<int32_t>(pipe, kBounds);
-    target_ = Take<int32_t>(pipe, kBounds);
+    Bind(pairs_, pairs, sample_keys_, sample_keys, sample_places_, sample_places, positions_,
+         positions);
+    Take(pipe, kTable, raw_, table_);
+    Take(pipe, kBounds, offsets_, key_, run_, place_, position_, scratch_, target_);
     static_assert((2 * kTable + (kLists + 1 + 2) * kBounds) * kWord <= kUbBytes);
   }
 
@@ -89,12 +82,10 @@ class SortSplit {
     Duplicate(table_, kSortPad, power);
     // Equal keys keep the order of the runs. Those of a run before the sample's are in an earlier
     // bucket: there keys below key + 1 are counted, elsewhere keys below key.
-    Muls(scratch_, run_, -1, bounds);
-    PipeBarrier<PIPE_V>();
-    Adds(scratch_, scratch_, run, bounds);
-    PipeBarrier<PIPE_V>();
-    ShiftRight(target_, scratch_, 31, bounds);
-    PipeBarrier<PIPE_V>();
+    const InOrder lanes(bounds);
+    lanes.Muls(scratch_, run_, -1);
+    lanes.Adds(scratch_, scratch_, run);
+    lanes.ShiftRight(target_, scratch_, 31);
     Sub(target_, key_, target_, bounds);
     SetWait<HardEvent::MTE2_V>();
     PairWords(table_, raw_, 0, count);
@@ -105,23 +96,15 @@ class SortSplit {
     ShiftRight(position_, position_, 2, bounds);
     // In the sample's own run the bucket begins at the sample itself, so its place counts:
     // place + (position - place) * (0 in that run, 1 in others).
-    Muls(scratch_, run_, -1, bounds);
-    PipeBarrier<PIPE_V>();
-    Adds(scratch_, scratch_, run, bounds);
-    PipeBarrier<PIPE_V>();
-    Muls(target_, scratch_, -1, bounds);
-    PipeBarrier<PIPE_V>();
-    Max(scratch_, scratch_, target_, bounds);
-    PipeBarrier<PIPE_V>();
+    lanes.Muls(scratch_, run_, -1);
+    lanes.Adds(scratch_, scratch_, run);
+    lanes.Muls(target_, scratch_, -1);
+    lanes.Max(scratch_, scratch_, target_);
     Mins(scratch_, scratch_, 1, bounds);
-    Adds(target_, place_, -offset, bounds);
-    PipeBarrier<PIPE_V>();
-    Maxs(target_, target_, 0, bounds);
-    PipeBarrier<PIPE_V>();
-    Mins(target_, target_, count, bounds);
-    PipeBarrier<PIPE_V>();
-    Sub(position_, position_, target_, bounds);
-    PipeBarrier<PIPE_V>();
+    lanes.Adds(target_, place_, -offset);
+    lanes.Maxs(target_, target_, 0);
+    lanes.Mins(target_, target_, count);
+    lanes.Sub(position_, position_, target_);
     Mul(position_, position_, scratch_, bounds);
     SetWait<HardEvent::MTE3_V>();
     PipeBarrier<PIPE_V>();
@@ -150,6 +133,6 @@ extern "C" __global__ __aicore__ void sort_split(GM_ADDR pairs, GM_ADDR sample_k
                                                  GM_ADDR sample_places, GM_ADDR positions,
                                                  SortSplitTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  AscendC::TPipe pipe;
-  mxd::kernels::SortSplit(pipe, tiling, pairs, sample_keys, sample_places, positions).Process();
+  mxd::kernels::RunKernel<mxd::kernels::SortSplit>(tiling, pairs, sample_keys, sample_places,
+                                                   positions);
 }

@@ -3,6 +3,7 @@
 #include "common/chunks.h"
 #include "common/events.h"
 #include "common/integer_lanes.h"
+#include "common/run.h"
 #include "common/word_table.h"
 #include "sort_tiling.h"
 
@@ -18,13 +19,8 @@ class SortTake {
   __aicore__ inline SortTake(TPipe& pipe, const SortTakeTiling& tiling, GM_ADDR table, GM_ADDR list,
                              GM_ADDR out)
       : tiling_(tiling), lanes_(pipe, kLanesAtOnce), words_(pipe) {
-    table_.SetGlobalBuffer((__gm__ int32_t*)table);
-    list_.SetGlobalBuffer((__gm__ int32_t*)list);
-    out_.SetGlobalBuffer((__gm__ int32_t*)out);
-    place_ = Take<int32_t>(pipe, kLanesAtOnce);
-    sum_ = Take<int32_t>(pipe, kLanesAtOnce);
-    offset_ = Take<int32_t>(pipe, kLanesAtOnce);
-    listed_ = Take<int32_t>(pipe, kLanesAtOnce);
+    Bind(table_, table, list_, list, out_, out);
+    Take(pipe, kLanesAtOnce, place_, sum_, offset_, listed_);
   }
 
   __aicore__ inline void Process() {
@@ -95,6 +91,5 @@ class SortTake {
 extern "C" __global__ __aicore__ void sort_take(GM_ADDR table, GM_ADDR list, GM_ADDR out,
                                                 SortTakeTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  AscendC::TPipe pipe;
-  mxd::kernels::SortTake(pipe, tiling, table, list, out).Process();
+  mxd::kernels::RunKernel<mxd::kernels::SortTake>(tiling, table, list, out);
 }

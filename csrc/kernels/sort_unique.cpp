@@ -4,6 +4,8 @@
 // to zeros.
 #include "common/buffers.h"
 #include "common/events.h"
+#include "common/run.h"
+#include "sort/differ.h"
 #include "sort_tiling.h"
 
 namespace mxd::kernels {
@@ -18,17 +20,8 @@ class SortUnique {
   __aicore__ inline SortUnique(TPipe& pipe, const SortUniqueTiling& tiling, GM_ADDR keys,
                                GM_ADDR counts, GM_ADDR unique, GM_ADDR begins, GM_ADDR total)
       : tiling_(tiling), wants_begins_(begins != nullptr) {
-    keys_.SetGlobalBuffer((__gm__ int32_t*)keys);
-    counts_.SetGlobalBuffer((__gm__ int32_t*)counts);
-    unique_.SetGlobalBuffer((__gm__ int32_t*)unique);
-    begins_.SetGlobalBuffer((__gm__ int32_t*)begins);
-    total_.SetGlobalBuffer((__gm__ int32_t*)total);
-    key_ = Take<int32_t>(pipe, kSortChunk);
-    before_ = Take<int32_t>(pipe, kSortChunk);
-    differs_ = Take<int32_t>(pipe, kSortChunk);
-    scratch_ = Take<int32_t>(pipe, kSortChunk);
-    numbers_ = Take<int32_t>(pipe, kSortChunk);
-    out_ = Take<int32_t>(pipe, kSortChunk);
+    Bind(keys_, keys, counts_, counts, unique_, unique, begins_, begins, total_, total);
+    Take(pipe, kSortChunk, key_, before_, differs_, scratch_, numbers_, out_);
     first_ = Take<uint8_t>(pipe, kSortChunk / 8);
     counts_in_ub_ = Take<int32_t>(pipe, kBlockWords * kMaxBlocks);
   }
@@ -85,14 +78,7 @@ class SortUnique {
       DataCopyPad(key_, keys[begin], Words(count), {false, 0, 0, 0});
       LoadBefore(keys, begin, count);
       SetWait<HardEvent::MTE2_V>();
-      Sub(before_, key_, before_, count);
-      PipeBarrier<PIPE_V>();
-      Muls(scratch_, before_, -1, count);
-      PipeBarrier<PIPE_V>();
-      Max(scratch_, scratch_, before_, count);
-      PipeBarrier<PIPE_V>();
-      Max(differs_, differs_, scratch_, count);
-      PipeBarrier<PIPE_V>();
+      MarkDifferent(differs_, key_, before_, scratch_, count);
       if (word == 0) {  // kSortMaxKey is no key
         Muls(nothing(), key_, -1, count);
         PipeBarrier<PIPE_V>();
@@ -178,8 +164,8 @@ class SortUnique {
 extern "C" __global__ __aicore__ void sort_unique_count(GM_ADDR keys, GM_ADDR counts,
                                                         SortUniqueTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  AscendC::TPipe pipe;
-  mxd::kernels::SortUnique<false>(pipe, tiling, keys, counts, nullptr, nullptr, nullptr).Process();
+  mxd::kernels::RunKernel<mxd::kernels::SortUnique<false>>(tiling, keys, counts, nullptr, nullptr,
+                                                           nullptr);
 }
 
 // Adds those keys to unique int32 [words, out_pitch] and where they begin to begins int32 [count]
@@ -189,6 +175,6 @@ extern "C" __global__ __aicore__ void sort_unique(GM_ADDR keys, GM_ADDR counts, 
                                                   GM_ADDR begins, GM_ADDR total,
                                                   SortUniqueTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  AscendC::TPipe pipe;
-  mxd::kernels::SortUnique<true>(pipe, tiling, keys, counts, unique, begins, total).Process();
+  mxd::kernels::RunKernel<mxd::kernels::SortUnique<true>>(tiling, keys, counts, unique, begins,
+                                                          total);
 }

@@ -16,7 +16,7 @@
 // are 72,000 runs, and an instruction costs 14 to 32 cycles but a further row of it 1 to 4.
 //
 // sparse_conv/ holds the stages: schedule, tile_rows, steps; gather; cube; epilogue.
-#include "common/run_for.h"
+#include "common/run.h"
 #include "sparse_conv/cube.h"
 #include "sparse_conv/epilogue.h"
 #include "sparse_conv/gather.h"
@@ -41,18 +41,18 @@ class VectorCore {
   static_assert(UbBytes<T>(kMatrixColumns) <= kUbBytes && UbBytes<T>(64) <= kUbBytes);
 
  public:
-  __aicore__ inline VectorCore(GM_ADDR features, GM_ADDR bias, GM_ADDR pairs, GM_ADDR bounds,
-                               GM_ADDR gathered, GM_ADDR products, GM_ADDR messages, GM_ADDR out,
-                               const SparseConvTiling& tiling)
+  __aicore__ inline VectorCore(TPipe& pipe, const SparseConvTiling& tiling, GM_ADDR features,
+                               GM_ADDR bias, GM_ADDR pairs, GM_ADDR bounds, GM_ADDR gathered,
+                               GM_ADDR products, GM_ADDR messages, GM_ADDR out)
       : tiling_(tiling),
-        schedule_(pipe_, bounds, tiling_),
-        tile_rows_(pipe_, pairs),
-        steps_(pipe_, pairs, tiling_, schedule_, tile_rows_),
-        gatherer_(pipe_, features, gathered, tiling_, tile_rows_.numbers(), tile_rows_.scratch()),
-        epilogue_(pipe_, products, bias, out, tiling_, tile_rows_),
-        sender_(pipe_, messages + GetBlockIdx() / 2 * kSteps * kMessageBytes) {}
+        schedule_(pipe, bounds, tiling_),
+        tile_rows_(pipe, pairs),
+        steps_(pipe, pairs, tiling_, schedule_, tile_rows_),
+        gatherer_(pipe, features, gathered, tiling_, tile_rows_.numbers(), tile_rows_.scratch()),
+        epilogue_(pipe, products, bias, out, tiling_, tile_rows_),
+        sender_(pipe, messages + GetBlockIdx() / 2 * kSteps * kMessageBytes) {}
 
-  __aicore__ inline void Run() {
+  __aicore__ inline void Process() {
     SetWait<HardEvent::V_S>();  // tables and zeros are written
     epilogue_.Begin();
     schedule_.Share(epilogue_.sums().template ReinterpretCast<int64_t>());
@@ -87,28 +87,12 @@ class VectorCore {
   }
 
   const SparseConvTiling tiling_;
-  TPipe pipe_;
   Schedule schedule_;
   TileRows tile_rows_;
   Steps steps_;
   Gatherer<T> gatherer_;
   Epilogue<T> epilogue_;
   Sender sender_;
-};
-
-template <typename T>
-struct Convolution {
-  static __aicore__ inline void Execute(GM_ADDR features, GM_ADDR weight, GM_ADDR bias,
-                                        GM_ADDR pairs, GM_ADDR bounds, GM_ADDR gathered,
-                                        GM_ADDR products, GM_ADDR messages, GM_ADDR out,
-                                        const SparseConvTiling& tiling) {
-    if ASCEND_IS_AIC {
-      CubeCore<T>(weight, gathered, products, messages, tiling).Run();
-    }
-    if ASCEND_IS_AIV {
-      VectorCore<T>(features, bias, pairs, bounds, gathered, products, messages, out, tiling).Run();
-    }
-  }
 };
 
 }  // namespace
@@ -120,6 +104,11 @@ extern "C" __global__ __aicore__ void sparse_conv(GM_ADDR features, GM_ADDR weig
                                                   SparseConvTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_MIX_AIC_1_2);
   using namespace mxd::kernels;
-  RunFor<sparse_conv::Convolution>(tiling.dtype, features, weight, bias, pairs, bounds, gathered,
-                                   products, messages, out, tiling);
+  if ASCEND_IS_AIC {
+    RunFor<sparse_conv::CubeCore>(tiling, weight, gathered, products, messages);
+  }
+  if ASCEND_IS_AIV {
+    RunFor<sparse_conv::VectorCore>(tiling, features, bias, pairs, bounds, gathered, products,
+                                    messages, out);
+  }
 }

@@ -17,7 +17,7 @@
 // blocks: results are the same from run to run.
 //
 // sparse_conv_planned/ holds the stages: plan, gather, cube, epilogue.
-#include "common/run_for.h"
+#include "common/run.h"
 #include "sparse_conv_planned/cube.h"
 #include "sparse_conv_planned/epilogue.h"
 #include "sparse_conv_planned/gather.h"
@@ -36,18 +36,19 @@ class VectorCore {
       kUbBytes - kRecordBytes - Epilogue<T>::kUbBytes - Gatherer<T>::kUbBytes;
 
  public:
-  __aicore__ inline VectorCore(GM_ADDR features, GM_ADDR bias, GM_ADDR plan, GM_ADDR gathered,
-                               GM_ADDR sums, GM_ADDR out, const SparseConvTiling& tiling)
+  __aicore__ inline VectorCore(TPipe& pipe, const SparseConvTiling& tiling, GM_ADDR features,
+                               GM_ADDR bias, GM_ADDR plan, GM_ADDR gathered, GM_ADDR sums,
+                               GM_ADDR out)
       : tiling_(tiling),
         couples_(CeilDiv(tiling.tiles, 2)),
-        heads_(Take<int32_t>(pipe_, 2 * kHeadWords)),
-        records_(Take<int32_t>(pipe_, 2 * kPlanWords)),
-        epilogue_(pipe_, sums, bias, out, tiling_),
-        gatherer_(pipe_, features, gathered, tiling_, epilogue_.spare(), kLeft) {
+        heads_(Take<int32_t>(pipe, 2 * kHeadWords)),
+        records_(Take<int32_t>(pipe, 2 * kPlanWords)),
+        epilogue_(pipe, sums, bias, out, tiling_),
+        gatherer_(pipe, features, gathered, tiling_, epilogue_.spare(), kLeft) {
     plan_.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t*>(plan));
   }
 
-  __aicore__ inline void Run() {
+  __aicore__ inline void Process() {
     PipeBarrier<PIPE_ALL>();  // tables and zeros are written
     gatherer_.Begin();
     epilogue_.Begin();
@@ -116,26 +117,11 @@ class VectorCore {
 
   const SparseConvTiling tiling_;
   const int32_t couples_;
-  TPipe pipe_;
   GlobalTensor<int32_t> plan_;
   LocalTensor<int32_t> heads_, records_;
   Epilogue<T> epilogue_;
   Gatherer<T> gatherer_;
   int32_t step_ = 0, turn_ = 0;
-};
-
-template <typename T>
-struct Convolution {
-  static __aicore__ inline void Execute(GM_ADDR features, GM_ADDR weight, GM_ADDR bias,
-                                        GM_ADDR plan, GM_ADDR gathered, GM_ADDR sums, GM_ADDR out,
-                                        const SparseConvTiling& tiling) {
-    if ASCEND_IS_AIC {
-      CubeCore<T>(weight, plan, gathered, sums, tiling).Run();
-    }
-    if ASCEND_IS_AIV {
-      VectorCore<T>(features, bias, plan, gathered, sums, out, tiling).Run();
-    }
-  }
 };
 
 }  // namespace
@@ -147,6 +133,10 @@ extern "C" __global__ __aicore__ void sparse_conv_planned(GM_ADDR features, GM_A
                                                           GM_ADDR out, SparseConvTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_MIX_AIC_1_2);
   using namespace mxd::kernels;
-  RunFor<sparse_conv_planned::Convolution>(tiling.dtype, features, weight, bias, plan, gathered,
-                                           sums, out, tiling);
+  if ASCEND_IS_AIC {
+    RunFor<sparse_conv_planned::CubeCore>(tiling, weight, plan, gathered, sums);
+  }
+  if ASCEND_IS_AIV {
+    RunFor<sparse_conv_planned::VectorCore>(tiling, features, bias, plan, gathered, sums, out);
+  }
 }

@@ -7,6 +7,7 @@
 // pairs of every (tile, kernel point), the second one writes them where their bounds say.
 #include "common/buffers.h"
 #include "common/events.h"
+#include "common/run.h"
 #include "sort/search.h"
 #include "sparse_conv_rulebook/heads.h"
 #include "sparse_conv_rulebook_tiling.h"
@@ -47,23 +48,15 @@ class Join {
       : tiling_(tiling),
         all_windows_(Resolve(tiling.windows, stats)),
         heads_(pipe, heads, Resolve(tiling.voxels, stats)) {
-    windows_.SetGlobalBuffer((__gm__ int32_t*)windows);
-    window_rows_.SetGlobalBuffer((__gm__ int32_t*)window_rows);
-    voxels_.SetGlobalBuffer((__gm__ int32_t*)voxels);
-    voxel_rows_.SetGlobalBuffer((__gm__ int32_t*)voxel_rows);
-    bounds_.SetGlobalBuffer((__gm__ int32_t*)bounds);
-    out_.SetGlobalBuffer((__gm__ int32_t*)out);
+    Bind(windows_, windows, window_rows_, window_rows, voxels_, voxels, voxel_rows_, voxel_rows,
+         bounds_, bounds, out_, out);
 
     pipe.InitBuffer(window_queue_, 2, kWindowBytes);
     pipe.InitBuffer(table_queue_, kTableDepth, kTableBytes);
     pipe.InitBuffer(out_queue_, kOutDepth, kOutBytes);
-    target_ = Take<int32_t>(pipe, kSearchLanes);
-    position_ = Take<int32_t>(pipe, kSearchLanes);
-    cell_ = Take<int32_t>(pipe, kSearchLanes);
-    found_ = Take<int32_t>(pipe, kSearchLanes);
+    Take(pipe, kSearchLanes, target_, position_, cell_, found_);
     if constexpr (kFill) {
-      compact_ = Take<int32_t>(pipe, 2 * kTileRows);
-      interleave_ = Take<int32_t>(pipe, 2 * kTileRows);
+      Take(pipe, 2 * kTileRows, compact_, interleave_);
       hits_ = Take<uint8_t>(pipe, kSearchLanes / 8);
       bound_ = Take<int32_t>(pipe, kBoundWords);
     } else {
@@ -322,10 +315,8 @@ extern "C" __global__ __aicore__ void sparse_conv_rulebook_count(GM_ADDR windows
                                                                  GM_ADDR counts,
                                                                  SparseConvJoinTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  AscendC::TPipe pipe;
-  mxd::kernels::Join<false>(pipe, tiling, windows, nullptr, voxels, nullptr, heads, stats, nullptr,
-                            counts)
-      .Process();
+  mxd::kernels::RunKernel<mxd::kernels::Join<false>>(tiling, windows, nullptr, voxels, nullptr,
+                                                     heads, stats, nullptr, counts);
 }
 
 // Writes the pairs: adds to pairs int32 [P, 2], which must hold zeros. The rows are what windows
@@ -336,8 +327,6 @@ extern "C" __global__ __aicore__ void sparse_conv_rulebook_fill(GM_ADDR windows,
                                                                 GM_ADDR bounds, GM_ADDR pairs,
                                                                 SparseConvJoinTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  AscendC::TPipe pipe;
-  mxd::kernels::Join<true>(pipe, tiling, windows, window_rows, voxels, voxel_rows, heads, nullptr,
-                           bounds, pairs)
-      .Process();
+  mxd::kernels::RunKernel<mxd::kernels::Join<true>>(tiling, windows, window_rows, voxels,
+                                                    voxel_rows, heads, nullptr, bounds, pairs);
 }

@@ -1,6 +1,7 @@
 // What is around the join of a rulebook: the heads of its table, and the places of its pairs.
 #include "common/buffers.h"
 #include "common/events.h"
+#include "common/run.h"
 #include "sparse_conv_rulebook/heads.h"
 #include "sparse_conv_rulebook_tiling.h"
 
@@ -15,15 +16,10 @@ class Table {
   __aicore__ inline Table(TPipe& pipe, const SparseConvTableTiling& tiling, GM_ADDR cells,
                           GM_ADDR stats, GM_ADDR heads)
       : check_(tiling.check), voxels_(Resolve(tiling.voxels, stats)) {
-    cells_.SetGlobalBuffer((__gm__ int32_t*)cells);
-    stats_.SetGlobalBuffer((__gm__ int32_t*)stats);
-    heads_.SetGlobalBuffer((__gm__ int32_t*)heads);
-    cell_ = Take<int32_t>(pipe, kChunk);
-    before_ = Take<int32_t>(pipe, kChunk);
-    least_ = Take<int32_t>(pipe, kChunk);
+    Bind(cells_, cells, stats_, stats, heads_, heads);
+    Take(pipe, kChunk, cell_, before_, least_);
     raw_ = Take<int32_t>(pipe, kHeads * kBlockWords);
-    offsets_ = Take<int32_t>(pipe, kHeads);
-    head_ = Take<int32_t>(pipe, kHeads);
+    Take(pipe, kHeads, offsets_, head_);
   }
 
   __aicore__ inline void Process() {
@@ -116,9 +112,7 @@ class Bounds {
   __aicore__ inline Bounds(TPipe& pipe, const SparseConvBoundsTiling& tiling, GM_ADDR counts,
                            GM_ADDR stats, GM_ADDR bounds)
       : tiling_(tiling), tiles_(CeilDiv(Resolve(tiling.windows, stats), kTileRows)) {
-    counts_.SetGlobalBuffer((__gm__ int32_t*)counts);
-    stats_.SetGlobalBuffer((__gm__ int32_t*)stats);
-    bounds_.SetGlobalBuffer((__gm__ int32_t*)bounds);
+    Bind(counts_, counts, stats_, stats, bounds_, bounds);
     count_ = Take<int32_t>(pipe, kLoad);
     sums_ = Take<int32_t>(pipe, kSums);
     out_ = Take<int64_t>(pipe, kOut);
@@ -226,8 +220,7 @@ extern "C" __global__ __aicore__ void sparse_conv_rulebook_table(GM_ADDR cells, 
                                                                  GM_ADDR heads,
                                                                  SparseConvTableTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  AscendC::TPipe pipe;
-  mxd::kernels::Table(pipe, tiling, cells, stats, heads).Process();
+  mxd::kernels::RunKernel<mxd::kernels::Table>(tiling, cells, stats, heads);
 }
 
 // counts int32 [tiles, run, rows] to bounds int64 [tiles, rows * run + 1] and the number of pairs;
@@ -236,6 +229,5 @@ extern "C" __global__ __aicore__ void sparse_conv_rulebook_bounds(GM_ADDR counts
                                                                   GM_ADDR bounds,
                                                                   SparseConvBoundsTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  AscendC::TPipe pipe;
-  mxd::kernels::Bounds(pipe, tiling, counts, stats, bounds).Process();
+  mxd::kernels::RunKernel<mxd::kernels::Bounds>(tiling, counts, stats, bounds);
 }

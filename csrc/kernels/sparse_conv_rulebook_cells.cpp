@@ -5,6 +5,7 @@
 #include "common/buffers.h"
 #include "common/chunks.h"
 #include "common/integer_lanes.h"
+#include "common/run.h"
 #include "sparse_conv_rulebook/heads.h"
 #include "sparse_conv_rulebook_tiling.h"
 
@@ -18,7 +19,7 @@ constexpr int32_t kColumns = kRulebookColumns, kDims = kRulebookDims;
 class Rows {
  public:
   __aicore__ inline Rows(TPipe& pipe, GM_ADDR indices, int32_t columns) : columns_(columns) {
-    indices_.SetGlobalBuffer((__gm__ int32_t*)indices);
+    Bind(indices_, indices);
     pipe.InitBuffer(queue_, 2, kChunk * columns * kWord);
     offsets_ = Take<int32_t>(pipe, kChunk);
     CreateVecIndex(offsets_, 0, kChunk);
@@ -52,7 +53,7 @@ class Rows {
 __aicore__ inline void Cells(TPipe& pipe, const SparseConvCellsTiling& tiling, GM_ADDR indices,
                              GM_ADDR cells) {
   GlobalTensor<int32_t> to;
-  to.SetGlobalBuffer((__gm__ int32_t*)cells);
+  Bind(to, cells);
   IntegerLanes lanes(pipe, kChunk * kColumns);
   Rows rows(pipe, indices, tiling.columns);
   TQue<TPosition::VECOUT, 2> queue;
@@ -87,9 +88,7 @@ __aicore__ inline void Decode(TPipe& pipe, const SparseConvDecodeTiling& tiling,
                               GM_ADDR indices, GM_ADDR others, GM_ADDR stats) {
   const int32_t columns = tiling.columns;
   GlobalTensor<int32_t> from, to, to_others;
-  from.SetGlobalBuffer((__gm__ int32_t*)cells);
-  to.SetGlobalBuffer((__gm__ int32_t*)indices);
-  to_others.SetGlobalBuffer((__gm__ int32_t*)others);
+  Bind(from, cells, to, indices, to_others, others);
   IntegerLanes lanes(pipe, kChunk * kColumns);
   TQue<TPosition::VECIN, 2> in_queue;
   TQue<TPosition::VECOUT, 1> row_queue, other_queue;
@@ -148,15 +147,11 @@ class Reach {
   __aicore__ inline Reach(TPipe& pipe, const SparseConvReachTiling& tiling, GM_ADDR indices,
                           GM_ADDR cells)
       : tiling_(tiling), lanes_(pipe, kChunk * kColumns), rows_(pipe, indices, tiling.columns) {
-    cells_.SetGlobalBuffer((__gm__ int32_t*)cells);
+    Bind(cells_, cells);
     pipe.InitBuffer(queue_, 2, kChunk * kWord);
-    coordinate_ = Take<int32_t>(pipe, kDims * kChunk);
-    quotient_ = Take<int32_t>(pipe, kDims * kChunk);
-    cell_ = Take<int32_t>(pipe, kDims * kChunk);
+    Take(pipe, kDims * kChunk, coordinate_, quotient_, cell_);
     there_ = Take<int32_t>(pipe, (kDims + 1) * kChunk);
-    place_ = Take<int32_t>(pipe, kChunk);
-    condition_ = Take<int32_t>(pipe, kChunk);
-    rest_ = Take<int32_t>(pipe, kChunk);
+    Take(pipe, kChunk, place_, condition_, rest_);
   }
 
   __aicore__ inline void Process() {
@@ -293,6 +288,5 @@ extern "C" __global__ __aicore__ void sparse_conv_rulebook_decode(GM_ADDR cells,
 extern "C" __global__ __aicore__ void sparse_conv_rulebook_reach(GM_ADDR indices, GM_ADDR cells,
                                                                  SparseConvReachTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  AscendC::TPipe pipe;
-  mxd::kernels::Reach(pipe, tiling, indices, cells).Process();
+  mxd::kernels::RunKernel<mxd::kernels::Reach>(tiling, indices, cells);
 }

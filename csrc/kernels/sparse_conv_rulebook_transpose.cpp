@@ -3,7 +3,9 @@
 // them begins in the result.
 #include "common/buffers.h"
 #include "common/events.h"
+#include "common/in_order.h"
 #include "common/integer_lanes.h"
+#include "common/run.h"
 #include "sort/score.h"
 #include "sort/search.h"
 #include "sparse_conv_rulebook_tiling.h"
@@ -24,19 +26,11 @@ class Bins {
   __aicore__ inline Bins(TPipe& pipe, const SparseConvBinsTiling& tiling, GM_ADDR pairs,
                          GM_ADDR bounds, GM_ADDR stats, GM_ADDR bins)
       : tiling_(tiling) {
-    pairs_.SetGlobalBuffer((__gm__ int32_t*)pairs);
-    bounds_.SetGlobalBuffer((__gm__ int32_t*)bounds);
-    stats_.SetGlobalBuffer((__gm__ int32_t*)stats);
-    bins_.SetGlobalBuffer((__gm__ int32_t*)bins);
+    Bind(pairs_, pairs, bounds_, bounds, stats_, stats, bins_, bins);
     raw_ = Take<int32_t>(pipe, 2 * (kTable + kBlockWords));
     table_ = Take<int32_t>(pipe, kTable + kBlockWords);
     pair_ = Take<int32_t>(pipe, kPairWords * kChunk);
-    numbers_ = Take<int32_t>(pipe, kChunk);
-    input_ = Take<int32_t>(pipe, kChunk);
-    target_ = Take<int32_t>(pipe, kChunk);
-    position_ = Take<int32_t>(pipe, kChunk);
-    scratch_ = Take<int32_t>(pipe, kChunk);
-    least_ = Take<int32_t>(pipe, kChunk);
+    Take(pipe, kChunk, numbers_, input_, target_, position_, scratch_, least_);
   }
 
   __aicore__ inline void Process() {
@@ -152,17 +146,12 @@ class Edges {
   __aicore__ inline Edges(TPipe& pipe, const SparseConvEdgesTiling& tiling, GM_ADDR bins,
                           GM_ADDR bounds)
       : tiling_(tiling), lanes_(pipe, kLanesAtOnce) {
-    bins_.SetGlobalBuffer((__gm__ int32_t*)bins);
-    bounds_.SetGlobalBuffer((__gm__ int32_t*)bounds);
+    Bind(bins_, bins, bounds_, bounds);
     table_ = Take<int32_t>(pipe, 2 * kSortChunk + kBlockWords);
     last_ = Take<int32_t>(pipe, kBlockWords);
-    numbers_ = Take<int32_t>(pipe, kLanesAtOnce);
-    row_ = Take<int32_t>(pipe, kLanesAtOnce);
-    target_ = Take<int32_t>(pipe, kLanesAtOnce);
-    scratch_ = Take<int32_t>(pipe, kLanesAtOnce);
+    Take(pipe, kLanesAtOnce, numbers_, row_, target_, scratch_);
     position_ = Take<int32_t>(pipe, kLanesAtOnce + kBlockWords);
-    spread_ = Take<int32_t>(pipe, 2 * kLanesAtOnce);
-    out_ = Take<int32_t>(pipe, 2 * kLanesAtOnce);
+    Take(pipe, 2 * kLanesAtOnce, spread_, out_);
   }
 
   __aicore__ inline void Process() {
@@ -187,18 +176,13 @@ class Edges {
     for (int32_t side = 0; side < 2; side++) {
       const LocalTensor<int32_t> spread = spread_[side * kLanesAtOnce];
       const LocalTensor<int32_t> word = out_[side * kLanesAtOnce];
-      Muls(position_, word, -2, kLanesAtOnce);
-      PipeBarrier<PIPE_V>();
-      Add(position_, position_, spread, kLanesAtOnce);
-      PipeBarrier<PIPE_V>();
-      Muls(scratch_, word, -1, kLanesAtOnce);
-      PipeBarrier<PIPE_V>();
-      Adds(scratch_, scratch_, kLanesAtOnce, kLanesAtOnce);
-      PipeBarrier<PIPE_V>();
-      Mul(scratch_, scratch_, position_, kLanesAtOnce);
-      PipeBarrier<PIPE_V>();
-      Add(spread, word, scratch_, kLanesAtOnce);
-      PipeBarrier<PIPE_V>();
+      const InOrder lanes(kLanesAtOnce);
+      lanes.Muls(position_, word, -2);
+      lanes.Add(position_, position_, spread);
+      lanes.Muls(scratch_, word, -1);
+      lanes.Adds(scratch_, scratch_, kLanesAtOnce);
+      lanes.Mul(scratch_, scratch_, position_);
+      lanes.Add(spread, word, scratch_);
     }
     Muls(spread_, spread_, kWord, 2 * kLanesAtOnce);
     Duplicate(position_[kLanesAtOnce], 0, kBlockWords);
@@ -271,14 +255,12 @@ extern "C" __global__ __aicore__ void sparse_conv_rulebook_bins(GM_ADDR pairs, G
                                                                 GM_ADDR stats, GM_ADDR bins,
                                                                 SparseConvBinsTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  AscendC::TPipe pipe;
-  mxd::kernels::Bins(pipe, tiling, pairs, bounds, stats, bins).Process();
+  mxd::kernels::RunKernel<mxd::kernels::Bins>(tiling, pairs, bounds, stats, bins);
 }
 
 // Sorted bins int32 [P] to bounds int64 [tiles, volume + 1], which must hold zeros.
 extern "C" __global__ __aicore__ void sparse_conv_rulebook_edges(GM_ADDR bins, GM_ADDR bounds,
                                                                  SparseConvEdgesTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  AscendC::TPipe pipe;
-  mxd::kernels::Edges(pipe, tiling, bins, bounds).Process();
+  mxd::kernels::RunKernel<mxd::kernels::Edges>(tiling, bins, bounds);
 }

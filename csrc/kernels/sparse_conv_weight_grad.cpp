@@ -9,7 +9,7 @@
 // their order: results are the same from run to run.
 //
 // sparse_conv_weight_grad/ holds the stages: steps, gather, cube.
-#include "common/run_for.h"
+#include "common/run.h"
 #include "sparse_conv_tiling.h"
 #include "sparse_conv_weight_grad/cube.h"
 #include "sparse_conv_weight_grad/gather.h"
@@ -25,15 +25,15 @@ class VectorCore {
                 kUbBytes);
 
  public:
-  __aicore__ inline VectorCore(GM_ADDR features, GM_ADDR grad, GM_ADDR pairs, GM_ADDR bounds,
-                               GM_ADDR gathered, GM_ADDR messages,
-                               const SparseConvWeightGradTiling& tiling)
+  __aicore__ inline VectorCore(TPipe& pipe, const SparseConvWeightGradTiling& tiling,
+                               GM_ADDR features, GM_ADDR grad, GM_ADDR pairs, GM_ADDR bounds,
+                               GM_ADDR gathered, GM_ADDR messages)
       : tiling_(tiling),
-        steps_(pipe_, pairs, bounds, tiling_),
-        gatherer_(pipe_, GetSubBlockIdx() == 0 ? features : grad, gathered, tiling_),
-        sender_(pipe_, messages + GetBlockIdx() / 2 * kSteps * kMessageBytes) {}
+        steps_(pipe, pairs, bounds, tiling_),
+        gatherer_(pipe, GetSubBlockIdx() == 0 ? features : grad, gathered, tiling_),
+        sender_(pipe, messages + GetBlockIdx() / 2 * kSteps * kMessageBytes) {}
 
-  __aicore__ inline void Run() {
+  __aicore__ inline void Process() {
     SetWait<HardEvent::V_S>();  // tables and zeros are written
     gatherer_.Begin();
     steps_.Begin();
@@ -62,24 +62,9 @@ class VectorCore {
   }
 
   const SparseConvWeightGradTiling tiling_;
-  TPipe pipe_;
   Steps steps_;
   Gatherer<T> gatherer_;
   Sender sender_;
-};
-
-template <typename T>
-struct WeightGrad {
-  static __aicore__ inline void Execute(GM_ADDR features, GM_ADDR grad, GM_ADDR pairs,
-                                        GM_ADDR bounds, GM_ADDR gathered, GM_ADDR messages,
-                                        GM_ADDR parts, const SparseConvWeightGradTiling& tiling) {
-    if ASCEND_IS_AIC {
-      CubeCore<T>(gathered, messages, parts, tiling).Run();
-    }
-    if ASCEND_IS_AIV {
-      VectorCore<T>(features, grad, pairs, bounds, gathered, messages, tiling).Run();
-    }
-  }
 };
 
 }  // namespace
@@ -92,6 +77,11 @@ extern "C" __global__ __aicore__ void sparse_conv_weight_grad(GM_ADDR features, 
                                                               SparseConvWeightGradTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_MIX_AIC_1_2);
   using namespace mxd::kernels;
-  RunFor<sparse_conv_weight_grad::WeightGrad>(tiling.dtype, features, grad, pairs, bounds, gathered,
-                                              messages, parts, tiling);
+  if ASCEND_IS_AIC {
+    RunFor<sparse_conv_weight_grad::CubeCore>(tiling, gathered, messages, parts);
+  }
+  if ASCEND_IS_AIV {
+    RunFor<sparse_conv_weight_grad::VectorCore>(tiling, features, grad, pairs, bounds, gathered,
+                                                messages);
+  }
 }

@@ -9,6 +9,7 @@
 #include "common/events.h"
 #include "common/filled_slots.h"
 #include "common/matrix_rows.h"
+#include "common/run.h"
 #include "sparse_dense_tiling.h"
 #include "voxelize/scan.h"
 
@@ -47,7 +48,7 @@ class DensePlanes {
  protected:
   __aicore__ inline DensePlanes(TPipe& pipe, const SparseDenseTiling& tiling, GM_ADDR map)
       : tiling_(tiling), filled_(pipe), numbers_(Take<int32_t>(pipe, kDenseTile)) {
-    map_.SetGlobalBuffer((__gm__ int32_t*)map);
+    Bind(map_, map);
     CreateVecIndex(numbers_, 0, kDenseTile);
     for (int32_t i = 0; i < kBuffers; i++) {
       row_[i] = Take<int32_t>(pipe, kDenseTile);
@@ -157,8 +158,7 @@ class ToDense : public DensePlanes<T, ToDense<T>> {
       : Base(pipe, tiling, map),
         scan_(pipe, this->numbers_),
         position_(Take<int32_t>(pipe, kDenseTile)) {
-    features_.SetGlobalBuffer((__gm__ T*)features);
-    dense_.SetGlobalBuffer((__gm__ T*)dense);
+    Bind(features_, features, dense_, dense);
     for (int32_t i = 0; i < kBuffers; i++) {
       voxels_[i] = Take<T>(pipe, kDenseRowBytes / kSize);
       planes_[i] = Take<T>(pipe, kDensePlaneBytes / kSize);
@@ -256,8 +256,7 @@ class FromDense : public DensePlanes<T, FromDense<T>> {
         group_(Take<int32_t>(pipe, kAtOnce)),
         column_(Take<int32_t>(pipe, kAtOnce)),
         offset_(Take<int32_t>(pipe, kAtOnce)) {
-    dense_.SetGlobalBuffer((__gm__ T*)dense);
-    features_.SetGlobalBuffer((__gm__ T*)features);
+    Bind(dense_, dense, features_, features);
     for (int32_t i = 0; i < kBuffers; i++) {
       planes_[i] = Take<T>(pipe, kDenseTileBytes / kSize);
       place_[i] = Take<int32_t>(pipe, kDenseTile);
@@ -344,35 +343,16 @@ class FromDense : public DensePlanes<T, FromDense<T>> {
 
 // dense [batch, channels, plane]: the rows of features [voxels, channels] that map int32 [batch,
 // plane] names, zeros where it names none. Numbers of 4 bytes, or of 2.
-extern "C" __global__ __aicore__ void sparse_to_dense_words(GM_ADDR features, GM_ADDR map,
-                                                            GM_ADDR dense,
-                                                            SparseDenseTiling tiling) {
+extern "C" __global__ __aicore__ void sparse_to_dense(GM_ADDR features, GM_ADDR map, GM_ADDR dense,
+                                                      SparseDenseTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  AscendC::TPipe pipe;
-  mxd::kernels::ToDense<int32_t>(pipe, tiling, features, map, dense).Process();
-}
-
-extern "C" __global__ __aicore__ void sparse_to_dense_halves(GM_ADDR features, GM_ADDR map,
-                                                             GM_ADDR dense,
-                                                             SparseDenseTiling tiling) {
-  KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  AscendC::TPipe pipe;
-  mxd::kernels::ToDense<int16_t>(pipe, tiling, features, map, dense).Process();
+  mxd::kernels::RunForSize<mxd::kernels::ToDense>(tiling, features, map, dense);
 }
 
 // Those rows of features that the map names, of the same dense.
-extern "C" __global__ __aicore__ void sparse_from_dense_words(GM_ADDR dense, GM_ADDR map,
-                                                              GM_ADDR features,
-                                                              SparseDenseTiling tiling) {
+extern "C" __global__ __aicore__ void sparse_from_dense(GM_ADDR dense, GM_ADDR map,
+                                                        GM_ADDR features,
+                                                        SparseDenseTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  AscendC::TPipe pipe;
-  mxd::kernels::FromDense<int32_t>(pipe, tiling, dense, map, features).Process();
-}
-
-extern "C" __global__ __aicore__ void sparse_from_dense_halves(GM_ADDR dense, GM_ADDR map,
-                                                               GM_ADDR features,
-                                                               SparseDenseTiling tiling) {
-  KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  AscendC::TPipe pipe;
-  mxd::kernels::FromDense<int16_t>(pipe, tiling, dense, map, features).Process();
+  mxd::kernels::RunForSize<mxd::kernels::FromDense>(tiling, dense, map, features);
 }

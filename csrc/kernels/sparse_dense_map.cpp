@@ -4,6 +4,7 @@
 #include "common/buffers.h"
 #include "common/events.h"
 #include "common/integer_lanes.h"
+#include "common/run.h"
 #include "sort/merge.h"
 #include "sort/score.h"
 #include "sort/search.h"
@@ -29,22 +30,12 @@ class DenseMap {
   __aicore__ inline DenseMap(TPipe& pipe, const SparseDenseMapTiling& tiling, GM_ADDR cells,
                              GM_ADDR map, GM_ADDR named)
       : tiling_(tiling), lanes_(pipe, kBlockWords) {
-    cells_.SetGlobalBuffer((__gm__ int32_t*)cells);
-    map_.SetGlobalBuffer((__gm__ int32_t*)map);
-    named_.SetGlobalBuffer((__gm__ int32_t*)named);
+    Bind(cells_, cells, map_, map, named_, named);
     pipe.InitBuffer(queue_, 2, kChunk * kWord);
-    numbers_ = Take<int32_t>(pipe, kChunk);
-    local_ = Take<int32_t>(pipe, kChunk);
-    whole_ = Take<float>(pipe, kChunk);
-    inside_ = Take<uint8_t>(pipe, kChunk / 8);
-    below_ = Take<uint8_t>(pipe, kChunk / 8);
-    pairs_ = Take<int32_t>(pipe, kListWords);
-    list_ = Take<int32_t>(pipe, kListWords);
-    part_ = Take<int32_t>(pipe, kCells);
-    target_ = Take<int32_t>(pipe, kCells);
-    position_ = Take<int32_t>(pipe, kCells);
-    entry_ = Take<int32_t>(pipe, kCells);
-    row_ = Take<int32_t>(pipe, kCells);
+    Take(pipe, kChunk, numbers_, local_, whole_);
+    Take(pipe, kChunk / 8, inside_, below_);
+    Take(pipe, kListWords, pairs_, list_);
+    Take(pipe, kCells, part_, target_, position_, entry_, row_);
     is_new_ = Take<uint8_t>(pipe, kCells / 8);
   }
 
@@ -257,6 +248,5 @@ class DenseMap {
 extern "C" __global__ __aicore__ void sparse_dense_map(GM_ADDR cells, GM_ADDR map, GM_ADDR named,
                                                        SparseDenseMapTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  AscendC::TPipe pipe;
-  mxd::kernels::DenseMap(pipe, tiling, cells, map, named).Process();
+  mxd::kernels::RunKernel<mxd::kernels::DenseMap>(tiling, cells, map, named);
 }

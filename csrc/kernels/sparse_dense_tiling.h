@@ -13,6 +13,7 @@ struct SparseDenseMapTiling {
 // Planes of a grid and rows of voxels. A sample's cells are cut into spans; a block works on one at
 // a time, tile by tile.
 struct SparseDenseTiling {
+  int32_t number_bytes;  // 4, or 2
   int32_t voxels, channels, batch;
   int32_t plane;        // cells of a sample
   int32_t span, spans;  // cells of a span, and spans of a sample

@@ -4,7 +4,7 @@
 #include "common/chunks.h"
 #include "common/events.h"
 #include "common/integer_lanes.h"
-#include "common/run_for.h"
+#include "common/run.h"
 #include "voxelize_tiling.h"
 
 namespace mxd::kernels {
@@ -19,34 +19,19 @@ class VoxelizeCells {
   static_assert(kChunk * (kRowBytes + (4 * kVoxelizeDims + 12) * kWord) <= kUbBytes);
 
  public:
-  static __aicore__ inline void Execute(const VoxelizeCellsTiling& tiling, GM_ADDR points,
-                                        GM_ADDR coors, GM_ADDR keys) {
-    TPipe pipe;
-    VoxelizeCells(pipe, tiling, points, coors, keys).Process();
-  }
-
   __aicore__ inline VoxelizeCells(TPipe& pipe, const VoxelizeCellsTiling& tiling, GM_ADDR points,
                                   GM_ADDR coors, GM_ADDR keys)
       : tiling_(tiling),
         whole_rows_(tiling.channels * static_cast<int32_t>(sizeof(T)) <= kRowBytes),
         lanes_(pipe, kChunk * kVoxelizeDims) {
-    points_.SetGlobalBuffer((__gm__ T*)points);
-    coors_.SetGlobalBuffer((__gm__ int32_t*)coors);
-    keys_.SetGlobalBuffer((__gm__ int32_t*)keys);
+    Bind(points_, points, coors_, coors, keys_, keys);
     wants_coors_ = coors != nullptr;
     wants_keys_ = keys != nullptr;
     point_ = Take<T>(pipe, kChunk * kRowBytes / static_cast<int32_t>(sizeof(T)));
-    raw_ = Take<T>(pipe, kChunk);
-    at_ = Take<float>(pipe, kChunk);
-    size_ = Take<float>(pipe, kChunk);
-    inside_ = Take<float>(pipe, kChunk);
-    condition_ = Take<int32_t>(pipe, kChunk);
-    key_ = Take<int32_t>(pipe, kChunk);
+    Take(pipe, kChunk, raw_, at_, size_, inside_, condition_, key_);
     mask_ = Take<uint8_t>(pipe, kChunk / 8);
     row_ = Take<int32_t>(pipe, kChunk);
-    cell_ = Take<int32_t>(pipe, kChunk * tiling.ndim);
-    interleave_ = Take<int32_t>(pipe, kChunk * tiling.ndim);
-    out_ = Take<int32_t>(pipe, kChunk * tiling.ndim);
+    Take(pipe, kChunk * tiling.ndim, cell_, interleave_, out_);
   }
 
   __aicore__ inline void Process() {
@@ -185,5 +170,5 @@ extern "C" __global__ __aicore__ void voxelize_cells(GM_ADDR points, GM_ADDR coo
                                                      VoxelizeCellsTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
   using namespace mxd::kernels;
-  RunFor<VoxelizeCells>(tiling.dtype, tiling, points, coors, keys);
+  RunFor<VoxelizeCells>(tiling, points, coors, keys);
 }

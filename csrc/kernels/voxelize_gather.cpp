@@ -9,6 +9,7 @@
 #include "common/filled_slots.h"
 #include "common/integer_lanes.h"
 #include "common/matrix_rows.h"
+#include "common/run.h"
 #include "voxelize/scan.h"
 #include "voxelize_tiling.h"
 
@@ -32,12 +33,9 @@ class VoxelizeRows {
         lanes_(pipe, kVoxelizeElements),
         numbers_(Take<int32_t>(pipe, kVoxelizeSlots)),
         filled_(pipe) {
-    slots_.SetGlobalBuffer((__gm__ int32_t*)slots);
-    scratch_ = Take<int32_t>(pipe, kVoxelizeSlots);
-    row_ = Take<int32_t>(pipe, kVoxelizeSlots);
-    group_ = Take<int32_t>(pipe, kVoxelizeElements);
-    column_ = Take<int32_t>(pipe, kVoxelizeElements);
-    offset_ = Take<int32_t>(pipe, kVoxelizeElements);
+    Bind(slots_, slots);
+    Take(pipe, kVoxelizeSlots, scratch_, row_);
+    Take(pipe, kVoxelizeElements, group_, column_, offset_);
     CreateVecIndex(numbers_, 0, kVoxelizeSlots);
     Duplicate(row_, 0, kVoxelizeSlots);  // it is read two numbers at a time
     PipeBarrier<PIPE_V>();
@@ -128,8 +126,7 @@ class VoxelizeGather : public VoxelizeRows<T> {
   __aicore__ inline VoxelizeGather(TPipe& pipe, const VoxelizeGatherTiling& tiling, GM_ADDR points,
                                    GM_ADDR slots, GM_ADDR voxels)
       : Base(pipe, tiling, slots), scan_(pipe, this->numbers_) {
-    points_.SetGlobalBuffer((__gm__ T*)points);
-    voxels_.SetGlobalBuffer((__gm__ T*)voxels);
+    Bind(points_, points, voxels_, voxels);
     rows_ = Take<T>(pipe, Base::kMostRows);
     out_ = Take<T>(pipe, kVoxelizeElements);
   }
@@ -195,10 +192,8 @@ class VoxelizeScatter : public VoxelizeRows<T> {
   __aicore__ inline VoxelizeScatter(TPipe& pipe, const VoxelizeGatherTiling& tiling, GM_ADDR voxels,
                                     GM_ADDR slots, GM_ADDR points)
       : Base(pipe, tiling, slots) {
-    voxels_.SetGlobalBuffer((__gm__ T*)voxels);
-    points_.SetGlobalBuffer((__gm__ T*)points);
-    in_ = Take<T>(pipe, kVoxelizeElements);
-    rows_ = Take<T>(pipe, kVoxelizeElements);
+    Bind(voxels_, voxels, points_, points);
+    Take(pipe, kVoxelizeElements, in_, rows_);
   }
 
   __aicore__ inline void Process() {
@@ -249,35 +244,16 @@ class VoxelizeScatter : public VoxelizeRows<T> {
 
 // voxels [slots, channels]: the rows of points [points, channels] that slots int32 [slots] name,
 // zeros where none is named. Numbers of 4 bytes, or of 2.
-extern "C" __global__ __aicore__ void voxelize_gather_words(GM_ADDR points, GM_ADDR slots,
-                                                            GM_ADDR voxels,
-                                                            VoxelizeGatherTiling tiling) {
+extern "C" __global__ __aicore__ void voxelize_gather(GM_ADDR points, GM_ADDR slots, GM_ADDR voxels,
+                                                      VoxelizeGatherTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  AscendC::TPipe pipe;
-  mxd::kernels::VoxelizeGather<int32_t>(pipe, tiling, points, slots, voxels).Process();
-}
-
-extern "C" __global__ __aicore__ void voxelize_gather_halves(GM_ADDR points, GM_ADDR slots,
-                                                             GM_ADDR voxels,
-                                                             VoxelizeGatherTiling tiling) {
-  KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  AscendC::TPipe pipe;
-  mxd::kernels::VoxelizeGather<int16_t>(pipe, tiling, points, slots, voxels).Process();
+  mxd::kernels::RunForSize<mxd::kernels::VoxelizeGather>(tiling, points, slots, voxels);
 }
 
 // Adds rows of voxels to those rows of points, which must be zeros.
-extern "C" __global__ __aicore__ void voxelize_scatter_words(GM_ADDR voxels, GM_ADDR slots,
-                                                             GM_ADDR points,
-                                                             VoxelizeGatherTiling tiling) {
+extern "C" __global__ __aicore__ void voxelize_scatter(GM_ADDR voxels, GM_ADDR slots,
+                                                       GM_ADDR points,
+                                                       VoxelizeGatherTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  AscendC::TPipe pipe;
-  mxd::kernels::VoxelizeScatter<int32_t>(pipe, tiling, voxels, slots, points).Process();
-}
-
-extern "C" __global__ __aicore__ void voxelize_scatter_halves(GM_ADDR voxels, GM_ADDR slots,
-                                                              GM_ADDR points,
-                                                              VoxelizeGatherTiling tiling) {
-  KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  AscendC::TPipe pipe;
-  mxd::kernels::VoxelizeScatter<int16_t>(pipe, tiling, voxels, slots, points).Process();
+  mxd::kernels::RunForSize<mxd::kernels::VoxelizeScatter>(tiling, voxels, slots, points);
 }

@@ -3,6 +3,8 @@
 // that the second one knows what its share begins in.
 #include "common/buffers.h"
 #include "common/events.h"
+#include "common/run.h"
+#include "sort/differ.h"
 #include "voxelize/scan.h"
 #include "voxelize_tiling.h"
 
@@ -21,15 +23,8 @@ class VoxelizeRuns {
   __aicore__ inline VoxelizeRuns(TPipe& pipe, const VoxelizeRunsTiling& tiling, GM_ADDR keys,
                                  GM_ADDR rows, GM_ADDR ends, GM_ADDR out, GM_ADDR inside)
       : tiling_(tiling), numbers_(Numbers(pipe)), scan_(pipe, numbers_) {
-    keys_.SetGlobalBuffer((__gm__ int32_t*)keys);
-    rows_.SetGlobalBuffer((__gm__ int32_t*)rows);
-    ends_.SetGlobalBuffer((__gm__ int32_t*)ends);
-    out_.SetGlobalBuffer((__gm__ int32_t*)out);
-    inside_.SetGlobalBuffer((__gm__ int32_t*)inside);
-    key_ = Take<int32_t>(pipe, kSortChunk);
-    before_ = Take<int32_t>(pipe, kSortChunk);
-    differs_ = Take<int32_t>(pipe, kSortChunk);
-    some_ = Take<int32_t>(pipe, kSortChunk);
+    Bind(keys_, keys, rows_, rows, ends_, ends, out_, out, inside_, inside);
+    Take(pipe, kSortChunk, key_, before_, differs_, some_);
     row_ = Take<int32_t>(pipe, kSortChunk + kBlockWords);
     ends_in_ub_ = Take<int32_t>(pipe, kBlockWords * kMaxBlocks);
   }
@@ -166,14 +161,7 @@ class VoxelizeRuns {
         PipeBarrier<PIPE_V>();
         Mins(some_, some_, 1, count);
       }
-      Sub(before_, key_, before_, count);
-      PipeBarrier<PIPE_V>();
-      Muls(key_, before_, -1, count);
-      PipeBarrier<PIPE_V>();
-      Max(before_, key_, before_, count);
-      PipeBarrier<PIPE_V>();
-      Max(differs_, differs_, before_, count);
-      PipeBarrier<PIPE_V>();
+      MarkDifferent(differs_, key_, before_, key_, count);
     }
     Min(differs_, differs_, some_, count);
     PipeBarrier<PIPE_V>();
@@ -209,9 +197,8 @@ extern "C" __global__ __aicore__ void voxelize_leaders_count(GM_ADDR keys, GM_AD
                                                              GM_ADDR ends, GM_ADDR inside,
                                                              VoxelizeRunsTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  AscendC::TPipe pipe;
-  mxd::kernels::VoxelizeRuns<false, false>(pipe, tiling, keys, rows, ends, nullptr, inside)
-      .Process();
+  mxd::kernels::RunKernel<mxd::kernels::VoxelizeRuns<false, false>>(tiling, keys, rows, ends,
+                                                                    nullptr, inside);
 }
 
 // leaders int32 [count]: the row of each run's head, kVoxelizeOutside outside. As many blocks as
@@ -219,25 +206,22 @@ extern "C" __global__ __aicore__ void voxelize_leaders_count(GM_ADDR keys, GM_AD
 extern "C" __global__ __aicore__ void voxelize_leaders(GM_ADDR keys, GM_ADDR rows, GM_ADDR ends,
                                                        GM_ADDR leaders, VoxelizeRunsTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  AscendC::TPipe pipe;
-  mxd::kernels::VoxelizeRuns<false, true>(pipe, tiling, keys, rows, ends, leaders, nullptr)
-      .Process();
+  mxd::kernels::RunKernel<mxd::kernels::VoxelizeRuns<false, true>>(tiling, keys, rows, ends,
+                                                                   leaders, nullptr);
 }
 
 // ends int32 [blocks, 8]: how many runs begin in each block's share.
 extern "C" __global__ __aicore__ void voxelize_numbers_count(GM_ADDR keys, GM_ADDR ends,
                                                              VoxelizeRunsTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  AscendC::TPipe pipe;
-  mxd::kernels::VoxelizeRuns<true, false>(pipe, tiling, keys, nullptr, ends, nullptr, nullptr)
-      .Process();
+  mxd::kernels::RunKernel<mxd::kernels::VoxelizeRuns<true, false>>(tiling, keys, nullptr, ends,
+                                                                   nullptr, nullptr);
 }
 
 // numbers int32 [count]: of the runs, -1 outside and from the limit on.
 extern "C" __global__ __aicore__ void voxelize_numbers(GM_ADDR keys, GM_ADDR ends, GM_ADDR numbers,
                                                        VoxelizeRunsTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  AscendC::TPipe pipe;
-  mxd::kernels::VoxelizeRuns<true, true>(pipe, tiling, keys, nullptr, ends, numbers, nullptr)
-      .Process();
+  mxd::kernels::RunKernel<mxd::kernels::VoxelizeRuns<true, true>>(tiling, keys, nullptr, ends,
+                                                                  numbers, nullptr);
 }

@@ -4,6 +4,7 @@
 #include "common/chunks.h"
 #include "common/events.h"
 #include "common/integer_lanes.h"
+#include "common/run.h"
 #include "common/word_table.h"
 #include "voxelize_tiling.h"
 
@@ -21,23 +22,12 @@ class VoxelizeSlots {
                                   GM_ADDR begins, GM_ADDR rows, GM_ADDR cells, GM_ADDR coors,
                                   GM_ADDR num_points, GM_ADDR slots)
       : tiling_(tiling), lanes_(pipe, kLanesAtOnce), words_(pipe) {
-    leaders_.SetGlobalBuffer((__gm__ int32_t*)leaders);
-    begins_.SetGlobalBuffer((__gm__ int32_t*)begins);
-    rows_.SetGlobalBuffer((__gm__ int32_t*)rows);
-    cells_.SetGlobalBuffer((__gm__ int32_t*)cells);
-    coors_.SetGlobalBuffer((__gm__ int32_t*)coors);
-    num_points_.SetGlobalBuffer((__gm__ int32_t*)num_points);
-    slots_.SetGlobalBuffer((__gm__ int32_t*)slots);
+    Bind(leaders_, leaders, begins_, begins, rows_, rows, cells_, cells, coors_, coors, num_points_,
+         num_points, slots_, slots);
     begin_ = Take<int32_t>(pipe, kVoxelizeVoxels);
     end_ = Take<int32_t>(pipe, kVoxelizeVoxels + kBlockWords);
-    size_ = Take<int32_t>(pipe, kVoxelizeVoxels);
-    leader_ = Take<int32_t>(pipe, kVoxelizeVoxels);
-    voxel_ = Take<int32_t>(pipe, kLanesAtOnce);
-    number_ = Take<int32_t>(pipe, kLanesAtOnce);
-    place_ = Take<int32_t>(pipe, kLanesAtOnce);
-    scratch_ = Take<int32_t>(pipe, kLanesAtOnce);
-    condition_ = Take<int32_t>(pipe, kLanesAtOnce);
-    out_ = Take<int32_t>(pipe, kLanesAtOnce);
+    Take(pipe, kVoxelizeVoxels, size_, leader_);
+    Take(pipe, kLanesAtOnce, voxel_, number_, place_, scratch_, condition_, out_);
   }
 
   __aicore__ inline void Process() {
@@ -145,7 +135,6 @@ extern "C" __global__ __aicore__ void voxelize_slots(GM_ADDR leaders, GM_ADDR be
                                                      GM_ADDR num_points, GM_ADDR slots,
                                                      VoxelizeSlotsTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  AscendC::TPipe pipe;
-  mxd::kernels::VoxelizeSlots(pipe, tiling, leaders, begins, rows, cells, coors, num_points, slots)
-      .Process();
+  mxd::kernels::RunKernel<mxd::kernels::VoxelizeSlots>(tiling, leaders, begins, rows, cells, coors,
+                                                       num_points, slots);
 }

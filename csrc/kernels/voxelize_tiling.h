@@ -35,6 +35,7 @@ struct VoxelizeSlotsTiling {
 
 // Rows of points to slots and back: `batch` slots and `width` channels at once.
 struct VoxelizeGatherTiling {
+  int32_t number_bytes;  // 4, or 2
   int32_t slots, points, channels, width, batch;
   int32_t farthest;  // rows between two that one DMA moves
   // A little less than 1 / width, 1 / width as whole blocks of 32 bytes, and the same for the last

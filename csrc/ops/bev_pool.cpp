@@ -29,49 +29,18 @@ at::Tensor grad_meta(const at::Tensor& grad, const at::Tensor& cells) {
   return at::empty_symint({cells.sym_size(0), grad.sym_size(1)}, grad.options());
 }
 
-at::Tensor fused_meta(const at::Tensor& depth, const at::Tensor& context, const at::Tensor& cells,
-                      const at::Tensor& ranks, const at::Tensor& intervals, c10::SymInt B,
-                      c10::SymInt D, c10::SymInt H, c10::SymInt W) {
-  check_fused(depth, context, cells, ranks, intervals, B, D, H, W);
-  return at::empty_symint({B, D, H, W, context.sym_size(2)}, context.options());
-}
-
-std::tuple<at::Tensor, at::Tensor> fused_grad_meta(const at::Tensor& grad, const at::Tensor& depth,
-                                                   const at::Tensor& context,
-                                                   const at::Tensor& cells) {
-  check_fused_grad(grad, depth, context, cells);
-  return {at::empty_symint(depth.sym_sizes(), depth.options()),
-          at::empty_symint(context.sym_sizes(), context.options())};
-}
-
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(mxd, m) {
   define(m,
          "bev_pool_plan(Tensor coords, SymInt B, SymInt D, SymInt H, SymInt W) -> (Tensor cells, "
          "Tensor ranks, Tensor intervals)",
-         check_plan);
+         check_plan, plan_meta);
   define(m,
          "bev_pool(Tensor feats, Tensor cells, Tensor ranks, Tensor intervals, SymInt B, SymInt D, "
          "SymInt H, SymInt W) -> Tensor",
-         check_pool);
-  define(m, "bev_pool_grad(Tensor grad, Tensor cells) -> Tensor", check_grad);
-  define(m,
-         "bev_pool_fused(Tensor depth, Tensor context, Tensor cells, Tensor ranks, Tensor "
-         "intervals, SymInt B, SymInt D, SymInt H, SymInt W) -> Tensor",
-         check_fused);
-  define(m,
-         "bev_pool_fused_grad(Tensor grad, Tensor depth, Tensor context, Tensor cells) -> (Tensor "
-         "grad_depth, Tensor grad_context)",
-         check_fused_grad);
-}
-
-TORCH_LIBRARY_IMPL(mxd, Meta, m) {
-  m.impl("bev_pool_plan", TORCH_FN(plan_meta));
-  m.impl("bev_pool", TORCH_FN(pool_meta));
-  m.impl("bev_pool_grad", TORCH_FN(grad_meta));
-  m.impl("bev_pool_fused", TORCH_FN(fused_meta));
-  m.impl("bev_pool_fused_grad", TORCH_FN(fused_grad_meta));
+         check_pool, pool_meta);
+  define(m, "bev_pool_grad(Tensor grad, Tensor cells) -> Tensor", check_grad, grad_meta);
 }
 
 }  // namespace mxd::bev_pool

@@ -7,10 +7,6 @@
 //   ranks      int32 [N]          the points by tile and then by number; those outside come last
 //   intervals  int64 [tiles + 1]  tile t has the points ranks[intervals[t] : intervals[t + 1]]
 // On an NPU every cell is a tile of its own, and the points outside come first.
-//
-// The fused form pools what a depth and a context make, and never writes it. Its points are the
-// elements of depth [images, depths, pixels], in this order; point p has the features depth[p] *
-// context[row(p)], where context is [images, pixels, channels] and row(p) the row of its pixel.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -99,37 +95,6 @@ inline void check_grad(const at::Tensor& grad, const at::Tensor& cells) {
   check_dim("grad", grad, 2, "[cells, channels]");
   check_int32("cells", cells);
   check_dim("cells", cells, 1, "[points]");
-}
-
-inline void check_lifting(const at::Tensor& depth, const at::Tensor& context,
-                          const at::Tensor& cells) {
-  check_float("depth", depth);
-  check_dim("depth", depth, 3, "[images, depths, pixels]");
-  check_same_dtype("context", context, "depth", depth);
-  check_dim("context", context, 3, "[images, pixels, channels]");
-  TORCH_CHECK_VALUE(context.sym_size(0) == depth.sym_size(0), "context must have the ",
-                    depth.sym_size(0), " images of depth, was ", context.sym_sizes());
-  TORCH_CHECK_VALUE(context.sym_size(1) == depth.sym_size(2), "context must have the ",
-                    depth.sym_size(2), " pixels of depth, was ", context.sym_sizes());
-  check_points("depth", depth, "a number", depth.sym_numel(), "cells", cells);
-}
-
-inline void check_fused(const at::Tensor& depth, const at::Tensor& context, const at::Tensor& cells,
-                        const at::Tensor& ranks, const at::Tensor& intervals, c10::SymInt B,
-                        c10::SymInt D, c10::SymInt H, c10::SymInt W) {
-  check_grid(B, D, H, W);
-  check_lifting(depth, context, cells);
-  check_points("depth", depth, "a number", depth.sym_numel(), "ranks", ranks);
-  check_intervals(intervals, B, D, H, W);
-}
-
-inline void check_fused_grad(const at::Tensor& grad, const at::Tensor& depth,
-                             const at::Tensor& context, const at::Tensor& cells) {
-  check_lifting(depth, context, cells);
-  check_same_dtype("grad", grad, "depth", depth);
-  TORCH_CHECK_VALUE(grad.dim() == 2 && grad.sym_size(1) == context.sym_size(2),
-                    "grad must have shape [cells, ", context.sym_size(2), "], was ",
-                    grad.sym_sizes());
 }
 
 }  // namespace mxd::bev_pool

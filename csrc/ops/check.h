@@ -14,11 +14,14 @@
 
 namespace mxd {
 
-// Defines an operator NAME, and an operator _check_NAME with the same arguments that only checks
-// them. The plain PyTorch form of NAME calls it; C++ kernels call `check` themselves.
-template <typename Check>
-void define(torch::Library& library, const std::string& schema, Check&& check) {
+// Defines an operator NAME with its Meta kernel, if it has one, and an operator _check_NAME with
+// the same arguments that only checks them. The plain PyTorch form of NAME calls it; C++ kernels
+// call `check` themselves.
+template <typename Check, typename... Meta>
+void define(torch::Library& library, const std::string& schema, Check&& check, Meta*... meta) {
   library.def(schema.c_str());
+  const std::string name = schema.substr(0, schema.find('('));
+  (library.impl(name.c_str(), torch::dispatch(c10::DispatchKey::Meta, meta)), ...);
   const std::string arguments = schema.substr(0, schema.rfind(" -> "));
   library.def(("_check_" + arguments + " -> ()").c_str(), std::forward<Check>(check));
 }

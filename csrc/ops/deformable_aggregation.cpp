@@ -64,23 +64,17 @@ TORCH_LIBRARY_FRAGMENT(mxd, m) {
   define(m,
          "deformable_aggregation(Tensor feature_maps, Tensor spatial_shape, Tensor "
          "scale_start_index, Tensor sample_locations, Tensor weight) -> Tensor",
-         check_forward);
+         check_forward, forward_meta);
   define(m,
          "deformable_aggregation_feature_grad(Tensor grad, Tensor feature_maps, Tensor "
          "spatial_shape, Tensor scale_start_index, Tensor sample_locations, Tensor weight) -> "
          "Tensor",
-         check_backward);
+         check_backward, feature_grad_meta);
   define(m,
          "deformable_aggregation_sample_grad(Tensor grad, Tensor feature_maps, Tensor "
          "spatial_shape, Tensor scale_start_index, Tensor sample_locations, Tensor weight) -> "
          "(Tensor grad_sample_locations, Tensor grad_weight)",
-         check_backward);
-}
-
-TORCH_LIBRARY_IMPL(mxd, Meta, m) {
-  m.impl("deformable_aggregation", TORCH_FN(forward_meta));
-  m.impl("deformable_aggregation_feature_grad", TORCH_FN(feature_grad_meta));
-  m.impl("deformable_aggregation_sample_grad", TORCH_FN(sample_grad_meta));
+         check_backward, sample_grad_meta);
 }
 
 }  // namespace mxd::deformable_aggregation

@@ -21,9 +21,7 @@ TORCH_LIBRARY_FRAGMENT(mxd, m) {
   define(m,
          "draw_gaussians(Tensor channels, Tensor centers, Tensor radii, SymInt count, SymInt "
          "height, SymInt width) -> Tensor",
-         check);
+         check, meta);
 }
-
-TORCH_LIBRARY_IMPL(mxd, Meta, m) { m.impl("draw_gaussians", TORCH_FN(meta)); }
 
 }  // namespace mxd::draw_gaussians

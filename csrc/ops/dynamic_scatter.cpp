@@ -31,9 +31,7 @@ TORCH_LIBRARY_FRAGMENT(mxd, m) {
       m,
       "dynamic_scatter(Tensor feats, Tensor ranks, Tensor intervals, str reduce_type) -> (Tensor "
       "voxel_feats, Tensor argmax)",
-      check_reduce);
+      check_reduce, reduce_meta);
 }
-
-TORCH_LIBRARY_IMPL(mxd, Meta, m) { m.impl("dynamic_scatter", TORCH_FN(reduce_meta)); }
 
 }  // namespace mxd::dynamic_scatter

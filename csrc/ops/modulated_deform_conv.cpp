@@ -49,7 +49,8 @@ TORCH_LIBRARY_FRAGMENT(mxd, m) {
          at::IntArrayRef padding, at::IntArrayRef dilation, int64_t groups, int64_t deform_groups) {
         check_forward(input, offset, mask, weight, bias, stride, padding, dilation, groups,
                       deform_groups);
-      });
+      },
+      forward_meta);
   // Gradients of input, offset and mask where of_data, of weight and bias where of_parameters; the
   // others are empty, of shape [0].
   define(m,
@@ -57,12 +58,7 @@ TORCH_LIBRARY_FRAGMENT(mxd, m) {
          "Tensor weight, int[2] stride, int[2] padding, int[2] dilation, int groups, int "
          "deform_groups, bool of_data, bool of_parameters) -> (Tensor, Tensor, Tensor, Tensor, "
          "Tensor)",
-         check_backward);
-}
-
-TORCH_LIBRARY_IMPL(mxd, Meta, m) {
-  m.impl("modulated_deform_conv2d", TORCH_FN(forward_meta));
-  m.impl("modulated_deform_conv2d_backward", TORCH_FN(backward_meta));
+         check_backward, backward_meta);
 }
 
 }  // namespace mxd::modulated_deform_conv

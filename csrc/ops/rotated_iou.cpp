@@ -58,26 +58,19 @@ std::tuple<at::Tensor, at::Tensor> grouped_nms_meta(const at::Tensor& boxes,
 
 TORCH_LIBRARY_FRAGMENT(mxd, m) {
   define(m, "rotated_iou(Tensor boxes1, Tensor boxes2, int mode, bool aligned) -> Tensor",
-         check_iou);
+         check_iou, iou_meta);
   define(m,
          "rotated_nms(Tensor boxes, Tensor? scores, Tensor? labels, float threshold, bool "
          "inclusive) -> (Tensor keep, Tensor count)",
-         check_nms);
+         check_nms, nms_meta);
   define(m,
          "circle_nms(Tensor centers, Tensor scores, float threshold) -> (Tensor keep, Tensor "
          "count)",
-         check_circle_nms);
+         check_circle_nms, circle_nms_meta);
   define(m,
          "grouped_nms(Tensor boxes, Tensor valid, float threshold, bool inclusive) -> (Tensor "
          "keep, Tensor count)",
-         check_grouped_nms);
-}
-
-TORCH_LIBRARY_IMPL(mxd, Meta, m) {
-  m.impl("rotated_iou", TORCH_FN(iou_meta));
-  m.impl("rotated_nms", TORCH_FN(nms_meta));
-  m.impl("circle_nms", TORCH_FN(circle_nms_meta));
-  m.impl("grouped_nms", TORCH_FN(grouped_nms_meta));
+         check_grouped_nms, grouped_nms_meta);
 }
 
 }  // namespace mxd::rotated_iou

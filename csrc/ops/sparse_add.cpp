@@ -19,9 +19,8 @@ TORCH_LIBRARY_FRAGMENT(mxd, m) {
          "sparse_union(Tensor[] indices, int batch_size, int[] spatial_shape) -> (Tensor "
          "out_indices, Tensor rows)",
          check_union);
-  define(m, "sparse_sum(Tensor[] features, Tensor rows, SymInt num_out) -> Tensor", check_sum);
+  define(m, "sparse_sum(Tensor[] features, Tensor rows, SymInt num_out) -> Tensor", check_sum,
+         sum_meta);
 }
-
-TORCH_LIBRARY_IMPL(mxd, Meta, m) { m.impl("sparse_sum", TORCH_FN(sum_meta)); }
 
 }  // namespace mxd::sparse_add

@@ -67,18 +67,13 @@ TORCH_LIBRARY_FRAGMENT(mxd, m) {
   define(m,
          "sparse_conv(Tensor features, Tensor weight, Tensor? bias, Tensor pairs, Tensor bounds, "
          "SymInt num_out, int groups, Tensor? plan=None) -> Tensor",
-         check_forward);
+         check_forward, forward_meta);
   define(m,
          "sparse_conv_weight_grad(Tensor features, Tensor grad, Tensor pairs, Tensor bounds, int "
          "groups) -> Tensor",
-         check_weight_grad);
+         check_weight_grad, weight_grad_meta);
   // Plain PyTorch forms call it when a voxel is outside or there twice: it says which.
   m.def("_check_voxels(Tensor indices, int batch_size, int[] spatial_shape) -> ()", check_voxels);
-}
-
-TORCH_LIBRARY_IMPL(mxd, Meta, m) {
-  m.impl("sparse_conv", TORCH_FN(forward_meta));
-  m.impl("sparse_conv_weight_grad", TORCH_FN(weight_grad_meta));
 }
 
 }  // namespace mxd::sparse_conv

@@ -32,14 +32,9 @@ TORCH_LIBRARY_FRAGMENT(mxd, m) {
   define(m,
          "sparse_to_dense(Tensor features, Tensor indices, SymInt batch_size, SymInt[] "
          "spatial_shape, bool channels_first) -> Tensor",
-         check_to_dense);
+         check_to_dense, to_dense_meta);
   define(m, "sparse_from_dense(Tensor dense, Tensor indices, bool channels_first) -> Tensor",
-         check_from_dense);
-}
-
-TORCH_LIBRARY_IMPL(mxd, Meta, m) {
-  m.impl("sparse_to_dense", TORCH_FN(to_dense_meta));
-  m.impl("sparse_from_dense", TORCH_FN(from_dense_meta));
+         check_from_dense, from_dense_meta);
 }
 
 }  // namespace mxd::sparse_dense

@@ -27,17 +27,12 @@ TORCH_LIBRARY_FRAGMENT(mxd, m) {
   define(m,
          "sparse_max_pool(Tensor features, Tensor pairs, Tensor bounds, SymInt num_out) -> (Tensor "
          "out, Tensor argmax)",
-         check_forward);
+         check_forward, forward_meta);
   // pairs and bounds are the forward's with input and output exchanged.
   define(m,
          "sparse_max_pool_backward(Tensor grad, Tensor argmax, Tensor pairs, Tensor bounds, SymInt "
          "num_in) -> Tensor",
-         check_backward);
-}
-
-TORCH_LIBRARY_IMPL(mxd, Meta, m) {
-  m.impl("sparse_max_pool", TORCH_FN(forward_meta));
-  m.impl("sparse_max_pool_backward", TORCH_FN(backward_meta));
+         check_backward, backward_meta);
 }
 
 }  // namespace mxd::sparse_pool

@@ -36,23 +36,17 @@ at::Tensor gather_grad_meta(const at::Tensor& grad, const at::Tensor& slots,
 
 TORCH_LIBRARY_FRAGMENT(mxd, m) {
   define(m, "voxelize_dynamic(Tensor points, float[] voxel_size, float[] coors_range) -> Tensor",
-         check_dynamic);
+         check_dynamic, dynamic_meta);
   define(
       m,
       "voxelize_hard(Tensor points, float[] voxel_size, float[] coors_range, int max_points, int "
       "max_voxels, bool with_ids=True) -> (Tensor coors, Tensor num_points, Tensor slots, Tensor "
       "point_voxel_id)",
       check_hard);
-  define(m, "voxelize_gather(Tensor points, Tensor slots, bool empty_mean) -> Tensor",
-         check_gather);
+  define(m, "voxelize_gather(Tensor points, Tensor slots, bool empty_mean) -> Tensor", check_gather,
+         gather_meta);
   define(m, "voxelize_gather_grad(Tensor grad, Tensor slots, SymInt num_points) -> Tensor",
-         check_gather_grad);
-}
-
-TORCH_LIBRARY_IMPL(mxd, Meta, m) {
-  m.impl("voxelize_dynamic", TORCH_FN(dynamic_meta));
-  m.impl("voxelize_gather", TORCH_FN(gather_meta));
-  m.impl("voxelize_gather_grad", TORCH_FN(gather_grad_meta));
+         check_gather_grad, gather_grad_meta);
 }
 
 }  // namespace mxd::voxelize

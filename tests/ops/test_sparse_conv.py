@@ -152,6 +152,30 @@ def test_half_precision_sums_in_float32(dtype, tolerance):
         )
 
 
+@SETTINGS
+@given(problems())
+def test_bfloat16_of_any_shape(problem):
+    indices, geometry, *tensors, groups = problem
+    rulebook = build_rulebook(indices, **geometry)
+    ours = with_grad(*(t.detach().bfloat16() for t in tensors if t is not None))
+    full = with_grad(*(t.detach().double() for t in ours))
+    out, expected = (
+        sparse_conv(*leaves, *[None] * (3 - len(leaves)), rulebook, groups)
+        for leaves in (ours, full)
+    )
+    pairs = [(out, expected)]
+    if out.numel():
+        grad = torch.randn_like(out)
+        pairs += zip(
+            torch.autograd.grad(out, ours, grad),
+            torch.autograd.grad(expected, full, grad.double()),
+        )
+    for got, want in pairs:
+        assert got.dtype == torch.bfloat16
+        near = 1e-2 * float(want.detach().abs().max()) if want.numel() else 0.0
+        torch.testing.assert_close(got.double(), want, rtol=1e-2, atol=near)
+
+
 def test_autocast_as_for_a_convolution():
     indices, shape = line(5)
     rulebook = build_rulebook(indices, 1, shape, [3], [1], [1], [1], True)
@@ -208,18 +232,20 @@ def check_widths():
     book = build_rulebook(indices, 1, [900], [3], [1], [1], [1], True)
     parts = book.pairs, book.bounds
     form = fallback.sparse_conv
-    for dtype in (torch.float32, torch.float64):
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
         for inputs, outputs in ((1, 1), (7, 33), (32, 96)):
             x = torch.randn(900, inputs, dtype=dtype)
             weight = torch.randn(3, inputs, outputs, dtype=dtype)
             out = sparse_conv(x, weight, None, book)
-            torch.testing.assert_close(out, form.forward(x, weight, None, *parts, 900, 1))
-            torch.testing.assert_close(
-                torch.ops.mxd.sparse_conv_weight_grad(x, out, *parts, 1),
-                form.weight_grad(x, out, *parts, 1),
-                rtol=1e-4,
-                atol=1e-3,
-            )
+            back = torch.ops.mxd.sparse_conv_weight_grad(x, out, *parts, 1)
+            wide = x.double(), weight.double(), out.double()
+            for got, want in (
+                (out, form.forward(*wide[:2], None, *parts, 900, 1)),
+                (back, form.weight_grad(wide[0], wide[2], *parts, 1)),
+            ):
+                near = 1e-2 if dtype == torch.bfloat16 else 1e-5
+                scale = float(want.abs().max())
+                torch.testing.assert_close(got.double(), want, rtol=near, atol=near * scale)
 
 
 def test_non_contiguous_inputs():

@@ -3,6 +3,7 @@
 // x and y, then the second's. `both`: kTile and the number of points.
 #pragma once
 
+#include "in_order.h"
 #include "kernel_operator.h"
 #include "machine.h"
 
@@ -53,20 +54,14 @@ template <int32_t kTile>
 __aicore__ inline void WeighPixels(const LocalTensor<float>& weight, const Patches<kTile>& patches,
                                    int32_t both) {
   const int32_t four = 2 * kTile + both;
-  Sub(weight, patches.at, patches.origin, both);
-  PipeBarrier<PIPE_V>();
-  Adds(weight[2 * kTile], weight, -1.0f, both);
-  PipeBarrier<PIPE_V>();
-  Abs(weight, weight, four);
-  PipeBarrier<PIPE_V>();
-  Muls(weight, weight, -1.0f, four);
-  PipeBarrier<PIPE_V>();
-  Adds(weight, weight, 1.0f, four);
-  PipeBarrier<PIPE_V>();
-  Maxs(weight, weight, 0.0f, four);
-  PipeBarrier<PIPE_V>();
-  Mul(weight[2 * kTile], weight[2 * kTile], patches.second, both);
-  PipeBarrier<PIPE_V>();
+  const InOrder two(both), all(four);
+  two.Sub(weight, patches.at, patches.origin);
+  two.Adds(weight[2 * kTile], weight, -1.0f);
+  all.Abs(weight, weight);
+  all.Muls(weight, weight, -1.0f);
+  all.Adds(weight, weight, 1.0f);
+  all.Maxs(weight, weight, 0.0f);
+  two.Mul(weight[2 * kTile], weight[2 * kTile], patches.second);
 }
 
 // How the weights change with the point: by -1 and 1 for the two pixels around it. `flat` is
@@ -75,27 +70,19 @@ template <int32_t kTile>
 __aicore__ inline void SlopePixels(const LocalTensor<float>& slope, const LocalTensor<float>& flat,
                                    const Patches<kTile>& patches, int32_t both) {
   const int32_t four = 2 * kTile + both;
-  Sub(slope, patches.origin, patches.pixel, both);
-  PipeBarrier<PIPE_V>();
-  Muls(slope, slope, 2.0f, both);
-  PipeBarrier<PIPE_V>();
+  const InOrder two(both), all(four);
+  two.Sub(slope, patches.origin, patches.pixel);
+  two.Muls(slope, slope, 2.0f);
   Adds(slope[2 * kTile], slope, 1.0f, both);
   Adds(slope, slope, -1.0f, both);  // -1 for the first around it, 1 for the second
   PipeBarrier<PIPE_V>();
-  Abs(flat, slope, four);
-  PipeBarrier<PIPE_V>();
-  Muls(flat, flat, -1.0f, four);
-  PipeBarrier<PIPE_V>();
-  Adds(flat, flat, 2.0f, four);
-  PipeBarrier<PIPE_V>();
-  Mins(flat, flat, 1.0f, four);
-  PipeBarrier<PIPE_V>();
-  Maxs(flat, flat, 0.0f, four);  // 1 for both, 0 for others
-  PipeBarrier<PIPE_V>();
-  Mul(slope, slope, flat, four);
-  PipeBarrier<PIPE_V>();
-  Mul(slope[2 * kTile], slope[2 * kTile], patches.second, both);
-  PipeBarrier<PIPE_V>();
+  all.Abs(flat, slope);
+  all.Muls(flat, flat, -1.0f);
+  all.Adds(flat, flat, 2.0f);
+  all.Mins(flat, flat, 1.0f);
+  all.Maxs(flat, flat, 0.0f);  // 1 for both, 0 for others
+  all.Mul(slope, slope, flat);
+  two.Mul(slope[2 * kTile], slope[2 * kTile], patches.second);
 }
 
 // The four corners' products, [kCorners, kTile], of a factor by x (from the x halves of `x`) and

@@ -9,55 +9,29 @@ namespace mxd::kernels {
 using namespace AscendC;
 
 class InOrder {
-  using Lanes = LocalTensor<float>;
-
  public:
   __aicore__ inline explicit InOrder(int32_t count) : count_(count) {}
 
-  __aicore__ inline void Add(const Lanes& to, const Lanes& a, const Lanes& b) const {
-    AscendC::Add(to, a, b, count_);
-    PipeBarrier<PIPE_V>();
+// Operands are those of the AscendC function, without the count.
+#define MXD_IN_ORDER(Name)                                         \
+  template <typename... Operands>                                  \
+  __aicore__ inline void Name(const Operands&... operands) const { \
+    AscendC::Name(operands..., count_);                            \
+    PipeBarrier<PIPE_V>();                                         \
   }
-  __aicore__ inline void Sub(const Lanes& to, const Lanes& a, const Lanes& b) const {
-    AscendC::Sub(to, a, b, count_);
-    PipeBarrier<PIPE_V>();
-  }
-  __aicore__ inline void Mul(const Lanes& to, const Lanes& a, const Lanes& b) const {
-    AscendC::Mul(to, a, b, count_);
-    PipeBarrier<PIPE_V>();
-  }
-  __aicore__ inline void Div(const Lanes& to, const Lanes& a, const Lanes& b) const {
-    AscendC::Div(to, a, b, count_);
-    PipeBarrier<PIPE_V>();
-  }
-  __aicore__ inline void Min(const Lanes& to, const Lanes& a, const Lanes& b) const {
-    AscendC::Min(to, a, b, count_);
-    PipeBarrier<PIPE_V>();
-  }
-  __aicore__ inline void Max(const Lanes& to, const Lanes& a, const Lanes& b) const {
-    AscendC::Max(to, a, b, count_);
-    PipeBarrier<PIPE_V>();
-  }
-  __aicore__ inline void Adds(const Lanes& to, const Lanes& a, float number) const {
-    AscendC::Adds(to, a, number, count_);
-    PipeBarrier<PIPE_V>();
-  }
-  __aicore__ inline void Muls(const Lanes& to, const Lanes& a, float number) const {
-    AscendC::Muls(to, a, number, count_);
-    PipeBarrier<PIPE_V>();
-  }
-  __aicore__ inline void Mins(const Lanes& to, const Lanes& a, float number) const {
-    AscendC::Mins(to, a, number, count_);
-    PipeBarrier<PIPE_V>();
-  }
-  __aicore__ inline void Maxs(const Lanes& to, const Lanes& a, float number) const {
-    AscendC::Maxs(to, a, number, count_);
-    PipeBarrier<PIPE_V>();
-  }
-  __aicore__ inline void Abs(const Lanes& to, const Lanes& a) const {
-    AscendC::Abs(to, a, count_);
-    PipeBarrier<PIPE_V>();
-  }
+  MXD_IN_ORDER(Add)
+  MXD_IN_ORDER(Sub)
+  MXD_IN_ORDER(Mul)
+  MXD_IN_ORDER(Div)
+  MXD_IN_ORDER(Min)
+  MXD_IN_ORDER(Max)
+  MXD_IN_ORDER(Adds)
+  MXD_IN_ORDER(Muls)
+  MXD_IN_ORDER(Mins)
+  MXD_IN_ORDER(Maxs)
+  MXD_IN_ORDER(Abs)
+  MXD_IN_ORDER(ShiftRight)
+#undef MXD_IN_ORDER
 
  private:
   int32_t count_;

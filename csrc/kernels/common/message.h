@@ -22,7 +22,7 @@ class MessageSender {
   // `ring` is that of the block.
   __aicore__ inline MessageSender(TPipe& pipe, GM_ADDR ring)
       : messages_(Take<Word>(pipe, kSlots * kWords)) {
-    ring_.SetGlobalBuffer(reinterpret_cast<__gm__ Word*>(ring));
+    Bind(ring_, ring);
     sent_.Init(pipe, kSlots);
     sent_.SetAll();
     Duplicate(messages_.template ReinterpretCast<int32_t>(), 0, kUbBytes / kWord);
@@ -51,9 +51,7 @@ class MessageSender {
 template <int32_t kBytes, int32_t kSlots>
 class MessageReceiver {
  public:
-  __aicore__ inline explicit MessageReceiver(GM_ADDR ring) {
-    ring_.SetGlobalBuffer(reinterpret_cast<__gm__ uint64_t*>(ring));
-  }
+  __aicore__ inline explicit MessageReceiver(GM_ADDR ring) { Bind(ring_, ring); }
   // The message of a step, to be read 8 bytes at a time.
   __aicore__ inline GlobalTensor<uint64_t> Receive(int32_t step) {
     constexpr int32_t kWords = kBytes / static_cast<int32_t>(sizeof(uint64_t));

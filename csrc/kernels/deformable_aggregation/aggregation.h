@@ -4,7 +4,7 @@
 
 #include "../common/bilinear.h"
 #include "../common/buffers.h"
-#include "../common/run_for.h"
+#include "../common/run.h"
 #include "../deformable_aggregation_tiling.h"
 #include "kernel_operator.h"
 #include "taps.h"
@@ -34,20 +34,15 @@ struct Slice {
 template <typename T, bool kPatches, bool kSlopes, typename Derived>
 class Aggregation {
  public:
-  template <typename... Arguments>
-  static __aicore__ inline void Execute(const Arguments&... arguments) {
-    Derived(arguments...).Run();
-    SetAtomicNone();
-  }
-
   // For each slice of the channels, all taps.
-  __aicore__ inline void Run() {
+  __aicore__ inline void Process() {
     for (int32_t group = 0; group < tiling_.groups; group += tiling_.slice_groups)
       for (int32_t channel = 0; channel < tiling_.width; channel += tiling_.slice_width) {
         SetSlice(group, channel);
         static_cast<Derived*>(this)->StartSlice();
         taps_.Walk(*static_cast<Derived*>(this));
       }
+    SetAtomicNone();
   }
 
   // What Taps::Walk calls: `count` taps of one sample.
@@ -88,10 +83,11 @@ class Aggregation {
   static constexpr bool kConvert = sizeof(T) != sizeof(float);
   using Coefficients = Taps<kSlopes>;
 
-  __aicore__ inline void Init(GM_ADDR locations, GM_ADDR weight, GM_ADDR maps,
-                              const DeformableAggregationTiling& tiling) {
+  __aicore__ inline void Init(TPipe& pipe, const DeformableAggregationTiling& tiling,
+                              GM_ADDR locations, GM_ADDR weight, GM_ADDR maps) {
+    pipe_ = &pipe;
     tiling_ = tiling;
-    weight_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(weight));
+    Bind(weight_, weight);
     SetSlice(0, 0);  // the largest
     const int32_t rows = kCorners * tiling.patches;
     const int32_t load =
@@ -103,17 +99,17 @@ class Aggregation {
       if constexpr (kPatches) converted_patches_ = TakeFloats(rows * slice_.row);
     }
     static_cast<Derived*>(this)->MakeBuffers(rows);
-    taps_.Init(pipe_, tiling, locations, maps, used_);
+    taps_.Init(pipe, tiling, locations, maps, used_);
   }
 
   __aicore__ inline LocalTensor<float> TakeFloats(int32_t count) {
     used_ += count * kWord;
-    return Take<float>(pipe_, count);
+    return Take<float>(*pipe_, count);
   }
 
   template <typename Queue>
   __aicore__ inline void MakeQueue(Queue& queue, int32_t count, int32_t bytes) {
-    pipe_.InitBuffer(queue, count, bytes);
+    pipe_->InitBuffer(queue, count, bytes);
     used_ += count * bytes;
   }
 
@@ -259,7 +255,7 @@ class Aggregation {
       }
   }
 
-  TPipe pipe_;
+  TPipe* pipe_;
   DeformableAggregationTiling tiling_;
   Taps<kSlopes> taps_;
   Slice slice_;

@@ -34,7 +34,7 @@ class Gradient : public Aggregation<T, kPatches, kSlopes, Derived> {
   static constexpr int32_t kGradBytes = 2 * kMaxRow * kWord;  // at most
 
   __aicore__ inline void MakeGradBuffers(GM_ADDR grad) {
-    grad_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(grad));
+    Bind(grad_, grad);
     this->MakeQueue(queue_, 2, this->slice_.row * sizeof(T));
     if constexpr (Base::kConvert) converted_row_ = this->TakeFloats(this->slice_.row);
   }

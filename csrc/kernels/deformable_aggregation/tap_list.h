@@ -140,7 +140,7 @@ class TapList {
 
   __aicore__ inline void LoadMaps(GM_ADDR maps, int32_t count) {
     GlobalTensor<int32_t> table;
-    table.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t*>(maps));
+    Bind(table, maps);
     const auto bytes = static_cast<uint32_t>(count * kWord);
     const auto padding = static_cast<uint8_t>(map_stride_ - count);
     DataCopyPad(maps_, table, DataCopyExtParams{3, bytes, 0, 0, 0},

@@ -26,7 +26,7 @@ class Taps {
   __aicore__ inline void Init(TPipe& pipe, const DeformableAggregationTiling& tiling,
                               GM_ADDR locations, GM_ADDR maps, int32_t used) {
     tiling_ = tiling;
-    locations_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(locations));
+    Bind(locations_, locations);
     blocks_ = GetBlockNum();
     block_ = GetBlockIdx();
     own_ = block_ < tiling.all_anchors ? CeilDiv(tiling.all_anchors - block_, blocks_) : 0;

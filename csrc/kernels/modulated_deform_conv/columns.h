@@ -40,14 +40,13 @@ class Columns {
         patches_(Take<T>(pipe, kLoads * kLoadElements)),
         stage_(Take<T>(pipe, 2 * kStageElements)),
         factors_(Take<float>(pipe, kCorners * kMostTaps * kBlockWords)) {
-    ring_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(ring));
+    Bind(ring_, ring);
     patches_free_.Init(pipe, kLoads);
     patches_full_.Init(pipe, kLoads);
     stage_free_.Init(pipe, 2);
     stage_full_.Init(pipe, 2);
     if constexpr (kConvert) {
-      pixels_ = Take<float>(pipe, kStageElements);
-      sums_ = Take<float>(pipe, kStageElements);
+      Take(pipe, kStageElements, pixels_, sums_);
     }
     // Instructions read beyond what is loaded.
     Duplicate(patches_.template ReinterpretCast<int32_t>(), 0,

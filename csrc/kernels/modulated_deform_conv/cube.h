@@ -21,25 +21,25 @@ class CubeCore {
   static constexpr int32_t kOnesBytes = kMaxTile * kBlockBytes;
 
  public:
-  __aicore__ inline CubeCore(GM_ADDR weight, GM_ADDR bias, GM_ADDR ring, GM_ADDR out,
-                             const ModulatedDeformConvTiling& tiling)
+  __aicore__ inline CubeCore(TPipe& pipe, const ModulatedDeformConvTiling& tiling, GM_ADDR weight,
+                             GM_ADDR bias, GM_ADDR ring, GM_ADDR out)
       : tiling_(tiling),
         step_elements_(StepBytes(tiling) / static_cast<int32_t>(sizeof(T))),
-        columns_(Take<T, TPosition::A1>(pipe_, 2 * step_elements_)),
-        bias_(Take<T, TPosition::A1>(pipe_, kBiasBytes / static_cast<int32_t>(sizeof(T)))),
-        ones_(Take<T, TPosition::A1>(pipe_, kOnesBytes / static_cast<int32_t>(sizeof(T)))),
-        weights_(pipe_, weight, kL1Bytes - 2 * StepBytes(tiling) - kBiasBytes - kOnesBytes, tiling),
-        matrix_(pipe_) {
-    all_bias_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(bias));
+        columns_(Take<T, TPosition::A1>(pipe, 2 * step_elements_)),
+        bias_(Take<T, TPosition::A1>(pipe, kBiasBytes / static_cast<int32_t>(sizeof(T)))),
+        ones_(Take<T, TPosition::A1>(pipe, kOnesBytes / static_cast<int32_t>(sizeof(T)))),
+        weights_(pipe, weight, kL1Bytes - 2 * StepBytes(tiling) - kBiasBytes - kOnesBytes, tiling),
+        matrix_(pipe) {
+    Bind(all_bias_, bias);
     ring_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(ring) +
                           GetBlockIdx() * kSlots * step_elements_);
-    out_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(out));
-    columns_free_.Init(pipe_, 2);
-    columns_full_.Init(pipe_, 2);
-    bias_free_.Init(pipe_, 1);
+    Bind(out_, out);
+    columns_free_.Init(pipe, 2);
+    columns_full_.Init(pipe, 2);
+    bias_free_.Init(pipe, 1);
   }
 
-  __aicore__ inline void Run() {
+  __aicore__ inline void Process() {
     columns_free_.SetAll();
     weights_.Begin();
     matrix_.Begin();
@@ -142,7 +142,6 @@ class CubeCore {
 
   const ModulatedDeformConvTiling tiling_;
   const int32_t step_elements_;
-  TPipe pipe_;
   LocalTensor<T> columns_, bias_, ones_;
   Weights<T> weights_;
   MatrixUnit<T> matrix_;

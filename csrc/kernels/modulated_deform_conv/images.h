@@ -14,7 +14,7 @@ class Planes {
   // Blocks of 32 bytes are those of the images, each of `block` channels.
   __aicore__ inline Planes(GM_ADDR planes, int32_t block, const ModulatedDeformConvTiling& tiling)
       : tiling_(tiling), block_(block) {
-    planes_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(planes));
+    Bind(planes_, planes);
   }
 
   // A plane, and channels of it in blocks.

@@ -40,8 +40,7 @@ class Taps {
         numbers_(Take<float>(pipe, kHalf)),
         anchors_(Take<float>(pipe, 5 * kHalf)),
         inside_(Take<uint8_t>(pipe, 2 * kTile / 8)) {
-    offset_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(offset));
-    mask_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(mask));
+    Bind(offset_, offset, mask_, mask);
     made_.Init(pipe, 2);
     loaded_free_.Init(pipe, 1);
     // Instructions work on whole lists.

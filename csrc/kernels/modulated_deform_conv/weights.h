@@ -22,7 +22,7 @@ class Weights {
         room_(Take<T, TPosition::A1>(pipe, room_bytes / static_cast<int32_t>(sizeof(T)))),
         resident_(panel_ * tiling.pass_groups * tiling.pass_panels <=
                   room_bytes / static_cast<int32_t>(sizeof(T))) {
-    weight_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(weight));
+    Bind(weight_, weight);
     free_.Init(pipe, 2);
     full_.Init(pipe, 1);
   }

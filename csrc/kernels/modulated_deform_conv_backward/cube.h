@@ -24,24 +24,24 @@ class CubeCore {
   static constexpr int32_t kLead = kSlots - 1;  // steps between a gradient and its columns
 
  public:
-  __aicore__ inline CubeCore(GM_ADDR grad, GM_ADDR weight, GM_ADDR column_grads, GM_ADDR ring,
-                             GM_ADDR parts, const ModulatedDeformConvTiling& tiling)
+  __aicore__ inline CubeCore(TPipe& pipe, const ModulatedDeformConvTiling& tiling, GM_ADDR grad,
+                             GM_ADDR weight, GM_ADDR column_grads, GM_ADDR ring, GM_ADDR parts)
       : tiling_(tiling),
         step_elements_(StepBytes(tiling) / static_cast<int32_t>(sizeof(T))),
-        columns_(Take<T, TPosition::B1>(pipe_, 2 * step_elements_)),
-        grads_(pipe_, grad, tiling_),
-        weights_(pipe_, weight, kL1Bytes - 2 * StepBytes(tiling) - OutputGrads<T>::Bytes(tiling),
+        columns_(Take<T, TPosition::B1>(pipe, 2 * step_elements_)),
+        grads_(pipe, grad, tiling_),
+        weights_(pipe, weight, kL1Bytes - 2 * StepBytes(tiling) - OutputGrads<T>::Bytes(tiling),
                  tiling_),
-        matrix_(pipe_) {
+        matrix_(pipe) {
     const int64_t first = GetBlockIdx() * kSlots * static_cast<int64_t>(step_elements_);
     ring_.SetGlobalBuffer(reinterpret_cast<__gm__ Bits<T>*>(ring) + first);
     grad_ring_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(column_grads) + first);
-    parts_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(parts));
-    columns_free_.Init(pipe_, 2);
-    columns_full_.Init(pipe_, 2);
+    Bind(parts_, parts);
+    columns_free_.Init(pipe, 2);
+    columns_full_.Init(pipe, 2);
   }
 
-  __aicore__ inline void Run() {
+  __aicore__ inline void Process() {
     columns_free_.SetAll();
     grads_.Begin();
     weights_.Begin();
@@ -188,7 +188,6 @@ class CubeCore {
 
   const ModulatedDeformConvTiling tiling_;
   const int32_t step_elements_;
-  TPipe pipe_;
   LocalTensor<T> columns_;  // of two steps
   OutputGrads<T> grads_;
   Weights<T> weights_;

@@ -43,8 +43,7 @@ class StepGrad {
         shares_(Take<float>(pipe, kLoadElements)),
         factors_(Take<float>(pipe, kCorners * kMostTaps * kBlockWords)),
         part_(Take<float>(pipe, kCorners * kMostTaps)) {
-    ring_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(ring));
-    grad_ring_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(column_grads));
+    Bind(ring_, ring, grad_ring_, column_grads);
     loads_free_.Init(pipe, 2);
     grads_free_.Init(pipe, 2);
     loads_full_.Init(pipe, 2);

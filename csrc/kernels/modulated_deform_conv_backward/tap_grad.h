@@ -30,8 +30,7 @@ class TapGrad {
         dots_(Take<float>(pipe, kCorners * kTile)),
         between_(Take<float>(pipe, kCorners * kTile)),
         grad_(Take<float>(pipe, 3 * kTile)) {
-    grad_offset_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(grad_offset));
-    grad_mask_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(grad_mask));
+    Bind(grad_offset_, grad_offset, grad_mask_, grad_mask);
     if constexpr (kConvert) converted_ = Take<T>(pipe, 3 * kTile);
     written_.Init(pipe, 1);
     // Instructions work on whole lists.

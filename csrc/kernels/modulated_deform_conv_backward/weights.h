@@ -27,7 +27,7 @@ class Weights {
                kElements),
         room_(Take<T, TPosition::B1>(pipe, room_bytes / static_cast<int32_t>(sizeof(T)))),
         resident_(total_ <= room_bytes / static_cast<int32_t>(sizeof(T))) {
-    weight_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(weight));
+    Bind(weight_, weight);
     free_.Init(pipe, 2);
     full_.Init(pipe, 1);
   }

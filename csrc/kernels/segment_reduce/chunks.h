@@ -35,9 +35,7 @@ class Chunks {
         splits_in_ub_(Take<int32_t>(pipe, 2 * kSplits)),
         rows_in_ub_(Take<int32_t>(pipe, kLists * rows_words_)),
         begins_in_ub_(Take<int32_t>(pipe, kLists * begins_words_)) {
-    rows_.SetGlobalBuffer((__gm__ int32_t*)rows);
-    begins_.SetGlobalBuffer((__gm__ int32_t*)begins);
-    splits_.SetGlobalBuffer((__gm__ int32_t*)splits);
+    Bind(rows_, rows, begins_, begins, splits_, splits);
     splits_loaded_.Init(pipe, 2);
     lists_loaded_.Init(pipe, kLists);
     lists_free_.Init(pipe, kLists);

@@ -5,7 +5,7 @@
 // entry each. `Derived` reduces the slots of each segment to a row.
 #pragma once
 
-#include "../common/run_for.h"
+#include "../common/run.h"
 #include "chunks.h"
 
 namespace mxd::kernels::segment_reduce {
@@ -18,12 +18,6 @@ struct Slots {
 template <typename T, typename Derived>
 class Reducer {
  public:
-  template <typename... Arguments>
-  static __aicore__ inline void Execute(const Arguments&... arguments) {
-    TPipe pipe;
-    Derived(pipe, arguments...).Process();
-  }
-
   __aicore__ inline void Process() {
     for (channel_ = 0; channel_ < tiling_.channels; channel_ += tiling_.slice) {
       width_ = MinOf(tiling_.slice, tiling_.channels - channel_);
@@ -56,17 +50,14 @@ class Reducer {
   __aicore__ inline Reducer(TPipe& pipe, const SegmentReduceTiling& tiling, GM_ADDR x, GM_ADDR rows,
                             GM_ADDR begins, GM_ADDR splits, GM_ADDR out, GM_ADDR partials)
       : pipe_(pipe), tiling_(tiling), chunks_(pipe, tiling, rows, begins, splits) {
-    x_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(x));
-    out_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(out));
-    partials_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(partials));
+    Bind(x_, x, out_, out, partials_, partials);
     most_ = RoundUp((tiling.chunk + 1) * Pitch(MinOf(tiling.slice, tiling.channels)), kLanes);
     pipe.InitBuffer(in_queue_, kInBuffers, most_ * sizeof(T));
     pipe.InitBuffer(out_queue_, 2, most_ * sizeof(T));
     pipe.InitBuffer(partial_queue_, 2, Pitch(kSegmentSlice) * kWord);
     carry_ = Take<float>(pipe, Pitch(kSegmentSlice));
     if constexpr (kConvert) {
-      values_ = Take<float>(pipe, most_);
-      sums_ = Take<float>(pipe, most_);
+      Take(pipe, most_, values_, sums_);
       Duplicate(values_, 0.0f, most_);
     }
     Clear(in_queue_);

@@ -15,24 +15,24 @@ namespace mxd::kernels::sparse_conv {
 template <typename T>
 class CubeCore {
  public:
-  __aicore__ inline CubeCore(GM_ADDR weight, GM_ADDR gathered, GM_ADDR products, GM_ADDR messages,
-                             const SparseConvTiling& tiling)
+  __aicore__ inline CubeCore(TPipe& pipe, const SparseConvTiling& tiling, GM_ADDR weight,
+                             GM_ADDR gathered, GM_ADDR products, GM_ADDR messages)
       : tiling_(tiling),
         step_elements_(GatheredElements(tiling)),
-        rows_(Take<T, TPosition::A1>(pipe_, 2 * step_elements_)),
-        weights_(pipe_, weight,
-                 Take<T, TPosition::A1>(pipe_, kL1Bytes / sizeof(T) - 2 * step_elements_), tiling),
-        matrix_(pipe_),
+        rows_(Take<T, TPosition::A1>(pipe, 2 * step_elements_)),
+        weights_(pipe, weight,
+                 Take<T, TPosition::A1>(pipe, kL1Bytes / sizeof(T) - 2 * step_elements_), tiling),
+        matrix_(pipe),
         receiver_(messages + GetBlockIdx() * kSteps * kMessageBytes) {
     gathered_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(gathered) +
                               GetBlockIdx() * kSteps * step_elements_);
     products_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(products) +
                               GetBlockIdx() * kSteps * ProductElements(tiling));
-    rows_free_.Init(pipe_, 2);
-    rows_full_.Init(pipe_, 2);
+    rows_free_.Init(pipe, 2);
+    rows_full_.Init(pipe, 2);
   }
 
-  __aicore__ inline void Run() {
+  __aicore__ inline void Process() {
     rows_free_.SetAll();
     weights_.Begin();
     matrix_.Begin();
@@ -102,7 +102,6 @@ class CubeCore {
 
   const SparseConvTiling tiling_;
   const int64_t step_elements_;
-  TPipe pipe_;
   LocalTensor<T> rows_;  // of two steps
   Weights<T> weights_;
   MatrixUnit<T> matrix_;

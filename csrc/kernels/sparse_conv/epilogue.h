@@ -41,8 +41,7 @@ class Epilogue {
     products_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(products) +
                               GetBlockIdx() / 2 * kSteps * ProductElements(tiling) +
                               side_ * tiling.step_rows * ColumnsOf(tiling.panel, 0));
-    bias_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(bias));
-    out_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(out));
+    Bind(bias_, bias, out_, out);
     stage_free_.Init(pipe, stages_);
     stage_full_.Init(pipe, stages_);
     sums_free_.Init(pipe, kParts);

@@ -32,7 +32,7 @@ class Rows {
       : channels_(channels),
         row_blocks_(taken * static_cast<int32_t>(sizeof(T)) / kBlockBytes),
         stride_blocks_(static_cast<int32_t>(channels * sizeof(T) / kBlockBytes)) {
-    rows_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(rows));
+    Bind(rows_, rows);
   }
   // The largest distance of rows that one instruction copies.
   __aicore__ inline int32_t farthest() const { return 0xffff / stride_blocks_; }

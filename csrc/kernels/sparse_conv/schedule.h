@@ -19,7 +19,7 @@ class Schedule {
 
   __aicore__ inline Schedule(TPipe& pipe, GM_ADDR bounds, const SparseConvTiling& tiling)
       : tiling_(tiling), windows_(Take<int64_t>(pipe, kWindows * kWindow)) {
-    bounds_.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t*>(bounds));
+    Bind(bounds_, bounds);
     loaded_.Init(pipe, kWindows);
   }
 

@@ -33,7 +33,7 @@ class Steps {
         out_(Take<int32_t>(pipe, list_rows_)),
         place_(Take<int16_t>(pipe, kLists * list_rows_)),
         offset_(tiling.volume) {
-    all_pairs_.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t*>(pairs));
+    Bind(all_pairs_, pairs);
     pairs_free_.Init(pipe, 2);
     list_full_.Init(pipe, 3);
     Duplicate(pairs_, 0, 4 * list_rows_);  // instructions read beyond what is loaded

@@ -29,7 +29,7 @@ class TileRows {
         distance_(Take<float>(pipe, kBlockWords)),
         scratch_(Take<float>(pipe, kScratch)),
         above_(Take<uint8_t>(pipe, kLanes)) {
-    all_pairs_.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t*>(pairs));
+    Bind(all_pairs_, pairs);
     pairs_free_.Init(pipe, 1);
     distance_known_.Init(pipe, 1);
     Duplicate(pairs_, 0, 2 * kTileRows);  // instructions read beyond what is loaded

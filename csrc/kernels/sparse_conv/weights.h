@@ -19,7 +19,7 @@ class Weights {
         block_elements_(tiling.in_step * tiling.panel),
         panel_elements_(static_cast<int64_t>(tiling.volume) * in_blocks_ * block_elements_),
         room_(room) {
-    weight_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(weight));
+    Bind(weight_, weight);
     const int32_t places = static_cast<int32_t>(room.GetSize()) / block_elements_;
     const int32_t wanted = tiling.volume * in_blocks_;
     resident_ = MinOf(places >= wanted ? wanted : places - 2, kMaxResident);

@@ -14,32 +14,32 @@ namespace mxd::kernels::sparse_conv_planned {
 template <typename T>
 class CubeCore {
  public:
-  __aicore__ inline CubeCore(GM_ADDR weight, GM_ADDR plan, GM_ADDR gathered, GM_ADDR sums,
-                             const SparseConvTiling& tiling)
+  __aicore__ inline CubeCore(TPipe& pipe, const SparseConvTiling& tiling, GM_ADDR weight,
+                             GM_ADDR plan, GM_ADDR gathered, GM_ADDR sums)
       : tiling_(tiling),
         chunk_(ChunkElements(tiling)),
         block_(kFractalRows * tiling.in_channels),
-        rows_(Take<T, TPosition::A1>(pipe_, 2 * 2 * chunk_)),
-        weights_(pipe_, weight,
-                 Take<T, TPosition::A1>(pipe_, kL1Bytes / sizeof(T) - 2 * 2 * chunk_), tiling),
-        left_(Take<T, TPosition::A2>(pipe_, kL0Bytes / sizeof(T))),
-        right_(Take<T, TPosition::B2>(pipe_, kL0Bytes / sizeof(T))),
-        sums_(Take<float, TPosition::CO1>(pipe_, kL0cBytes / sizeof(float))) {
+        rows_(Take<T, TPosition::A1>(pipe, 2 * 2 * chunk_)),
+        weights_(pipe, weight, Take<T, TPosition::A1>(pipe, kL1Bytes / sizeof(T) - 2 * 2 * chunk_),
+                 tiling),
+        left_(Take<T, TPosition::A2>(pipe, kL0Bytes / sizeof(T))),
+        right_(Take<T, TPosition::B2>(pipe, kL0Bytes / sizeof(T))),
+        sums_(Take<float, TPosition::CO1>(pipe, kL0cBytes / sizeof(float))) {
     plan_.SetGlobalBuffer(reinterpret_cast<__gm__ int64_t*>(plan));
     gathered_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(gathered) +
                               static_cast<int64_t>(GetBlockIdx()) * kSteps * 2 * chunk_);
     sums_out_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(sums) +
                               static_cast<int64_t>(GetBlockIdx()) * 4 * SumElements(tiling));
-    rows_free_.Init(pipe_, 2);
-    rows_full_.Init(pipe_, 2);
-    left_free_.Init(pipe_, 2);
-    right_free_.Init(pipe_, 2);
-    operands_full_.Init(pipe_, 1);
-    sums_free_.Init(pipe_, 2);
-    sums_full_.Init(pipe_, 2);
+    rows_free_.Init(pipe, 2);
+    rows_full_.Init(pipe, 2);
+    left_free_.Init(pipe, 2);
+    right_free_.Init(pipe, 2);
+    operands_full_.Init(pipe, 1);
+    sums_free_.Init(pipe, 2);
+    sums_full_.Init(pipe, 2);
   }
 
-  __aicore__ inline void Run() {
+  __aicore__ inline void Process() {
     SetHF32Mode(false);  // plain fp32, whatever the kernel before left set
     rows_free_.SetAll();
     left_free_.SetAll();
@@ -149,8 +149,7 @@ class CubeCore {
 
   const SparseConvTiling tiling_;
   const int32_t chunk_, block_;  // elements
-  TPipe pipe_;
-  LocalTensor<T> rows_;  // [2, 2, chunk]: of two steps, of both sides
+  LocalTensor<T> rows_;          // [2, 2, chunk]: of two steps, of both sides
   sparse_conv::Weights<T> weights_;
   LocalTensor<T> left_, right_;
   LocalTensor<float> sums_;

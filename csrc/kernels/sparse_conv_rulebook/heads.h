@@ -12,7 +12,7 @@ namespace mxd::kernels {
 __aicore__ inline int32_t Resolve(int32_t count, GM_ADDR stats) {
   if (count >= 0) return count;
   GlobalTensor<int32_t> numbers;
-  numbers.SetGlobalBuffer((__gm__ int32_t*)stats);
+  Bind(numbers, stats);
   return numbers.GetValue(kRulebookOutputs);
 }
 
@@ -25,7 +25,7 @@ class Heads {
         distance_(HeadDistance(voxels)),
         count_(CeilDiv(voxels, HeadDistance(voxels))),
         heads_(Take<int32_t>(pipe, kRulebookHeads)) {
-    all_heads_.SetGlobalBuffer((__gm__ int32_t*)heads);
+    Bind(all_heads_, heads);
   }
   __aicore__ inline void Load() {
     if (count_ == 0) return;

@@ -13,21 +13,21 @@ namespace mxd::kernels::sparse_conv_weight_grad {
 template <typename T>
 class CubeCore {
  public:
-  __aicore__ inline CubeCore(GM_ADDR gathered, GM_ADDR messages, GM_ADDR parts,
-                             const SparseConvWeightGradTiling& tiling)
+  __aicore__ inline CubeCore(TPipe& pipe, const SparseConvWeightGradTiling& tiling,
+                             GM_ADDR gathered, GM_ADDR messages, GM_ADDR parts)
       : tiling_(tiling),
         step_elements_(StepElements(tiling)),
-        rows_(Take<T, TPosition::A1>(pipe_, 2 * step_elements_)),
-        matrix_(pipe_),
+        rows_(Take<T, TPosition::A1>(pipe, 2 * step_elements_)),
+        matrix_(pipe),
         receiver_(messages + GetBlockIdx() * kSteps * kMessageBytes) {
     gathered_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(gathered) +
                               GetBlockIdx() * kSteps * step_elements_);
-    parts_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(parts));
-    rows_free_.Init(pipe_, 2);
-    rows_full_.Init(pipe_, 2);
+    Bind(parts_, parts);
+    rows_free_.Init(pipe, 2);
+    rows_full_.Init(pipe, 2);
   }
 
-  __aicore__ inline void Run() {
+  __aicore__ inline void Process() {
     rows_free_.SetAll();
     matrix_.Begin();
     int64_t unit = -1;
@@ -83,7 +83,6 @@ class CubeCore {
 
   const SparseConvWeightGradTiling tiling_;
   const int64_t step_elements_;
-  TPipe pipe_;
   LocalTensor<T> rows_;  // of two steps
   MatrixUnit<T> matrix_;
   Receiver receiver_;

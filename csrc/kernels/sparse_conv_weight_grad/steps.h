@@ -41,8 +41,7 @@ class Steps {
         pairs_(Take<int32_t>(pipe, 2 * 2 * list_rows_)),
         lists_(Take<int32_t>(pipe, 2 * list_rows_)),
         unit_(GetBlockIdx() / 2 - static_cast<int64_t>(GetBlockNum())) {
-    all_pairs_.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t*>(pairs));
-    bounds_.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t*>(bounds));
+    Bind(all_pairs_, pairs, bounds_, bounds);
     pairs_free_.Init(pipe, 2);
     pairs_full_.Init(pipe, 1);
     list_full_.Init(pipe, 2);

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "bfloat16.h"
 #include "simd.h"
 
 namespace mxd::cpu {
@@ -16,20 +17,21 @@ enum class Start { kAdd, kZero, kBias };
 //   for_each_step(add)  calls add(left, right) for each step of the depth: left(r) is row r's
 //                       factor, right the row of the right matrix
 template <typename T, int Bytes, int Rows, int Vectors, typename Out, typename Steps>
-MXD_INLINE void multiply_tile(const Out& out, Start start, const T* bias,
+MXD_INLINE void multiply_tile(const Out& out, Start start, const sum_t<T>* bias,
                               const Steps& for_each_step) {
   using V = Simd<T, Bytes>;
-  typename V::Vec sum[Rows][Vectors];
+  using S = Simd<sum_t<T>, Bytes>;
+  typename S::Vec sum[Rows][Vectors];
 #pragma GCC unroll 8
   for (int r = 0; r < Rows; r++)
 #pragma GCC unroll 8
     for (int v = 0; v < Vectors; v++) {
       if (start == Start::kAdd)
-        sum[r][v] = V::load(out(r) + v * V::kLanes);
+        sum[r][v] = S::load(out(r) + v * S::kLanes);
       else if (start == Start::kBias)
-        sum[r][v] = V::load(bias + v * V::kLanes);
+        sum[r][v] = S::load(bias + v * S::kLanes);
       else
-        sum[r][v] = typename V::Vec{};
+        sum[r][v] = typename S::Vec{};
     }
   for_each_step([&](const auto& left, const T* right) MXD_INLINED {
     typename V::Vec row[Vectors];
@@ -38,12 +40,12 @@ MXD_INLINE void multiply_tile(const Out& out, Start start, const T* bias,
 #pragma GCC unroll 8
     for (int r = 0; r < Rows; r++)
 #pragma GCC unroll 8
-      for (int v = 0; v < Vectors; v++) sum[r][v] += left(r) * row[v];
+      for (int v = 0; v < Vectors; v++) add_products(sum[r][v], left(r), row[v]);
   });
 #pragma GCC unroll 8
   for (int r = 0; r < Rows; r++)
 #pragma GCC unroll 8
-    for (int v = 0; v < Vectors; v++) V::store(out(r) + v * V::kLanes, sum[r][v]);
+    for (int v = 0; v < Vectors; v++) S::store(out(r) + v * S::kLanes, sum[r][v]);
 }
 
 // Calls body(rows, vectors), as compile-time constants, for a tile of at most W::kRows rows and
@@ -68,8 +70,8 @@ struct Factor {
 // rows of `right` follow each other at right_stride.
 template <typename T, typename W>
 MXD_INLINE void multiply_panel(Factor<T> left, int64_t rows, const T* right, int64_t right_stride,
-                               int64_t width, T* out, int64_t out_stride, Start start,
-                               const T* bias = nullptr) {
+                               int64_t width, sum_t<T>* out, int64_t out_stride, Start start,
+                               const sum_t<T>* bias = nullptr) {
   for (int64_t row = 0; row < rows; row += W::kRows) {
     with_tile<T, W>(
         std::min<int64_t>(W::kRows, rows - row), width, [&](auto count, auto vectors) MXD_INLINED {

@@ -63,6 +63,20 @@ inline void check_rows(const at::Tensor& pairs, const at::Tensor& bounds, int64_
                     num_out, ", and some do not");
 }
 
+// A rulebook of which every row is there, and the memory that holds it.
+class CheckedRulebook {
+ public:
+  CheckedRulebook(const at::Tensor& pairs, const at::Tensor& bounds, int64_t num_in,
+                  int64_t num_out)
+      : pairs_(pairs.contiguous()), bounds_(bounds.contiguous()) {
+    check_rows(pairs_, bounds_, num_in, num_out);
+  }
+  Rulebook view() const { return Rulebook(pairs_, bounds_); }
+
+ private:
+  const at::Tensor pairs_, bounds_;
+};
+
 // The same pairs with input and output exchanged, grouped by tiles of input rows.
 std::tuple<at::Tensor, at::Tensor> transpose_rulebook(const at::Tensor& pairs,
                                                       const at::Tensor& bounds, int64_t num_in);

@@ -3,8 +3,7 @@
 //
 // Input voxels are sorted by a key that is linear in their coordinates. The keys have room around
 // the grid, so that a kernel that reaches over an edge meets no voxel of the next row. The outputs
-// are in ascending order, and so are the windows of each row of the kernel. One cursor for each row
-// of the kernel goes over the sorted keys once and finds all neighbours; no hash table is needed.
+// are in ascending order. How the pairs are found is told in sparse_conv_rulebook_pairs.h.
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
@@ -15,20 +14,11 @@
 #include "parallel.h"
 #include "radix_sort.h"
 #include "rulebook.h"
+#include "sparse_conv_rulebook_pairs.h"
 #include "voxels.h"
 
 namespace mxd::sparse_conv {
 namespace {
-
-// Input voxels in the order of their keys.
-struct SortedVoxels {
-  std::vector<uint64_t> keys;
-  std::vector<int32_t> rows;  // empty where the voxels came sorted
-
-  int32_t row(int64_t position) const {
-    return rows.empty() ? static_cast<int32_t>(position) : rows[position];
-  }
-};
 
 SortedVoxels sort_voxels(const int32_t* indices, int64_t count, const Geometry& g,
                          const KeySteps& steps) {
@@ -191,89 +181,6 @@ std::vector<uint64_t> cell_keys(const int32_t* indices, int64_t count,
   return keys;
 }
 
-// The voxels in the windows that begin at `starts`, which ascend. Window i belongs to row
-// out_rows[i] (empty: i).
-std::tuple<at::Tensor, at::Tensor> find_pairs(const std::vector<uint64_t>& starts,
-                                              const std::vector<int32_t>& out_rows,
-                                              const SortedVoxels& voxels, const Geometry& g,
-                                              const KeySteps& steps, const at::Device& device) {
-  const int64_t count = starts.size(), in_count = voxels.keys.size();
-  const int64_t tiles = tile_count(count), volume = g.kernel_volume;
-  const int last = g.ndim - 1;
-  const uint64_t dilation = g.dilation[last], reach = (g.kernel[last] - 1) * dilation;
-  const int64_t kernel_rows = volume / g.kernel[last];
-  std::vector<uint64_t> row_start(kernel_rows, 0);
-  for (int64_t r = 0; r < kernel_rows; r++)
-    for (int64_t d = last - 1, rest = r; d >= 0; rest /= g.kernel[d], d--)
-      row_start[r] += rest % g.kernel[d] * g.dilation[d] * steps.step[d];
-
-  // A worker appends its tiles' pairs to a list of its own; they are put together in the order of
-  // the tiles at the end.
-  struct Worker {
-    std::vector<Pair> pairs, tile_pairs;
-    std::vector<int64_t> cursor;
-  };
-  struct Place {
-    int64_t worker, begin;
-  };
-  std::vector<Worker> workers(at::get_num_threads());
-  std::vector<Place> places(tiles);
-  auto bounds = at::empty({tiles, volume + 1}, at::TensorOptions(at::kLong).device(device));
-  int64_t* bound = bounds.mutable_data_ptr<int64_t>();
-
-  cpu::for_each_unit(tiles, [&](int64_t tile, int64_t id) {
-    Worker& worker = workers[id];
-    const int64_t begin = tile * kTileRows, end = std::min(begin + kTileRows, count);
-    worker.tile_pairs.resize(volume * kTileRows);
-    worker.cursor.resize(kernel_rows);
-    int64_t* pair_count = bound + tile * (volume + 1) + 1;
-    std::fill(pair_count - 1, pair_count + volume, 0);
-    for (int64_t r = 0; r < kernel_rows; r++)
-      worker.cursor[r] =
-          std::lower_bound(voxels.keys.begin(), voxels.keys.end(), starts[begin] + row_start[r]) -
-          voxels.keys.begin();
-    for (int64_t i = begin; i < end; i++) {
-      const int32_t out = out_rows.empty() ? static_cast<int32_t>(i) : out_rows[i];
-      for (int64_t r = 0; r < kernel_rows; r++) {
-        const uint64_t from = starts[i] + row_start[r];
-        int64_t q = worker.cursor[r];
-        while (q < in_count && voxels.keys[q] < from) q++;
-        worker.cursor[r] = q;
-        for (; q < in_count && voxels.keys[q] <= from + reach; q++) {
-          const uint64_t offset = voxels.keys[q] - from;
-          if (dilation != 1 && offset % dilation) continue;
-          const int64_t k = r * g.kernel[last] + (dilation == 1 ? offset : offset / dilation);
-          worker.tile_pairs[k * kTileRows + pair_count[k]++] = {voxels.row(q), out};
-        }
-      }
-    }
-    places[tile] = {id, static_cast<int64_t>(worker.pairs.size())};
-    for (int64_t k = 0; k < volume; k++) {
-      const Pair* first = &worker.tile_pairs[k * kTileRows];
-      worker.pairs.insert(worker.pairs.end(), first, first + pair_count[k]);
-    }
-  });
-
-  int64_t total = 0;
-  for (int64_t tile = 0; tile < tiles; tile++)
-    for (int64_t k = 0; k <= volume; k++) {
-      int64_t& value = bound[tile * (volume + 1) + k];
-      total += value;
-      value = total;
-    }
-  auto pairs = at::empty({total, 2}, at::TensorOptions(at::kInt).device(device));
-  auto* to = reinterpret_cast<Pair*>(pairs.mutable_data_ptr<int32_t>());
-  at::parallel_for(0, tiles, 16, [&](int64_t begin, int64_t end) {
-    for (int64_t tile = begin; tile < end; tile++) {
-      const int64_t first = bound[tile * (volume + 1)],
-                    size = bound[tile * (volume + 1) + volume] - first;
-      const auto from = workers[places[tile].worker].pairs.begin() + places[tile].begin;
-      std::copy(from, from + size, to + first);
-    }
-  });
-  return {pairs, bounds};
-}
-
 std::tuple<at::Tensor, at::Tensor, at::Tensor> rulebook_cpu(
     const at::Tensor& indices, int64_t batch_size, at::IntArrayRef spatial_shape,
     at::IntArrayRef kernel_size, at::IntArrayRef stride, at::IntArrayRef padding,
@@ -288,11 +195,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> rulebook_cpu(
   const at::Device device = indices.device();
 
   if (subm) {
-    std::vector<uint64_t> starts = voxels.keys;
-    uint64_t shift = 0;
-    for (int d = 0; d < g.ndim; d++) shift += g.padding[d] * steps.step[d];
-    for (uint64_t& start : starts) start -= shift;
-    auto [pairs, bounds] = find_pairs(starts, voxels.rows, voxels, g, steps, device);
+    auto [pairs, bounds] = find_own_pairs(voxels, g, steps, device);
     return {rows.clone(), pairs, bounds};
   }
 

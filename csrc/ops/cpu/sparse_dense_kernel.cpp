@@ -13,7 +13,7 @@ namespace mxd::sparse_dense {
 namespace {
 
 constexpr int64_t kBlock = 128;  // voxels
-constexpr int64_t kPlanes = 16;  // channels
+constexpr int64_t kPlanes = 64;  // channels
 
 // Where the numbers of each voxel lie: those of voxel n and channel c at first[n] + c * step.
 struct Places {

@@ -12,7 +12,7 @@
 namespace mxd::sparse_pool {
 namespace {
 
-using sparse_conv::check_rows;
+using sparse_conv::CheckedRulebook;
 using sparse_conv::kTileRows;
 using sparse_conv::Pair;
 using sparse_conv::Rulebook;
@@ -99,55 +99,41 @@ struct BackwardTile {
   }
 };
 
-template <typename T>
-void forward_in(const at::Tensor& features, const at::Tensor& pairs, const at::Tensor& bounds,
-                at::Tensor& out, at::Tensor& argmax) {
-  const ForwardArgs<T> args{Rulebook(pairs, bounds),
-                            features.const_data_ptr<T>(),
-                            out.mutable_data_ptr<T>(),
-                            argmax.mutable_data_ptr<int32_t>(),
-                            out.size(0),
-                            out.size(1)};
-  cpu::for_each_unit(bounds.size(0),
-                     [&](int64_t tile, int64_t) { cpu::run_widest<ForwardTile<T>>(args, tile); });
+// Runs Tile over the rulebook's tiles, each on one thread.
+template <typename Tile, typename Args>
+void run_tiles(const Args& args) {
+  cpu::for_each_unit(args.rulebook.tiles,
+                     [&](int64_t tile, int64_t) { cpu::run_widest<Tile>(args, tile); });
 }
 
 std::tuple<at::Tensor, at::Tensor> forward_cpu(const at::Tensor& features, const at::Tensor& pairs,
                                                const at::Tensor& bounds, int64_t num_out) {
   check_forward(features, pairs, bounds, num_out);
-  const at::Tensor all_pairs = pairs.contiguous(), all_bounds = bounds.contiguous();
-  check_rows(all_pairs, all_bounds, features.size(0), num_out);
+  const CheckedRulebook rulebook(pairs, bounds, features.size(0), num_out);
   return cpu::with_compute_type(features, [&](auto number, const auto& convert) {
+    using T = decltype(number);
     const at::Tensor in = convert(features);
-    auto out = cpu::empty_output({num_out, in.size(1)}, in.options());
-    auto argmax = cpu::empty_output(out.sizes(), out.options().dtype(at::kInt));
-    forward_in<decltype(number)>(in, all_pairs, all_bounds, out, argmax);
+    const auto out = cpu::empty_output({num_out, in.size(1)}, in.options());
+    const auto argmax = cpu::empty_output(out.sizes(), out.options().dtype(at::kInt));
+    run_tiles<ForwardTile<T>>(
+        ForwardArgs<T>{rulebook.view(), in.const_data_ptr<T>(), out.mutable_data_ptr<T>(),
+                       argmax.mutable_data_ptr<int32_t>(), num_out, in.size(1)});
     return std::make_tuple(out.to(features.scalar_type()), argmax);
   });
-}
-
-template <typename T>
-void backward_in(const at::Tensor& grad, const at::Tensor& argmax, const at::Tensor& pairs,
-                 const at::Tensor& bounds, at::Tensor& out) {
-  const BackwardArgs<T> args{Rulebook(pairs, bounds),
-                             grad.const_data_ptr<T>(),
-                             argmax.const_data_ptr<int32_t>(),
-                             out.mutable_data_ptr<T>(),
-                             out.size(0),
-                             out.size(1)};
-  cpu::for_each_unit(bounds.size(0),
-                     [&](int64_t tile, int64_t) { cpu::run_widest<BackwardTile<T>>(args, tile); });
 }
 
 at::Tensor backward_cpu(const at::Tensor& grad, const at::Tensor& argmax, const at::Tensor& pairs,
                         const at::Tensor& bounds, int64_t num_in) {
   check_backward(grad, argmax, pairs, bounds, num_in);
-  const at::Tensor all_pairs = pairs.contiguous(), all_bounds = bounds.contiguous();
-  check_rows(all_pairs, all_bounds, grad.size(0), num_in);
+  const CheckedRulebook rulebook(pairs, bounds, grad.size(0), num_in);
+  const at::Tensor sources = argmax.contiguous();
   return cpu::with_compute_type(grad, [&](auto number, const auto& convert) {
+    using T = decltype(number);
     const at::Tensor from = convert(grad);
-    auto out = cpu::empty_output({num_in, grad.size(1)}, from.options());
-    backward_in<decltype(number)>(from, argmax.contiguous(), all_pairs, all_bounds, out);
+    const auto out = cpu::empty_output({num_in, grad.size(1)}, from.options());
+    run_tiles<BackwardTile<T>>(BackwardArgs<T>{rulebook.view(), from.const_data_ptr<T>(),
+                                               sources.const_data_ptr<int32_t>(),
+                                               out.mutable_data_ptr<T>(), num_in, grad.size(1)});
     return out.to(grad.scalar_type());
   });
 }

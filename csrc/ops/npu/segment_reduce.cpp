@@ -18,8 +18,7 @@
 // The launches, which name the tilings.
 #include "aclrtlaunch_segment_combine_max.h"
 #include "aclrtlaunch_segment_combine_sum.h"
-#include "aclrtlaunch_segment_gather_halves.h"
-#include "aclrtlaunch_segment_gather_words.h"
+#include "aclrtlaunch_segment_gather.h"
 #include "aclrtlaunch_segment_max.h"
 #include "aclrtlaunch_segment_split.h"
 #include "aclrtlaunch_segment_sum.h"
@@ -148,7 +147,7 @@ at::Tensor segment_sum_lifted(const at::Tensor& depth, const at::Tensor& context
   r.tiling.pixels = depth.size(2);
   const at::Tensor out = make_output(r, rows.scalar_type());
   launch(aclrtlaunch_segment_sum_lifted, "segment_sum_lifted", r.blocks,
-         depth.to(at::kFloat).contiguous(), rows, points, begins, r.splits, out, r.partials,
+         depth.to(at::kFloat).contiguous(), rows, points, begins, r.splits, r.partials, out,
          r.tiling);
   combine_sum(r, begins, out);
   return out;
@@ -178,9 +177,9 @@ at::Tensor gather_rows(const at::Tensor& matrix, const at::Tensor& list) {
   if (out.numel() == 0) return out;
   if (matrix.size(0) == 0) return out.zero_();
   const int64_t bytes = matrix.size(1) * matrix.element_size();
-  const bool words = bytes % kernels::kWord == 0;
-  const int64_t size = words ? kernels::kWord : kernels::kWord / 2;
+  const int64_t size = bytes % kernels::kWord == 0 ? kernels::kWord : kernels::kWord / 2;
   SegmentGatherTiling tiling{};
+  tiling.number_bytes = size;
   tiling.count = list.size(0);
   tiling.columns = bytes / size;
   // Slices are of whole blocks of 32 bytes, so that no two of them write into the same.
@@ -188,10 +187,8 @@ at::Tensor gather_rows(const at::Tensor& matrix, const at::Tensor& list) {
   const int64_t in_ub = round_up(tiling.slice * size, kBlockBytes);
   tiling.rows =
       std::min<int64_t>(kernels::kSegmentGatherBytes / in_ub, kernels::kSegmentGatherRows);
-  const int64_t blocks = blocks_for(tiling.count, 64);
-  launch(words ? aclrtlaunch_segment_gather_words : aclrtlaunch_segment_gather_halves,
-         words ? "segment_gather_words" : "segment_gather_halves", blocks, matrix.contiguous(),
-         list, out, tiling);
+  launch(aclrtlaunch_segment_gather, "segment_gather", blocks_for(tiling.count, 64),
+         matrix.contiguous(), list, out, tiling);
   return out;
 }
 

@@ -17,10 +17,8 @@
 #include "sparse_dense_tiling.h"
 // The launches, which name the tilings.
 #include "aclrtlaunch_sparse_dense_map.h"
-#include "aclrtlaunch_sparse_from_dense_halves.h"
-#include "aclrtlaunch_sparse_from_dense_words.h"
-#include "aclrtlaunch_sparse_to_dense_halves.h"
-#include "aclrtlaunch_sparse_to_dense_words.h"
+#include "aclrtlaunch_sparse_from_dense.h"
+#include "aclrtlaunch_sparse_to_dense.h"
 
 namespace mxd::sparse_dense {
 namespace {
@@ -116,12 +114,11 @@ at::Tensor make_output(const SparseDenseTiling& tiling, at::IntArrayRef sizes,
 at::Tensor fill_planes(const at::Tensor& features, const Grid& grid, const Map& map) {
   const int64_t channels = features.size(1), size = features.element_size();
   SparseDenseTiling tiling = make_tiling(grid, features.size(0), channels, kernels::kDenseTile);
+  tiling.number_bytes = size;
   tiling.add_output = grid.plane * size % kBlockBytes != 0;
   const at::Tensor out = make_output(tiling, {grid.batch, channels, grid.plane}, features);
-  const bool words = size == kernels::kWord;
-  launch(words ? aclrtlaunch_sparse_to_dense_words : aclrtlaunch_sparse_to_dense_halves,
-         words ? "sparse_to_dense_words" : "sparse_to_dense_halves", blocks_for(tiling), features,
-         map.voxels, out, tiling);
+  launch(aclrtlaunch_sparse_to_dense, "sparse_to_dense", blocks_for(tiling), features, map.voxels,
+         out, tiling);
   return out;
 }
 
@@ -132,12 +129,11 @@ at::Tensor take_planes(const at::Tensor& planes, int64_t voxels, const Grid& gri
   const int64_t most =
       std::min<int64_t>(kernels::kDenseTileBytes / (width * size), kernels::kDenseTile);
   SparseDenseTiling tiling = make_tiling(grid, voxels, channels, most / kCellUnit * kCellUnit);
+  tiling.number_bytes = size;
   tiling.add_output = channels * size % kBlockBytes != 0;
   const at::Tensor out = make_output(tiling, {voxels, channels}, planes);
-  const bool words = size == kernels::kWord;
-  launch(words ? aclrtlaunch_sparse_from_dense_words : aclrtlaunch_sparse_from_dense_halves,
-         words ? "sparse_from_dense_words" : "sparse_from_dense_halves", blocks_for(tiling), planes,
-         map.voxels, out, tiling);
+  launch(aclrtlaunch_sparse_from_dense, "sparse_from_dense", blocks_for(tiling), planes, map.voxels,
+         out, tiling);
   return out;
 }
 

@@ -10,10 +10,8 @@
 #include "launch.h"
 #include "voxelize_tiling.h"
 // The launches, which name the tiling.
-#include "aclrtlaunch_voxelize_gather_halves.h"
-#include "aclrtlaunch_voxelize_gather_words.h"
-#include "aclrtlaunch_voxelize_scatter_halves.h"
-#include "aclrtlaunch_voxelize_scatter_words.h"
+#include "aclrtlaunch_voxelize_gather.h"
+#include "aclrtlaunch_voxelize_scatter.h"
 
 namespace mxd::npu {
 namespace {
@@ -28,6 +26,7 @@ VoxelizeGatherTiling make_tiling(const at::Tensor& table, const at::Tensor& slot
   const int64_t size = table.element_size(), block = kernels::kBlockBytes / size;
   const auto pitch = [&](int64_t width) { return round_up(width, block); };
   VoxelizeGatherTiling tiling{};
+  tiling.number_bytes = size;
   tiling.slots = slots.numel();
   tiling.points = table.size(0);
   tiling.channels = table.size(1);
@@ -50,10 +49,8 @@ at::Tensor gather_slots(const at::Tensor& table, const at::Tensor& slots) {
   const at::Tensor out = at::empty({slots.numel(), table.size(1)}, table.options());
   if (out.numel() == 0) return out;
   const VoxelizeGatherTiling tiling = make_tiling(table, slots);
-  const bool words = table.element_size() == 4;
-  launch(words ? aclrtlaunch_voxelize_gather_words : aclrtlaunch_voxelize_gather_halves,
-         words ? "voxelize_gather_words" : "voxelize_gather_halves", blocks_for(slots), table,
-         slots, out, tiling);
+  launch(aclrtlaunch_voxelize_gather, "voxelize_gather", blocks_for(slots), table, slots, out,
+         tiling);
   return out;
 }
 
@@ -61,10 +58,8 @@ at::Tensor scatter_slots(const at::Tensor& rows, const at::Tensor& slots, int64_
   const at::Tensor out = at::zeros({count, rows.size(1)}, rows.options());
   if (out.numel() == 0 || slots.numel() == 0) return out;
   const VoxelizeGatherTiling tiling = make_tiling(out, slots);
-  const bool words = rows.element_size() == 4;
-  launch(words ? aclrtlaunch_voxelize_scatter_words : aclrtlaunch_voxelize_scatter_halves,
-         words ? "voxelize_scatter_words" : "voxelize_scatter_halves", blocks_for(slots), rows,
-         slots, out, tiling);
+  launch(aclrtlaunch_voxelize_scatter, "voxelize_scatter", blocks_for(slots), rows, slots, out,
+         tiling);
   return out;
 }
 
