@@ -171,9 +171,11 @@ at::Tensor forward_in(const at::Tensor& features, const at::Tensor& weight,
 at::Tensor forward_cpu(const at::Tensor& features, const at::Tensor& weight,
                        const c10::optional<at::Tensor>& bias, const at::Tensor& pairs,
                        const at::Tensor& bounds, int64_t num_out, int64_t groups,
-                       const c10::optional<at::Tensor>& plan) {
+                       const c10::optional<at::Tensor>& plan) {  // of NPUs, only checked here
   check_forward(features, weight, bias, pairs, bounds, num_out, groups, plan);
   const CheckedRulebook rulebook(pairs, bounds, features.size(0), num_out);
+  return cpu::with_product_type(features,
+                                [&](auto number, const auto& convert, const auto& widen) {
                                   return forward_in<decltype(number)>(
                                       convert(features), convert(weight),
                                       bias ? c10::make_optional(widen(*bias)) : c10::nullopt,
