@@ -70,17 +70,19 @@ __aicore__ constexpr int64_t ProductElements(const SparseConvTiling& tiling) {
 
 // Of a convolution by a plan, which is int32: a record for every kPlanRows output rows, and behind
 // the records the input rows of all blocks, by tile, kernel point and place. The rows of a tile are
-// in an order in which rows with the same kernel points are together; a block are 16 of them for
-// one kernel point, and the plan has those that have a pair. -1: no pair.
+// in an order in which rows with the same kernel points are together; a block are kPlanBlockRows of
+// them for one kernel point, and the plan has those that have a pair. -1: no pair. Records with
+// many blocks come first.
 namespace mxd::kernels::sparse_conv_planned {
 
 constexpr int32_t kPlanRows = 256;
-constexpr int32_t kPlanBlocks = kPlanRows / kFractalRows;
+constexpr int32_t kPlanBlockRows = 16;
+constexpr int32_t kPlanBlocks = kPlanRows / kPlanBlockRows;
 constexpr int32_t kPlanPoints = 27;  // kernel points, at most
-// A record: of all blocks the number of the first, and how many there are; for every kernel point a
-// bit for each block (16 bits); the lowest and the highest input row of every kernel point; where
-// in the order each row is.
-constexpr int32_t kPlanFirst = 0, kPlanCount = 1, kPlanMasks = 2, kPlanLowest = 16,
+// A record: of all blocks the number of the first; which tile it is; for every kernel point a bit
+// for each block of the tile; the lowest and the highest input row of every kernel point; where in
+// the order each row is.
+constexpr int32_t kPlanFirst = 0, kPlanTile = 1, kPlanMasks = 2, kPlanLowest = 16,
                   kPlanHighest = 44, kPlanPlaces = 72, kPlanWords = kPlanPlaces + kPlanRows;
 
 constexpr int32_t kSteps = 6;           // that the workspace of gathered rows holds
@@ -90,7 +92,7 @@ static_assert(2 * kPlanRows * kMaxPanel * kWord <= kL0cBytes && 2 * kChunkBytes 
 
 // Blocks of a chunk. SparseConvTiling is used as follows: `tiles` of kPlanRows rows, `step_rows` of
 // a chunk, `in_step` all channels. Workspaces of a block: kSteps times two chunks, twice two tiles'
-// sums.
+// sums, in the dtype of the features.
 __aicore__ constexpr int32_t SumElements(const SparseConvTiling& tiling) {
   return kPlanRows * tiling.panel;
 }

@@ -15,20 +15,27 @@ template <typename T>
 class CubeCore {
  public:
   __aicore__ inline CubeCore(TPipe& pipe, const SparseConvTiling& tiling, GM_ADDR weight,
-                             GM_ADDR plan, GM_ADDR gathered, GM_ADDR sums)
+                             GM_ADDR bias, GM_ADDR plan, GM_ADDR gathered, GM_ADDR sums)
       : tiling_(tiling),
         chunk_(ChunkElements(tiling)),
-        block_(kFractalRows * tiling.in_channels),
+        block_(kPlanBlockRows * tiling.in_channels),
+        words_(Blocks::Words(tiling.volume)),
+        couples_(CeilDiv(tiling.tiles, 2)),
         rows_(Take<T, TPosition::A1>(pipe, 2 * 2 * chunk_)),
-        weights_(pipe, weight, Take<T, TPosition::A1>(pipe, kL1Bytes / sizeof(T) - 2 * 2 * chunk_),
+        bias_row_(Take<float, TPosition::A1>(pipe, kMaxPanel)),
+        weights_(pipe, weight,
+                 Take<T, TPosition::A1>(
+                     pipe, (kL1Bytes - kMaxPanel * kWord) / sizeof(T) - 2 * 2 * chunk_),
                  tiling),
         left_(Take<T, TPosition::A2>(pipe, kL0Bytes / sizeof(T))),
         right_(Take<T, TPosition::B2>(pipe, kL0Bytes / sizeof(T))),
-        sums_(Take<float, TPosition::CO1>(pipe, kL0cBytes / sizeof(float))) {
+        sums_(Take<float, TPosition::CO1>(pipe, kL0cBytes / sizeof(float))),
+        bias_table_(Take<float, TPosition::C2>(pipe, kMaxPanel)) {
+    bias_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(bias));
     plan_.SetGlobalBuffer(reinterpret_cast<__gm__ int64_t*>(plan));
     gathered_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(gathered) +
                               static_cast<int64_t>(GetBlockIdx()) * kSteps * 2 * chunk_);
-    sums_out_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(sums) +
+    sums_out_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(sums) +
                               static_cast<int64_t>(GetBlockIdx()) * 4 * SumElements(tiling));
     rows_free_.Init(pipe, 2);
     rows_full_.Init(pipe, 2);
@@ -46,23 +53,27 @@ class CubeCore {
     right_free_.SetAll();
     sums_free_.SetAll();
     weights_.Begin();
-    couples_ = CeilDiv(tiling_.tiles, 2);
     const int32_t units = couples_ * tiling_.groups * tiling_.panels;
-    int32_t step = 0, turn = 0;
-    Open(GetBlockIdx(), units, 0);
-    for (int32_t unit = GetBlockIdx(); unit < units; unit += GetBlockNum(), turn = 1 - turn) {
+    const int32_t core_block = GetBlockIdx(), core_blocks = GetBlockNum();
+    int32_t step = 0;
+    Open(core_block, units, 0);
+    Read(2 * words_);
+    for (int32_t round = 0, unit = core_block; unit < units; ++round) {
+      const int32_t turn = round % 2, next = UnitOf(round + 1, core_block, core_blocks);
       weights_.Open(unit / couples_);
+      LoadBias(unit / couples_);
       blocks_ = all_blocks_[turn];
       const int32_t steps = Steps(all_blocks_[turn], tiling_);
+      Open(next, units, 1 - turn);
       for (int32_t i = 0; i < steps; ++i) {
         Load(step);
         for (int32_t side = 0; side < 2; ++side) Multiply(step, side, i == 0);
         left_free_.Set(step++ % 2);
-        // While the cube core works: a word of global memory takes 400 cycles.
-        if (i == 0) Open(unit + GetBlockNum(), units, 1 - turn);
+        Read(CeilDiv(2 * words_, steps));
       }
       for (int32_t side = 0; side < 2; ++side) Write(turn, side);
       CrossCoreSetFlag<2, PIPE_FIX>(kSummed);
+      unit = next;
     }
     rows_free_.WaitAll();
     left_free_.WaitAll();
@@ -75,18 +86,37 @@ class CubeCore {
   static constexpr int32_t kOperand = kOperandBytes / static_cast<int32_t>(sizeof(T));
   static constexpr int32_t kSum = kSumBytes / static_cast<int32_t>(sizeof(float));
 
-  // Reads which blocks a couple of tiles has.
+  // Begins to read which blocks a couple of tiles has.
   __aicore__ inline void Open(int32_t unit, int32_t units, int32_t turn) {
-    if (unit >= units) return;
-    for (int32_t side = 0; side < 2; ++side) {
-      const int32_t tile = unit % couples_ * 2 + side;
-      all_blocks_[turn][side].Open(plan_[static_cast<int64_t>(tile) * (kPlanWords / 2)],
-                                   tiling_.volume, tile < tiling_.tiles);
+    unread_ = 2 * words_;
+    opened_ = all_blocks_[turn];
+    opened_record_ = unit < units ? unit % couples_ * 2 : tiling_.tiles;
+    for (int32_t side = 0; side < 2; ++side)
+      opened_[side].Open(opened_record_ + side < tiling_.tiles ? tiling_.volume : 0);
+  }
+  // Reads some words more, while the cube core works: each takes 400 cycles.
+  __aicore__ inline void Read(int32_t count) {
+    for (; count > 0 && unread_ > 0; --count, --unread_) {
+      const int32_t side = unread_ > words_ ? 0 : 1, word = (2 * words_ - unread_) % words_;
+      const int64_t record = opened_record_ + side;
+      if (record < tiling_.tiles)
+        opened_[side].Add(word, plan_.GetValue(record * (kPlanWords / 2) + kPlanMasks / 2 + word));
     }
   }
 
+  __aicore__ inline void LoadBias(int32_t panel) {
+    if (!tiling_.has_bias || panel == bias_panel_) return;
+    bias_panel_ = panel;
+    SetWait<HardEvent::MTE1_MTE2>();
+    DataCopy(bias_row_, bias_[static_cast<int64_t>(panel) * tiling_.panel], tiling_.panel);
+    SetWait<HardEvent::MTE2_MTE1>();
+    SetWait<HardEvent::M_MTE1>();
+    DataCopy(bias_table_, bias_row_, DataCopyParams(1, tiling_.panel * kWord / 64, 0, 0));
+    SetWait<HardEvent::MTE1_M>();
+  }
+
   __aicore__ inline int32_t InChunk(int32_t side) const {
-    return MinOf(tiling_.step_rows / kFractalRows, blocks_[side].left());
+    return MinOf(tiling_.step_rows / kPlanBlockRows, blocks_[side].left());
   }
 
   // Loads a step's rows into the left operand.
@@ -127,35 +157,46 @@ class CubeCore {
       for (; i < count && blocks.Point() == point; ++i) {
         bool first;
         const int32_t place = blocks.Take(first);
-        Mmad(sums_[side * kSum + place * kFractalRows * tiling_.panel],
-             left_[step % 2 * kOperand + side * chunk_ + i * block_], right_[buffer_ * kOperand],
-             MmadParams(kFractalRows, tiling_.panel, tiling_.in_channels, 0, false, first));
+        const LocalTensor<float> sums = sums_[side * kSum + place * kPlanBlockRows * tiling_.panel];
+        const LocalTensor<T> rows = left_[step % 2 * kOperand + side * chunk_ + i * block_];
+        const bool biased = first && tiling_.has_bias;
+        const MmadParams how(kPlanBlockRows, tiling_.panel, tiling_.in_channels, 0, false,
+                             first && !biased);
+        if (biased)
+          Mmad(sums, rows, right_[buffer_ * kOperand], bias_table_, how);
+        else
+          Mmad(sums, rows, right_[buffer_ * kOperand], how);
       }
       right_free_.Set(buffer_);
       buffer_ = 1 - buffer_;
     }
   }
 
-  // Writes a tile's sums, [block, panel / 16, 16, 16].
+  // Writes a tile's sums, [block, panel / 16, kPlanBlockRows, 16], in the dtype of the output.
   __aicore__ inline void Write(int32_t turn, int32_t side) {
     if (blocks_[side].count() == 0) return;
     sums_full_.SetWait(side);
     const int32_t rows = SumElements(tiling_) / kFractalRows;
-    Fixpipe<float, float, CFG_NZ>(sums_out_[(turn * 2 + side) * SumElements(tiling_)],
-                                  sums_[side * kSum],
-                                  FixpipeParamsV220(kFractalRows, rows, rows, rows * 2, false));
+    FixpipeParamsV220 how(kFractalRows, rows, rows, rows * 2, false);
+    if constexpr (std::is_same_v<T, half>) how.quantPre = F322F16;
+    if constexpr (std::is_same_v<T, bfloat16_t>) how.quantPre = F322BF16;
+    Fixpipe<T, float, CFG_NZ>(sums_out_[(turn * 2 + side) * SumElements(tiling_)],
+                              sums_[side * kSum], how);
     sums_free_.Set(side);
   }
 
   const SparseConvTiling tiling_;
   const int32_t chunk_, block_;  // elements
-  LocalTensor<T> rows_;          // [2, 2, chunk]: of two steps, of both sides
+  const int32_t words_, couples_;
+  LocalTensor<T> rows_;  // [2, 2, chunk]: of two steps, of both sides
+  LocalTensor<float> bias_row_;
   sparse_conv::Weights<T> weights_;
   LocalTensor<T> left_, right_;
-  LocalTensor<float> sums_;
+  LocalTensor<float> sums_, bias_table_;
   GlobalTensor<int64_t> plan_;
   GlobalTensor<T> gathered_;
-  GlobalTensor<float> sums_out_;
+  GlobalTensor<T> sums_out_;
+  GlobalTensor<float> bias_;
   Events<HardEvent::MTE1_MTE2> rows_free_;
   Events<HardEvent::MTE2_MTE1> rows_full_;
   Events<HardEvent::M_MTE1> left_free_, right_free_;
@@ -163,8 +204,8 @@ class CubeCore {
   Events<HardEvent::FIX_M> sums_free_;
   Events<HardEvent::M_FIX> sums_full_;
   Blocks all_blocks_[2][2];  // of this couple and the next one
-  Blocks* blocks_ = nullptr;
-  int32_t couples_ = 0, buffer_ = 0;
+  Blocks *blocks_ = nullptr, *opened_ = nullptr;
+  int32_t opened_record_ = 0, unread_ = 0, buffer_ = 0, bias_panel_ = -1;
 };
 
 }  // namespace mxd::kernels::sparse_conv_planned

@@ -1,8 +1,9 @@
-// Gathers the rows of blocks into the workspace, each block as fractals side by side: [blocks,
-// row_blocks, 16, 32 B].
+// Gathers the rows of blocks into the workspace, in fractals side by side: [rows / 16, row_blocks,
+// 16, 32 B].
 //
 // Rows of neighbours are neighbours, where voxels are sorted: the input rows that a tile's blocks
-// name lie in a few windows, which are loaded whole. Blocks are gathered within UB.
+// name lie in a few windows, which are loaded whole. Blocks are gathered within UB, from a window
+// while the next one is loaded.
 #pragma once
 
 #include "../common/buffers.h"
@@ -18,51 +19,62 @@ template <typename T>
 class Gatherer {
   static constexpr int32_t kSize = static_cast<int32_t>(sizeof(T));
   static constexpr int32_t kAddresses = kChunkBytes / kBlockBytes;
+  static constexpr int32_t kListRows = 2 * kAddresses;  // of a list, at most
+  static constexpr int32_t kPartBytes = 8192;
   static constexpr int32_t kMostRows = 2048;  // of a window
+  static_assert(kPartBytes >= kPlanBlockRows * kContractionBytes);
 
  public:
-  // Without the window, which takes the rest.
+  // Without the windows, which take the rest.
   static constexpr int32_t kUbBytes =
-      kPlanPoints * kPlanRows * kWord + 2 * kChunkBytes + 2 * kAddresses * kWord + 4 * kBlockBytes;
+      2 * kListRows * kWord + 2 * kChunkBytes + 2 * kAddresses * kWord + kPartBytes;
 
-  // `spare`: room for a chunk, not in use while Gather is. `left`: bytes of UB for the window.
+  // `left`: bytes of UB for the windows.
   __aicore__ inline Gatherer(TPipe& pipe, GM_ADDR features, GM_ADDR gathered,
-                             const SparseConvTiling& tiling, const LocalTensor<float>& spare,
-                             int32_t left)
+                             const SparseConvTiling& tiling, int32_t left)
       : tiling_(tiling),
         chunk_(ChunkElements(tiling)),
         features_(features, static_cast<int64_t>(tiling.groups) * tiling.in_channels,
                   tiling.in_channels),
-        window_rows_(MinOf(left / (tiling.in_channels * kSize) - 2, kMostRows)),
-        lists_(Take<int32_t>(pipe, 2 * kAddresses)),
+        window_rows_(MinOf(left / 2 / (tiling.in_channels * kSize) - 2, kMostRows)),
+        lists_(Take<int32_t>(pipe, 2 * kListRows)),
         stage_(Take<T>(pipe, 2 * chunk_)),
         row_address_(Take<int32_t>(pipe, kAddresses)),
         address_(Take<int32_t>(pipe, kAddresses)),
-        window_(Take<T>(pipe, (window_rows_ + 2) * tiling.in_channels)),
-        part_(spare.ReinterpretCast<T>()) {
+        windows_(Take<T>(pipe, 2 * (window_rows_ + 2) * tiling.in_channels)),
+        part_(Take<T>(pipe, kPartBytes / kSize)) {
     gathered_.SetGlobalBuffer(
         reinterpret_cast<__gm__ T*>(gathered) +
         (static_cast<int64_t>(GetBlockIdx() / 2) * kSteps * 2 + GetSubBlockIdx()) * chunk_);
     stage_free_.Init(pipe, 2);
     list_free_.Init(pipe, 2);
     list_full_.Init(pipe, 2);
-    Clear(0);
+    window_free_.Init(pipe, 2);
+    window_full_.Init(pipe, 1);
+    for (current_ = 1; current_ >= 0; --current_) Clear(0);
+    current_ = 0;
   }
   __aicore__ inline void Begin() {
     stage_free_.SetAll();
     list_free_.SetAll();
+    window_free_.SetAll();
+    window_free_.Wait(current_);
   }
   __aicore__ inline void End() {
     stage_free_.WaitAll();
     list_free_.WaitAll();
+    window_free_.Set(current_);
+    window_free_.WaitAll();
   }
 
   // Begins a tile: `rows` are the input rows of its `count` blocks, `record` has their ranges.
   __aicore__ inline void Open(const GlobalTensor<int32_t>& rows, int32_t count,
                               const LocalTensor<int64_t>& record) {
     list_rows_ = rows;
-    unlisted_ = count;
-    List();
+    unlisted_ = count * kPlanBlockRows;
+    listed_ = at_ = 0;
+    ahead_ = 0;
+    if (unlisted_ > 0) List();
     for (int32_t k = 0; k < tiling_.volume; k += 2) {
       const uint64_t low = record.GetValue((kPlanLowest + k) / 2);
       const uint64_t high = record.GetValue((kPlanHighest + k) / 2);
@@ -72,87 +84,101 @@ class Gatherer {
       highest_[k + 1] = static_cast<int32_t>(high >> 32);
     }
     begin_ = end_ = 0;
-    Clear(1);
   }
 
-  // Gathers the next chunk, of `count` blocks of kernel points [point, last], into the workspace of
-  // a step.
-  __aicore__ inline void Gather(int32_t step, int32_t count, int32_t point, int32_t last,
-                                int64_t column) {
+  // Gathers the next chunk, of `count` blocks, into the workspace of a step.
+  __aicore__ inline void Gather(int32_t step, Blocks& blocks, int32_t count, int64_t column) {
     const LocalTensor<T> stage = stage_[step % 2 * chunk_];
-    list_full_.Wait(listed_);
-    list_ = lists_[listed_ * kAddresses];
-    const int32_t list = listed_;
-    if (unlisted_ > 0) List();
+    NextRows(count * kPlanBlockRows);
     stage_free_.Wait(step % 2);
-    bool taken = false;
-    for (int32_t k = point; k <= last;) {
-      int32_t low = lowest_[k], high = highest_[k];
-      k = Widen(low, high, k + 1, last);
-      if (low < begin_ || high >= end_) {
-        if (k > last) Widen(low, high, k, tiling_.volume - 1);
-        for (; high - low >= window_rows_; low += window_rows_) {
-          Load(low, low + window_rows_, column);
-          TakeBlocks(stage, count, taken);
-          taken = true;
-        }
-        if (low <= high) Load(low, high + 1, column);
+    for (int32_t done = 0; done < count;) {
+      const int32_t point = blocks.Point();
+      int32_t taken;
+      if (highest_[point] - lowest_[point] >= window_rows_) {
+        taken = blocks.TakePoint(count - done);
+        TakeFar(stage, done, taken, point, column);
+      } else {
+        if (!Holds(point)) LoadFor(point, column);
+        taken = blocks.TakePoint(count - done);
+        while (done + taken < count && Holds(blocks.Point()))
+          taken += blocks.TakePoint(count - done - taken);
+        TakeBlocks(stage[done * Elements()], done, taken);
       }
-      if (low <= high || !taken) TakeBlocks(stage, count, taken);
-      taken = true;
+      done += taken;
     }
-    list_free_.Set(list);
+    if (at_ == listed_) list_free_.Set(list_);
     SetWait<HardEvent::V_MTE3>();
     DataCopy(gathered_[step % kSteps * 2 * chunk_], stage, count * Elements());
     stage_free_.Set(step % 2);
   }
 
  private:
-  __aicore__ inline int32_t Elements() const { return kFractalRows * tiling_.in_channels; }
+  __aicore__ inline int32_t Elements() const { return kPlanBlockRows * tiling_.in_channels; }
+  __aicore__ inline LocalTensor<T> window() const {
+    return windows_[current_ * (window_rows_ + 2) * tiling_.in_channels];
+  }
 
-  // Loads the input rows of the next chunk.
+  // Loads the next input rows: whole chunks, as many as a list holds.
   __aicore__ inline void List() {
-    const int32_t count = MinOf(tiling_.step_rows / kFractalRows, unlisted_) * kFractalRows;
-    listed_ = 1 - listed_;
-    list_free_.Wait(listed_);
-    DataCopy(lists_[listed_ * kAddresses], list_rows_, count);
-    list_full_.Set(listed_);
-    list_rows_ = list_rows_[count];
-    unlisted_ -= count / kFractalRows;
+    ahead_ = MinOf(kListRows / tiling_.step_rows * tiling_.step_rows, unlisted_);
+    list_free_.Wait(1 - list_);
+    DataCopy(lists_[(1 - list_) * kListRows], list_rows_, ahead_);
+    list_full_.Set(1 - list_);
+    list_rows_ = list_rows_[ahead_];
+    unlisted_ -= ahead_;
+  }
+  // rows_: the next `count` input rows.
+  __aicore__ inline void NextRows(int32_t count) {
+    if (at_ == listed_) {
+      list_ = 1 - list_;
+      listed_ = ahead_;
+      at_ = ahead_ = 0;
+      list_full_.Wait(list_);
+    } else if (ahead_ == 0 && unlisted_ > 0) {
+      List();  // not before a chunk of this list: the other one's last rows are in use until then
+    }
+    rows_ = lists_[list_ * kListRows + at_];
+    at_ += count;
   }
 
   __aicore__ inline void Clear(int32_t row) {
-    Duplicate(window_[row * tiling_.in_channels].template ReinterpretCast<int32_t>(), 0,
+    Duplicate(window()[row * tiling_.in_channels].template ReinterpretCast<int32_t>(), 0,
               tiling_.in_channels * kSize / kWord);
   }
-  // Widens a range of rows by those of kernel points [k, last] as long as a window holds it;
-  // returns the first point that it does not have.
-  __aicore__ inline int32_t Widen(int32_t& low, int32_t& high, int32_t k, int32_t last) const {
-    for (; k <= last; ++k) {
-      const int32_t lower = MinOf(low, lowest_[k]), higher = MaxOf(high, highest_[k]);
+
+  // Whether the window has all input rows of a kernel point.
+  __aicore__ inline bool Holds(int32_t point) const {
+    return lowest_[point] >= begin_ && highest_[point] < end_;
+  }
+  // Loads the rows of a kernel point, and of those that follow as long as a window holds them.
+  __aicore__ inline void LoadFor(int32_t point, int64_t column) {
+    int32_t low = lowest_[point], high = highest_[point];
+    while (++point < tiling_.volume) {
+      const int32_t lower = MinOf(low, lowest_[point]), higher = MaxOf(high, highest_[point]);
       if (higher - lower >= window_rows_) break;
       low = lower;
       high = higher;
     }
-    return k;
+    Load(low, high + 1, column);
   }
 
-  // Loads rows [begin, end) into the window.
+  // Loads rows [begin, end) into the other window.
   __aicore__ inline void Load(int32_t begin, int32_t end, int64_t column) {
     begin_ = begin;
     end_ = end;
-    SetWait<HardEvent::V_MTE2>();
-    features_.Copy(window_[tiling_.in_channels], Run{begin, 1, end - begin}, column);
-    SetWait<HardEvent::MTE2_V>();
+    window_free_.Set(current_);
+    current_ = 1 - current_;
+    window_free_.Wait(current_);
+    features_.Copy(window()[tiling_.in_channels], Run{begin, 1, end - begin}, column);
+    window_full_.SetWait();
     Clear(end - begin + 1);
     PipeBarrier<PIPE_V>();
   }
 
-  // Takes a chunk's blocks from the window, zeros for what is not in it; `more`: what other windows
-  // had is there.
-  __aicore__ inline void TakeBlocks(const LocalTensor<T>& stage, int32_t count, bool more) {
-    const int32_t rows = count * kFractalRows, row_blocks = features_.row_blocks();
-    Adds(row_address_, list_, 1 - begin_, rows);
+  // Takes blocks [first, first + count) of the chunk from the window, zeros for what is not in it.
+  __aicore__ inline void TakeBlocks(const LocalTensor<T>& to, int32_t first, int32_t count) {
+    const int32_t rows = count * kPlanBlockRows, row_blocks = features_.row_blocks();
+    Adds(row_address_, rows_[first * kPlanBlockRows], 1 - begin_, rows);
     PipeBarrier<PIPE_V>();
     Maxs(row_address_, row_address_, 0, rows);
     PipeBarrier<PIPE_V>();
@@ -161,17 +187,34 @@ class Gatherer {
     Muls(row_address_, row_address_, row_blocks * kBlockBytes, rows);
     PipeBarrier<PIPE_V>();
     for (int32_t i = 0; i < row_blocks; ++i)
-      Adds(address_[i * kFractalRows], row_address_, i * kBlockBytes, kFractalRows, count,
-           UnaryRepeatParams(1, 1, row_blocks * 2, 2));
+      Adds(address_[i * kFractalRows], row_address_, i * kBlockBytes, kFractalRows,
+           rows / kFractalRows, UnaryRepeatParams(1, 1, row_blocks * 2, 2));
     PipeBarrier<PIPE_V>();
-    Gatherb((more ? part_ : stage).template ReinterpretCast<uint32_t>(),
-            window_.template ReinterpretCast<uint32_t>(), address_.ReinterpretCast<uint32_t>(),
-            rows * row_blocks / 8, GatherRepeatParams(1, 8));
+    Gatherb(to.template ReinterpretCast<uint32_t>(), window().template ReinterpretCast<uint32_t>(),
+            address_.ReinterpretCast<uint32_t>(), rows * row_blocks / 8, GatherRepeatParams(1, 8));
     PipeBarrier<PIPE_V>();
-    if (!more) return;
-    const LocalTensor<uint16_t> bits = stage.template ReinterpretCast<uint16_t>();
-    Or(bits, bits, part_.template ReinterpretCast<uint16_t>(), count * Elements() * kSize / 2);
-    PipeBarrier<PIPE_V>();
+  }
+
+  // The same for blocks of a kernel point whose rows lie in several windows.
+  __aicore__ inline void TakeFar(const LocalTensor<T>& stage, int32_t first, int32_t count,
+                                 int32_t point, int64_t column) {
+    const int32_t lowest = lowest_[point], end = highest_[point] + 1;
+    const int32_t most = kPartBytes / kSize / Elements();
+    for (int32_t low = lowest; low < end; low += window_rows_) {
+      Load(low, MinOf(end, low + window_rows_), column);
+      if (low == lowest) {
+        TakeBlocks(stage[first * Elements()], first, count);
+        continue;
+      }
+      for (int32_t i = 0; i < count; i += most) {
+        const int32_t blocks = MinOf(most, count - i);
+        TakeBlocks(part_, first + i, blocks);
+        const LocalTensor<uint16_t> bits =
+            stage[(first + i) * Elements()].template ReinterpretCast<uint16_t>();
+        Or(bits, bits, part_.template ReinterpretCast<uint16_t>(), blocks * Elements() * kSize / 2);
+        PipeBarrier<PIPE_V>();
+      }
+    }
   }
 
   const SparseConvTiling& tiling_;
@@ -180,15 +223,18 @@ class Gatherer {
   const int32_t window_rows_;
   GlobalTensor<T> gathered_;
   GlobalTensor<int32_t> list_rows_;             // that are not listed yet
-  LocalTensor<int32_t> lists_, list_;           // [2, rows]: of two chunks, the input rows
+  LocalTensor<int32_t> lists_, rows_;           // [2, rows]: input rows; those of the chunk
   LocalTensor<T> stage_;                        // [2, chunk]
   LocalTensor<int32_t> row_address_, address_;  // of the rows, and of their fractals' rows
-  LocalTensor<T> window_;                       // between two rows of zeros
+  LocalTensor<T> windows_;                      // [2, rows], each between two rows of zeros
   LocalTensor<T> part_;
   Events<HardEvent::MTE3_V> stage_free_;
-  Events<HardEvent::V_MTE2> list_free_;
-  Events<HardEvent::MTE2_V> list_full_;
-  int32_t unlisted_ = 0, listed_ = 0, begin_ = 0, end_ = 0;
+  Events<HardEvent::V_MTE2> list_free_, window_free_;
+  Events<HardEvent::MTE2_V> list_full_, window_full_;
+  // Rows that are in no list yet; which list is in use, how many rows it has, where the next chunk
+  // begins, and how many rows the other list has ahead.
+  int32_t unlisted_ = 0, list_ = 0, listed_ = 0, at_ = 0, ahead_ = 0;
+  int32_t current_ = 0, begin_ = 0, end_ = 0;  // of the window
   int32_t lowest_[kPlanPoints + 1], highest_[kPlanPoints + 1];
 };
 

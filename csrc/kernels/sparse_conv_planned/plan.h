@@ -19,25 +19,35 @@ __aicore__ inline int32_t CountBits(uint32_t bits) {
   return static_cast<int32_t>((bits + (bits >> 8)) & 0x1f);
 }
 
+// The units of a core block, as it takes one after the other: in turn from the first core block to
+// the last and back, since the plan has tiles with many blocks first.
+__aicore__ inline int32_t UnitOf(int32_t round, int32_t core_block, int32_t core_blocks) {
+  return round * core_blocks + (round % 2 == 0 ? core_block : core_blocks - 1 - core_block);
+}
+
 // Goes through a tile's blocks by kernel point, then by place.
 class Blocks {
-  static constexpr int32_t kInWord = 4;  // masks of an int64
+  static constexpr int32_t kInWord = 64 / kPlanBlocks;  // masks of an int64
 
  public:
-  // `record`: of int64 in UB or in global memory; nothing for a tile that is not there.
-  template <typename Record>
-  __aicore__ inline void Open(const Record& record, int32_t volume, bool there) {
-    volume_ = there ? volume : 0;
-    count_ = taken_ = 0;
-    int64_t word = 0;
-    for (int32_t k = 0; k < volume_; ++k) {
-      if (k % kInWord == 0) word = record.GetValue(kPlanMasks / 2 + k / kInWord);
-      mask_[k] = static_cast<uint32_t>(word >> (k % kInWord * 16)) & 0xffff;
+  // int64s with the masks of a tile.
+  __aicore__ static inline int32_t Words(int32_t volume) { return CeilDiv(volume, kInWord); }
+
+  // Begins a tile; `volume`: 0 for one that is not there.
+  __aicore__ inline void Open(int32_t volume) {
+    volume_ = volume;
+    count_ = taken_ = point_ = 0;
+    left_ = begun_ = 0;
+    mask_[0] = 0;
+  }
+  // The masks of a tile follow, word by word.
+  __aicore__ inline void Add(int32_t index, uint64_t word) {
+    for (int32_t k = index * kInWord; k < MinOf(volume_, (index + 1) * kInWord); ++k) {
+      mask_[k] = static_cast<uint32_t>(word) & ((1u << kPlanBlocks) - 1);
       count_ += CountBits(mask_[k]);
+      word >>= kPlanBlocks;
     }
-    point_ = 0;
-    left_ = volume_ > 0 ? mask_[0] : 0;
-    begun_ = 0;
+    if (index == 0) left_ = mask_[0];
   }
   __aicore__ inline int32_t count() const { return count_; }
   __aicore__ inline int32_t left() const { return count_ - taken_; }
@@ -57,16 +67,13 @@ class Blocks {
     begun_ |= 1u << place;
     return place;
   }
-  // Leaves out the next blocks; returns the kernel point of the last one.
-  __aicore__ inline int32_t Skip(int32_t blocks) {
-    taken_ += blocks;
-    for (;; left_ = mask_[++point_]) {
-      const int32_t here = CountBits(left_);
-      if (here >= blocks) break;
-      blocks -= here;
-    }
-    for (; blocks > 0; --blocks) left_ &= left_ - 1;
-    return point_;
+  // Takes the blocks that the next one's kernel point still has, at most so many; returns how many.
+  __aicore__ inline int32_t TakePoint(int32_t most) {
+    Point();
+    const int32_t count = MinOf(most, CountBits(left_));
+    for (int32_t i = 0; i < count; ++i) left_ &= left_ - 1;
+    taken_ += count;
+    return count;
   }
 
  private:
@@ -78,7 +85,7 @@ class Blocks {
 // Steps for the blocks of two tiles.
 __aicore__ inline int32_t Steps(const Blocks (&blocks)[2], const SparseConvTiling& tiling) {
   const int32_t most = MaxOf(blocks[0].count(), blocks[1].count());
-  return CeilDiv(most, tiling.step_rows / kFractalRows);
+  return CeilDiv(most, tiling.step_rows / kPlanBlockRows);
 }
 
 }  // namespace mxd::kernels::sparse_conv_planned

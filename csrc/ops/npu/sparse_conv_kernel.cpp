@@ -72,8 +72,9 @@ struct Operands {
   }
 };
 
-int64_t step_rows(const SparseConvTiling& tiling, int64_t size, int64_t bytes) {
-  return bytes / (tiling.in_channels * size) / kFractal * kFractal;
+// Rows of so many bytes, whole blocks of `unit` rows.
+int64_t step_rows(const SparseConvTiling& tiling, int64_t size, int64_t bytes, int64_t unit) {
+  return bytes / (tiling.in_channels * size) / unit * unit;
 }
 
 at::Tensor forward_by_pairs(Operands& operands, const at::Tensor& pairs, const at::Tensor& bounds) {
@@ -82,9 +83,9 @@ at::Tensor forward_by_pairs(Operands& operands, const at::Tensor& pairs, const a
   const auto options = operands.rows.options();
   tiling.pairs = pairs.size(0);
   tiling.tiles = bounds.size(0);
-  tiling.step_rows =
-      std::clamp<int64_t>(step_rows(tiling, operands.rows.element_size(), sizes::kStepBytes),
-                          kFractal, sizes::MostStepRows(tiling.panel));
+  tiling.step_rows = std::clamp<int64_t>(
+      step_rows(tiling, operands.rows.element_size(), sizes::kStepBytes, kFractal), kFractal,
+      sizes::MostStepRows(tiling.panel));
   const int64_t units = static_cast<int64_t>(tiling.tiles) * tiling.groups * tiling.panels;
   const int64_t blocks = std::min(npu::cube_cores(), units);
   const auto gathered =
@@ -104,13 +105,13 @@ at::Tensor forward_by_plan(Operands& operands, const at::Tensor& plan) {
   SparseConvTiling& tiling = operands.tiling;
   const auto options = operands.rows.options();
   tiling.tiles = ceil_div(tiling.num_out, sizes::kPlanRows);
-  tiling.step_rows = step_rows(tiling, operands.rows.element_size(), sizes::kChunkBytes);
+  tiling.step_rows =
+      step_rows(tiling, operands.rows.element_size(), sizes::kChunkBytes, sizes::kPlanBlockRows);
   const int64_t units = ceil_div(tiling.tiles, 2) * tiling.groups * tiling.panels;
   const int64_t blocks = std::min(npu::cube_cores(), units);
   const auto gathered =
       at::empty({blocks, sizes::kSteps, 2, sizes::ChunkElements(tiling)}, options);
-  const auto sums =
-      at::empty({blocks, 2, 2, sizes::SumElements(tiling)}, options.dtype(at::kFloat));
+  const auto sums = at::empty({blocks, 2, 2, sizes::SumElements(tiling)}, options);
   npu::launch(aclrtlaunch_sparse_conv_planned, "sparse_conv_planned", blocks, operands.rows,
               operands.fractals, operands.bias, plan.contiguous(), gathered, sums, operands.out,
               tiling);

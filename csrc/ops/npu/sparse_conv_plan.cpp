@@ -15,7 +15,7 @@ namespace {
 
 namespace sizes = kernels::sparse_conv_planned;
 constexpr int64_t kRows = sizes::kPlanRows, kBlocks = sizes::kPlanBlocks,
-                  kBlockRows = kRows / kBlocks;
+                  kBlockRows = sizes::kPlanBlockRows;
 constexpr int32_t kNone = std::numeric_limits<int32_t>::max();
 // Worth it up to so many rows of blocks a pair, and windows of a tile and kernel point: beyond,
 // rows are far from each other, as in voxels that are not sorted.
@@ -44,6 +44,13 @@ at::Tensor keys(const at::Tensor& there) {
   }
   const at::Tensor weights = at::tensor(weight).to(there.device());
   return (there.to(at::kFloat) * weights).sum(1);
+}
+
+// The values of an int32's bits.
+at::Tensor bit_values(const at::TensorOptions& options) {
+  std::vector<int32_t> values(32);
+  for (int32_t i = 0; i < 32; i++) values[i] = static_cast<int32_t>(1u << i);
+  return at::tensor(values, options);
 }
 
 at::Tensor plan(const at::Tensor& pairs, const at::Tensor& bounds, int64_t num_out) {
@@ -81,28 +88,21 @@ at::Tensor plan(const at::Tensor& pairs, const at::Tensor& bounds, int64_t num_o
       known[1].item<int64_t>() > kMostWindows * tiles * volume)
     return nothing;
 
-  const at::Tensor bits = at::tensor(
-      [] {
-        std::vector<int32_t> values(kBlocks);
-        for (int64_t b = 0; b < kBlocks; b++) values[b] = 1 << b;
-        return values;
-      }(),
-      options);
-  const at::Tensor masks =
-      at::constant_pad_nd((full.to(at::kInt) * bits).sum(2, false, at::kInt),
-                          {0, 2 * (sizes::kPlanLowest - sizes::kPlanMasks) - volume});
-  const at::Tensor even = masks.slice(1, 0, {}, 2), odd = masks.slice(1, 1, {}, 2);
+  const int64_t mask_bits = 32 * (sizes::kPlanLowest - sizes::kPlanMasks);
+  const at::Tensor masks = at::constant_pad_nd(full.flatten(1), {0, mask_bits - volume * kBlocks})
+                               .view({tiles, -1, 32})
+                               .mul(bit_values(options))
+                               .sum(2, false, at::kInt);
   const auto padded = [&](const at::Tensor& ranges, int64_t words) {
     return at::constant_pad_nd(ranges, {0, words - volume});
   };
   const at::Tensor first = used.cumsum(0, at::kInt) - used;
   const at::Tensor records =
-      at::cat({first.unsqueeze(1), used.unsqueeze(1),
-               // 16 bits each, the second one with its sign
-               even + odd.where(odd.lt(1 << 15), odd - (1 << 16)) * (1 << 16),
+      at::cat({first.unsqueeze(1), at::arange(tiles, options).unsqueeze(1), masks,
                padded(low, sizes::kPlanHighest - sizes::kPlanLowest),
                padded(high, sizes::kPlanPlaces - sizes::kPlanHighest), place.to(at::kInt)},
-              1);
+              1)
+          .index_select(0, at::argsort(used, /*stable=*/true, /*dim=*/0, /*descending=*/true));
   const at::Tensor lists =
       blocks.view({-1, kBlockRows}).index_select(0, full.flatten().nonzero().squeeze(1));
   return at::cat({records.flatten(), lists.flatten()});
