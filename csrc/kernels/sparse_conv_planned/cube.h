@@ -69,7 +69,7 @@ class CubeCore {
         Load(step);
         for (int32_t side = 0; side < 2; ++side) Multiply(step, side, i == 0);
         left_free_.Set(step++ % 2);
-        Read(CeilDiv(2 * words_, steps));
+        Read((i + 1) * 2 * words_ / steps - i * 2 * words_ / steps);
       }
       for (int32_t side = 0; side < 2; ++side) Write(turn, side);
       CrossCoreSetFlag<2, PIPE_FIX>(kSummed);

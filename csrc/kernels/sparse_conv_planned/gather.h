@@ -20,14 +20,13 @@ class Gatherer {
   static constexpr int32_t kSize = static_cast<int32_t>(sizeof(T));
   static constexpr int32_t kAddresses = kChunkBytes / kBlockBytes;
   static constexpr int32_t kListRows = 2 * kAddresses;  // of a list, at most
-  static constexpr int32_t kPartBytes = 8192;
+  static constexpr int32_t kStages = 3;
   static constexpr int32_t kMostRows = 2048;  // of a window
-  static_assert(kPartBytes >= kPlanBlockRows * kContractionBytes);
 
  public:
   // Without the windows, which take the rest.
   static constexpr int32_t kUbBytes =
-      2 * kListRows * kWord + 2 * kChunkBytes + 2 * kAddresses * kWord + kPartBytes;
+      2 * kListRows * kWord + kStages * kChunkBytes + 2 * kAddresses * kWord;
 
   // `left`: bytes of UB for the windows.
   __aicore__ inline Gatherer(TPipe& pipe, GM_ADDR features, GM_ADDR gathered,
@@ -36,17 +35,18 @@ class Gatherer {
         chunk_(ChunkElements(tiling)),
         features_(features, static_cast<int64_t>(tiling.groups) * tiling.in_channels,
                   tiling.in_channels),
-        window_rows_(MinOf(left / 2 / (tiling.in_channels * kSize) - 2, kMostRows)),
+        window_rows_(
+            MinOf((left / (tiling.in_channels * kSize) - kPlanBlockRows) / 2 - 2, kMostRows)),
         lists_(Take<int32_t>(pipe, 2 * kListRows)),
-        stage_(Take<T>(pipe, 2 * chunk_)),
+        stage_(Take<T>(pipe, kStages * chunk_)),
         row_address_(Take<int32_t>(pipe, kAddresses)),
         address_(Take<int32_t>(pipe, kAddresses)),
         windows_(Take<T>(pipe, 2 * (window_rows_ + 2) * tiling.in_channels)),
-        part_(Take<T>(pipe, kPartBytes / kSize)) {
+        part_(Take<T>(pipe, Elements())) {
     gathered_.SetGlobalBuffer(
         reinterpret_cast<__gm__ T*>(gathered) +
         (static_cast<int64_t>(GetBlockIdx() / 2) * kSteps * 2 + GetSubBlockIdx()) * chunk_);
-    stage_free_.Init(pipe, 2);
+    stage_free_.Init(pipe, kStages);
     list_free_.Init(pipe, 2);
     list_full_.Init(pipe, 2);
     window_free_.Init(pipe, 2);
@@ -88,28 +88,30 @@ class Gatherer {
 
   // Gathers the next chunk, of `count` blocks, into the workspace of a step.
   __aicore__ inline void Gather(int32_t step, Blocks& blocks, int32_t count, int64_t column) {
-    const LocalTensor<T> stage = stage_[step % 2 * chunk_];
+    const LocalTensor<T> stage = stage_[step % kStages * chunk_];
     NextRows(count * kPlanBlockRows);
-    stage_free_.Wait(step % 2);
+    stage_free_.Wait(step % kStages);
     for (int32_t done = 0; done < count;) {
       const int32_t point = blocks.Point();
-      int32_t taken;
-      if (highest_[point] - lowest_[point] >= window_rows_) {
-        taken = blocks.TakePoint(count - done);
-        TakeFar(stage, done, taken, point, column);
-      } else {
-        if (!Holds(point)) LoadFor(point, column);
-        taken = blocks.TakePoint(count - done);
-        while (done + taken < count && Holds(blocks.Point()))
-          taken += blocks.TakePoint(count - done - taken);
+      const bool held = Holds(point);
+      int32_t low = lowest_[point], high = highest_[point];
+      if (!held) Widen(low, high, point);
+      const bool far = !held && high - low >= window_rows_;
+      if (!held && !far) Load(low, high + 1, column);
+      int32_t taken = blocks.TakePoint(count - done);
+      while (done + taken < count &&
+             (far ? Within(low, high, blocks.Point()) : Holds(blocks.Point())))
+        taken += blocks.TakePoint(count - done - taken);
+      if (far)
+        TakeFar(stage, done, taken, low, high, column);
+      else
         TakeBlocks(stage[done * Elements()], done, taken);
-      }
       done += taken;
     }
     if (at_ == listed_) list_free_.Set(list_);
     SetWait<HardEvent::V_MTE3>();
     DataCopy(gathered_[step % kSteps * 2 * chunk_], stage, count * Elements());
-    stage_free_.Set(step % 2);
+    stage_free_.Set(step % kStages);
   }
 
  private:
@@ -146,20 +148,21 @@ class Gatherer {
               tiling_.in_channels * kSize / kWord);
   }
 
-  // Whether the window has all input rows of a kernel point.
-  __aicore__ inline bool Holds(int32_t point) const {
-    return lowest_[point] >= begin_ && highest_[point] < end_;
+  // Whether a kernel point has all its input rows from `low` to `high`; in the window.
+  __aicore__ inline bool Within(int32_t low, int32_t high, int32_t point) const {
+    return lowest_[point] >= low && highest_[point] <= high;
   }
-  // Loads the rows of a kernel point, and of those that follow as long as a window holds them.
-  __aicore__ inline void LoadFor(int32_t point, int64_t column) {
-    int32_t low = lowest_[point], high = highest_[point];
+  __aicore__ inline bool Holds(int32_t point) const { return Within(begin_, end_ - 1, point); }
+  // Widens a range by the rows of the kernel points behind one, as long as that takes no more
+  // windows.
+  __aicore__ inline void Widen(int32_t& low, int32_t& high, int32_t point) const {
+    const int32_t windows = (high - low) / window_rows_;
     while (++point < tiling_.volume) {
       const int32_t lower = MinOf(low, lowest_[point]), higher = MaxOf(high, highest_[point]);
-      if (higher - lower >= window_rows_) break;
+      if ((higher - lower) / window_rows_ > windows) break;
       low = lower;
       high = higher;
     }
-    Load(low, high + 1, column);
   }
 
   // Loads rows [begin, end) into the other window.
@@ -195,23 +198,20 @@ class Gatherer {
     PipeBarrier<PIPE_V>();
   }
 
-  // The same for blocks of a kernel point whose rows lie in several windows.
+  // The same for blocks whose rows, from `lowest` to `highest`, lie in several windows.
   __aicore__ inline void TakeFar(const LocalTensor<T>& stage, int32_t first, int32_t count,
-                                 int32_t point, int64_t column) {
-    const int32_t lowest = lowest_[point], end = highest_[point] + 1;
-    const int32_t most = kPartBytes / kSize / Elements();
-    for (int32_t low = lowest; low < end; low += window_rows_) {
-      Load(low, MinOf(end, low + window_rows_), column);
+                                 int32_t lowest, int32_t highest, int64_t column) {
+    for (int32_t low = lowest; low <= highest; low += window_rows_) {
+      Load(low, MinOf(highest + 1, low + window_rows_), column);
       if (low == lowest) {
         TakeBlocks(stage[first * Elements()], first, count);
         continue;
       }
-      for (int32_t i = 0; i < count; i += most) {
-        const int32_t blocks = MinOf(most, count - i);
-        TakeBlocks(part_, first + i, blocks);
+      for (int32_t i = first; i < first + count; ++i) {
+        TakeBlocks(part_, i, 1);
         const LocalTensor<uint16_t> bits =
-            stage[(first + i) * Elements()].template ReinterpretCast<uint16_t>();
-        Or(bits, bits, part_.template ReinterpretCast<uint16_t>(), blocks * Elements() * kSize / 2);
+            stage[i * Elements()].template ReinterpretCast<uint16_t>();
+        Or(bits, bits, part_.template ReinterpretCast<uint16_t>(), Elements() * kSize / 2);
         PipeBarrier<PIPE_V>();
       }
     }
@@ -224,7 +224,7 @@ class Gatherer {
   GlobalTensor<T> gathered_;
   GlobalTensor<int32_t> list_rows_;             // that are not listed yet
   LocalTensor<int32_t> lists_, rows_;           // [2, rows]: input rows; those of the chunk
-  LocalTensor<T> stage_;                        // [2, chunk]
+  LocalTensor<T> stage_;                        // [kStages, chunk]
   LocalTensor<int32_t> row_address_, address_;  // of the rows, and of their fractals' rows
   LocalTensor<T> windows_;                      // [2, rows], each between two rows of zeros
   LocalTensor<T> part_;
