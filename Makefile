@@ -21,7 +21,7 @@ NATIVE := $(shell find csrc tests -name "*.cpp" -o -name "*.h")
 CPU_NATIVE := $(wildcard csrc/ops/*.* csrc/ops/cpu/*.*)
 PACKAGES := $(abspath .venv)/lib/python3.11/site-packages
 TORCH := $(shell sed -n "s/^torch==//p" requirements/build.txt)
-TESTS ?= tests/ops tests/modules
+TESTS ?= tests/ops tests/modules tests/mmcv_registry
 SANITIZERS = MXD_CPU_LIBRARY=$(abspath build/sanitize/mxd_mmplugin/_C.so) OMP_NUM_THREADS=2 \
     ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb=4096 UBSAN_OPTIONS=print_stacktrace=1 \
     LD_PRELOAD="$(shell $(CXX) -print-file-name=libasan.so) $(shell $(CXX) -print-file-name=libstdc++.so.6)"
@@ -63,7 +63,7 @@ test: lint softnpu $(STAMP)package $(STAMP)runtime .rivals/.stamp  ## check the 
 	    exit $$status
 
 unit: $(STAMP)package $(STAMP)runtime $(STAMP)test  ## run the tests of operators and layers, with no software NPU and no rivals
-	$(PYTHON_TESTS) -m pytest $(TWO) tests/ops tests/modules tests/test_*.py
+	$(PYTHON_TESTS) -m pytest $(TWO) tests/ops tests/modules tests/mmcv_registry tests/test_*.py
 
 # PyTorch and Python free nothing at exit: leaks are not looked for. C++ exceptions pass only where
 # libstdc++ is there before ASan begins.
@@ -154,7 +154,7 @@ $(STAMP)package: setup.py pyproject.toml $(CPU_NATIVE) $(STAMP)build
     .softnpu/site/.stamp $(STAMP)runtime
 	PYTHONPATH=.softnpu/site .softnpu/site/bin/cmake -S csrc -B .softnpu -G Ninja \
 	    -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -DPython3_EXECUTABLE=$(abspath $(BIN)/python) \
-	    -DTORCH_DIR=$(PACKAGES)/torch -DMMCV_DIR=$(PACKAGES)/mmcv \
+	    -DTORCH_DIR=$(PACKAGES)/torch \
 	    -DTORCH_NPU_DIR=$(abspath .softnpu/site/torch_npu) > /dev/null
 	$(BIN)/ninja -C .softnpu
 	@touch $@

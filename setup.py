@@ -41,7 +41,7 @@ DEFAULT_SOC = 'Ascend910B3'
 
 
 def package_folder(name: str) -> Path:
-    """Where a package is installed; without importing it, since mmcv's import takes seconds."""
+    """Where a package is installed; without importing it."""
     spec = importlib.util.find_spec(name)
     # A folder of that name without an __init__.py is no package.
     folders = spec.submodule_search_locations if spec and spec.origin else None
@@ -131,7 +131,6 @@ class Build(BuildExtension):
         values = {
             'TORCH_DIR': Path(torch.__file__).parent,
             'TORCH_NPU_DIR': package_folder('torch_npu'),
-            'MMCV_DIR': package_folder('mmcv'),
             'TORCH_CXX11_ABI': int(torch.compiled_with_cxx11_abi()),
             'Python3_EXECUTABLE': sys.executable,
             'SOC_VERSION': soc_version(),
@@ -147,16 +146,19 @@ class Build(BuildExtension):
             shutil.copy2(library, target)
 
 
-SOURCES = sorted(
-    str(path) for folder in ('csrc/ops', 'csrc/ops/cpu') for path in Path(folder).glob('*.cpp')
-)
+FOLDERS = ('csrc/ops', 'csrc/ops/cpu', 'csrc/mmcv_registry/cpu', 'csrc/mmcv_registry/forms')
+SOURCES = sorted(str(path) for folder in FOLDERS for path in Path(folder).glob('*.cpp'))
 
 setup(
     ext_modules=[
         CppExtension(
             'mxd_mmplugin._C',
             SOURCES,
-            depends=sorted(str(path) for path in Path('csrc/ops').rglob('*.h')),
+            depends=sorted(
+                str(path)
+                for folder in ('csrc/ops', 'csrc/mmcv_registry')
+                for path in Path(folder).rglob('*.h')
+            ),
             # No -march: kernels pick their vector width at run time (csrc/ops/cpu/simd.h).
             # -g0: Python's own flags ask for debug information, 35 MB of it.
             extra_compile_args=[

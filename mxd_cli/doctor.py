@@ -173,23 +173,24 @@ def _ops() -> Section:
 
 
 def _mmcv_ops() -> Section:
-    """Ops of mmcv: how each is served on an NPU; no table where there is none."""
+    """Ops of mmcv: how each is served on an NPU, and those on a CPU that mmcv has for GPUs alone."""
     import torch
 
-    if _import_error('torch_npu') or not torch.npu.device_count():  # type: ignore[attr-defined]
-        return None, []
-    import_module('mxd_mmplugin.ops')
-    if not hasattr(torch.ops.mxd, 'mmcv_registry'):
-        return None, [
-            "mmcv's ops for npu tensors: build mxd-mmplugin with CANN's set_env.sh sourced, "
-            'see docs/npu.md'
-        ]
-    table = _table('Ops of mmcv on an NPU', 'served by', 'ops')
-    ops = torch.ops.mxd.mmcv_registry()
-    for server in dict.fromkeys(ops.values()):
-        names = (name.removesuffix('_impl') for name in ops if ops[name] == server)
-        table.add_row(server, ', '.join(names))
-    return table, []
+    table, missing = _table('Ops of mmcv', 'device', 'served by', 'ops'), []
+    devices = {'CPU': import_module('mxd_mmplugin.ops.library').fill_mmcv_registry()}
+    if not _import_error('torch_npu') and torch.npu.device_count():  # type: ignore[attr-defined]
+        if hasattr(torch.ops.mxd, 'mmcv_registry'):
+            devices['NPU'] = torch.ops.mxd.mmcv_registry()
+        else:
+            missing.append(
+                "mmcv's ops for npu tensors: build mxd-mmplugin with CANN's set_env.sh sourced, "
+                'see docs/npu.md'
+            )
+    for device, ops in devices.items():
+        for server in dict.fromkeys(ops.values()):
+            names = (name.removesuffix('_impl') for name in ops if ops[name] == server)
+            table.add_row(device, server, ', '.join(names))
+    return table if table.row_count else None, missing
 
 
 def _families(rows: list['Status']) -> Iterator['Status']:

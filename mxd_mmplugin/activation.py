@@ -7,12 +7,14 @@ from typing import Callable
 from .bevfusion_ops import serve_project
 from .compat import allow_mmengine_checkpoints
 from .mmcv_boxes import serve_boxes
+from .mmcv_points import serve_points
+from .mmcv_sparse import serve_sparse
 from .modules.modulated_deform_conv import upgrade_old_checkpoints
 from .modules.sparse_modules import (
     convert_norms_of_sparse_tensors,
     let_all_parameters_take_part,
 )
-from .ops.library import load_mmcv_registry
+from .ops.library import fill_mmcv_registry, load_mmcv_registry
 from .registry import cuda_serves, register
 
 
@@ -38,6 +40,16 @@ def _serve_project() -> bool:
 EFFECTS = (
     Effect('registries of mmengine and mmdet3d', 'the names in the table above', register),
     Effect(
+        "mmcv's C++ registry",
+        'CPU tensors are served where mmcv has GPU code alone: point sets, points in boxes, pooling by RoI',
+        lambda: bool(fill_mmcv_registry()),
+    ),
+    Effect(
+        'mmcv.ops: furthest_point_sample, knn, points_in_boxes_part, points_in_boxes_all',
+        'CPU and npu tensors need no torch.cuda',
+        serve_points,
+    ),
+    Effect(
         "mmcv's C++ registry, mmcv._ext.nms_rotated and nms_quadri",
         'npu tensors are served where mmcv was built without FORCE_NPU',
         load_mmcv_registry,
@@ -46,6 +58,11 @@ EFFECTS = (
         "mmcv._ext's functions of rotated boxes",
         'CPU tensors are served by our operators, also where mmcv has none for them',
         serve_boxes,
+    ),
+    Effect(
+        "mmcv._ext's functions of sparse convolution and pooling",
+        "mmcv's own sparse layers, which some models import by name, run on our operators without a GPU",
+        serve_sparse,
     ),
     Effect(
         'sys.modules',

@@ -132,24 +132,41 @@ def table() -> list[Entry]:
 def _mmdet3d_table(swap: bool) -> list[Entry]:
     """The entries of what needs mmdet3d, and mmdet with it; `swap` on a machine where no GPU serves."""
     from mmdet.registry import MODELS as MMDET_MODELS
+    from mmdet.registry import TASK_UTILS as MMDET_TASK_UTILS
     from mmdet3d.registry import MODELS as MMDET3D_MODELS
-    from mmdet3d.registry import TRANSFORMS
+    from mmdet3d.registry import TASK_UTILS, TRANSFORMS
 
     from .datasets.db_sampler import DataBaseSampler
+    from .models.anchor_heads import Anchor3DHead, PartA2RPNHead, ShapeAwareHead
+    from .models.assigners import Max3DIoUAssigner, MaxIoUAssigner
     from .models.centerpoint import CenterHead
     from .models.data_preprocessor import Det3DDataPreprocessor
     from .models.losses import FocalLoss, L1Loss
+    from .models.minkunet import MinkUNetBackbone, MinkUNetBackboneV2, SPVCNNBackbone
     from .models.swin import SwinTransformer
 
     note = "for mmdet3d's, which needs np.long"
     entries = [
         Entry(TRANSFORMS, DataBaseSampler, 'MxdDataBaseSampler', 'DataBaseSampler', True, note)
     ]
+    note = (
+        "for mmdet3d's, on torchsparse, MinkowskiEngine or spconv" if swap else "left to mmdet3d's"
+    )
+    entries += [
+        Entry(MODELS, cls, f'Mxd{cls.__name__}', cls.__name__, swap, note)
+        for cls in (MinkUNetBackbone, MinkUNetBackboneV2, SPVCNNBackbone)
+    ]
     entries += [
         _waitless(parent, cls, owner, why, swap)
         for parent, cls, owner, why in (
             (MMDET3D_MODELS, CenterHead, "mmdet3d's", 'which waits for each box'),
             (MMDET3D_MODELS, Det3DDataPreprocessor, "mmdet3d's", 'which takes sample by sample'),
+            *(
+                (MMDET3D_MODELS, cls, "mmdet3d's", 'which sorts the numbers of the anchors')
+                for cls in (Anchor3DHead, PartA2RPNHead, ShapeAwareHead)
+            ),
+            (MMDET_TASK_UTILS, MaxIoUAssigner, "mmdet's", 'which waits for each box'),
+            (TASK_UTILS, Max3DIoUAssigner, "mmdet3d's", 'which waits for each box'),
             (MMDET_MODELS, FocalLoss, "mmdet's", 'which looks at the labels'),
             (MMDET_MODELS, L1Loss, "mmdet's", 'which looks at the weights'),
             (MMDET_MODELS, SwinTransformer, "mmdet's", 'which makes its masks again in each step'),
@@ -175,7 +192,26 @@ def register() -> bool:
         import mmdet3d.models.layers.spconv  # noqa: F401
     for entry in table():
         entry.registry.register_module(name=entry.names, module=entry.cls, force=True)
+    _resolve_scopes()
     return True
+
+
+def _resolve_scopes() -> None:
+    """Let `mmcv.SubMConv3d` and `mmdet3d.SubMConv3d` mean what `SubMConv3d` means.
+
+    mmcv has no scope: it registers in mmengine's registry. And a scope asks its own registry alone where the search
+    begins there.
+    """
+    if 'mmcv' not in MODELS.children:
+        Registry('model', scope='mmcv', parent=MODELS, locations=['mmcv.ops'])
+    if is_installed('mmdet3d'):
+        from mmdet3d.registry import MODELS as MMDET3D_MODELS
+
+        for entry in table():
+            for name in (entry.explicit_name, entry.name):
+                cls = MODELS.get(name) if name and entry.registry is MODELS else None
+                if cls is not None:
+                    MMDET3D_MODELS.register_module(name=name, module=cls, force=True)
 
 
 def register_classes(classes: Mapping[Registry, Sequence[type]]) -> None:

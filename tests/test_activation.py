@@ -23,10 +23,13 @@ before = snapshot()
 import mxd_mmplugin
 after = snapshot()
 changed = {place for place, value in before.items() if after.get(place) is not value}
-# Of the effects: the types that may be loaded, and what serves rotated boxes on a CPU.
-from mxd_mmplugin.mmcv_boxes import FUNCTIONS
+# Of the effects: the types that may be loaded, what serves rotated boxes and mmcv's sparse layers on a CPU, what asks
+# for a GPU.
+from mxd_mmplugin import mmcv_boxes, mmcv_sparse
+from mxd_mmplugin.mmcv_points import ASKING_MODULES
 changed -= {('torch._weights_only_unpickler', '_marked_safe_globals_set')}
-print(changed - {('mmcv._ext', name) for name in FUNCTIONS})
+changed -= {(name, 'torch') for name in ASKING_MODULES}
+print(changed - {('mmcv._ext', name) for name in (*mmcv_boxes.FUNCTIONS, *mmcv_sparse.FUNCTIONS)})
 """
 
 

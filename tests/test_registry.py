@@ -32,6 +32,23 @@ def test_stock_and_explicit_names():
         assert MODELS.get(name) is MODELS.get(f'Mxd{name}') is getattr(mxd_mmplugin, name)
 
 
+@pytest.mark.parametrize('scope', ['mmcv', 'mmdet3d', 'mmengine'])
+def test_names_with_a_scope(scope):
+    from mmdet3d.registry import MODELS as MMDET3D_MODELS
+
+    for parent in (MODELS, MMDET3D_MODELS):
+        for name in (*NAMES, 'DCN', 'MxdSubMConv3d'):
+            assert parent.get(f'{scope}.{name}') is MODELS.get(name)
+        layer = parent.build(
+            dict(type=f'{scope}.SubMConv3d', in_channels=2, out_channels=3, kernel_size=3)
+        )
+        assert type(layer) is mxd_mmplugin.SubMConv3d
+
+
+def test_the_scope_of_mmcv_has_the_rest_of_mmcv_too():
+    assert MODELS.get('mmcv.ReLU') is torch.nn.ReLU
+
+
 def test_every_sparse_name_of_mmcv_is_in_the_table():
     import mmcv.ops.sparse_conv
 

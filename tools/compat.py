@@ -16,7 +16,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU_INDEX = 'https://download.pytorch.org/whl/cpu'
-TESTS = 'tests/ops', 'tests/modules', 'tests/test_compat.py', 'tests/test_registry.py'
+TESTS = (
+    *('tests/ops', 'tests/modules', 'tests/mmcv_registry'),
+    *('tests/test_compat.py', 'tests/test_registry.py'),
+)
 # These name packages that they do not import on our paths, and some of those a second OpenCV.
 ALONE = ('mmengine', 'mmdet', 'mmdet3d', 'nuscenes-devkit', 'lyft-dataset-sdk')
 # A function that takes a std::string, as the compiler's old ABI names it.
@@ -169,7 +172,6 @@ class Environment:
         system = (
             *(torch, torch / 'torch' / 'csrc' / 'api' / 'include'),
             *(npu, npu / 'third_party' / 'acl' / 'inc', npu / 'third_party' / 'hccl' / 'inc'),
-            self.package('mmcv') / 'ops' / 'csrc' / 'common',
             self.ask('import sysconfig; print(sysconfig.get_path("include"))'),
         )
         abi = self.ask('import torch; print(int(torch.compiled_with_cxx11_abi()))')
@@ -180,7 +182,8 @@ class Environment:
             *(f'-I{folder}' for folder in own),
             *(f'-isystem{folder}' for folder in system),
         ]
-        sources = [*(csrc / 'ops' / 'npu').glob('*.cpp'), *(csrc / 'mmcv_registry').glob('*.cpp')]
+        folders = 'ops/npu', 'mmcv_registry', 'mmcv_registry/forms'
+        sources = [source for folder in folders for source in (csrc / folder).glob('*.cpp')]
         for source in sorted(sources):
             say(f'{source.relative_to(csrc)} against torch_npu {version}')
             compiler = os.environ.get('CXX', 'g++')

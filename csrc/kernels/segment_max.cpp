@@ -1,168 +1,249 @@
 // Maxima of rows by segment, and the rows that they come from: the first of equal ones.
+#include "segment_reduce/pieces.h"
 #include "segment_reduce/reducer.h"
-#include "segment_reduce/tree.h"
+#include "segment_reduce/row_blocks.h"
 
 namespace mxd::kernels::segment_reduce {
 namespace {
 
 template <typename T>
-class Maximum : public Reducer<T, Maximum<T>> {
-  using Base = Reducer<T, Maximum<T>>;
+class Maximum : public Reducer<T, Maximum<T>, 1> {
+  using Base = Reducer<T, Maximum<T>, 1>;
   friend Base;
 
  public:
   __aicore__ inline Maximum(TPipe& pipe, const SegmentReduceTiling& tiling, GM_ADDR x, GM_ADDR rows,
                             GM_ADDR begins, GM_ADDR splits, GM_ADDR out, GM_ADDR argmax,
                             GM_ADDR partials, GM_ADDR partial_args)
-      : Base(pipe, tiling, x, rows, begins, splits, out, partials) {
+      : Base(pipe, tiling, x, rows, begins, splits, out, partials, Most(tiling)),
+        pieces_(pipe, Most(tiling)),
+        blocks_(pipe, this->most_out_ / kBlockWords) {
     Bind(argmax_, argmax, partial_args_, partial_args);
-    const int32_t most = this->most_;
-    pipe.InitBuffer(arg_queue_, 2, most * kWord);
-    Take(pipe, most, work_, wide_, place_, slot_, broken_);
-    mask_ = Take<uint8_t>(pipe, most / 8);
+    const int32_t most = this->most_out_;
+    const int32_t words = RoundUp(Most(tiling), kLanes);
+    pipe.InitBuffer(arg_queue_, 1, most * kWord);
+    Take(pipe, most, best_, next_, place_);
+    mask_ = Take<uint8_t>(pipe, MaxOf(this->most_, most) / 8);
+    other_mask_ = Take<uint8_t>(pipe, most / 8);
+    Take(pipe, RoundUp(most / kBlockWords, kLanes), from_, to_);
+    Take(pipe, words, row_, offset_);
+    spread_ = Take<float>(pipe, words * kBlockWords);
     Take(pipe, kSegmentSlice, carried_arg_, scratch_);
-    Duplicate(wide_, 0.0f, most);
-    Duplicate(place_, 0.0f, most);
-    Duplicate(slot_, 0.0f, most);
-    Duplicate(broken_, 0.0f, most);
-    this->Clear(this->out_queue_);
+    Duplicate(best_, 0.0f, most);
+    Duplicate(next_, 0.0f, most);
     if constexpr (Base::kConvert) Duplicate(this->sums_, 0.0f, most);
+    this->Clear(this->out_queue_, 1);
+    this->Clear(arg_queue_, 1);
+  }
+
+  __aicore__ inline void Process() {
+    pieces_.Begin();
+    Base::Process();
+    pieces_.End();
   }
 
  private:
   static constexpr float kInfinity = __builtin_huge_valf();
-  static constexpr float kBehindAll = 1e9f;
+
+  // Pieces worked on at a time, and one of no slots.
+  __aicore__ inline static int32_t Most(const SegmentReduceTiling& tiling) {
+    return tiling.chunk * 3 / 8 + 5;
+  }
 
   __aicore__ inline void Compute(const Chunk& chunk) {
-    const int32_t pitch = this->pitch_;
-    NumberSlots();
+    blocks_.SetBlocks(this->pitch_ / kBlockWords, to_.template ReinterpretCast<float>());
     const LocalTensor<float> values = this->Values(chunk);
-    const Slots filled = this->Filled(chunk);
-    const bool has_rows = filled.begin < filled.end;
-    if (!has_rows && chunk.segments == 0) {
-      this->FreeValues();
-      return;
+    const int32_t rows = chunk.segments + 1;
+    Slots rest = this->Filled(chunk);
+    if (!this->tiling_.nan && rest.begin < rest.end) DropNaN(values, rest);
+    for (int32_t first = 0; first < rows;) {
+      const int32_t next = FindPieces(chunk, first, rest);
+      Reduce(chunk, values, first, next);
+      first = next;
     }
-    const LocalTensor<float> best = this->Results();
+  }
+
+  // The results of the chunk's segments from `first` to before `next`.
+  __aicore__ inline void Reduce(const Chunk& chunk, const LocalTensor<float>& values, int32_t first,
+                                int32_t next) {
+    const int32_t pitch = this->pitch_;
+    const bool last = next > chunk.segments;
+    pieces_.Sort();
+    TakeGreatest(values);
+    if (last) this->FreeValues();
+    const LocalTensor<float> rows = this->Results();
+    args_ = arg_queue_.template AllocTensor<int32_t>();
+    FindRows(chunk);
+    Unsort(rows);
+    if (first == 0 && this->carried_) FindCarried();
+    for (int32_t i = 0; i < pieces_.more(); i++) {
+      const int32_t from = (pieces_.rows() + i) * pitch, to = pieces_.more(i).row * pitch;
+      TakeGreater(rows[to], args_[to], rows[from], args_[from]);
+    }
+    this->Write(chunk, rows, first, MinOf(next, chunk.segments) - first, last);
+  }
+
+  // The pieces of as many segments as there is room for, from `first` on, whose slots are the first
+  // of `rest`. Returns the next segment. The last one of a chunk goes on behind it.
+  __aicore__ inline int32_t FindPieces(const Chunk& chunk, int32_t first, Slots& rest) {
+    auto begins = this->chunks_.Begins(chunk);
+    const int32_t to_slot = 1 - chunk.entry;
+    int32_t row = first;
+    pieces_.Open();
+    for (; row <= chunk.segments; row++) {
+      const int32_t end =
+          row == chunk.segments ? rest.end : MaxOf(begins.Get(row + 1) + to_slot, rest.begin);
+      if (!pieces_.Put(rest.begin, end)) break;
+      this->goes_on_ = end > rest.begin;  // of the last row
+      rest.begin = end;
+    }
+    pieces_.Close();
+    return row;
+  }
+
+  // A NaN becomes minus infinity.
+  __aicore__ inline void DropNaN(const LocalTensor<float>& values, const Slots& filled) {
     // Whole repeats.
-    const int32_t begin = has_rows ? filled.begin * pitch / kLanes * kLanes : 0;
-    const int32_t count = RoundUp(has_rows ? filled.end * pitch - begin : pitch, kLanes);
-    Compare(mask_, values[begin], values[begin], CMPMODE::NE, count);
-    PipeBarrier<PIPE_V>();
-    if (this->tiling_.nan) {
-      Select(wide_[begin], mask_, slot_[begin], -1.0f, SELMODE::VSEL_TENSOR_SCALAR_MODE, count);
-      PipeBarrier<PIPE_V>();
-      Reduce<Greatest>(chunk, broken_, wide_, -1.0f);
-      PipeBarrier<PIPE_V>();
-    }
+    const int32_t begin = filled.begin * this->pitch_ / kLanes * kLanes;
+    const int32_t count = RoundUp(filled.end * this->pitch_ - begin, kLanes);
     Compare(mask_, values[begin], values[begin], CMPMODE::EQ, count);
     PipeBarrier<PIPE_V>();
     Select(values[begin], mask_, values[begin], -kInfinity, SELMODE::VSEL_TENSOR_SCALAR_MODE,
            count);
     PipeBarrier<PIPE_V>();
-    DataCopy(work_[begin], values[begin], static_cast<uint32_t>(count));
-    PipeBarrier<PIPE_V>();
-    Reduce<Greatest>(chunk, best, work_, 0.0f);
-    PipeBarrier<PIPE_V>();
-    Spread(chunk, best);
-    PipeBarrier<PIPE_V>();
-    Compare(mask_, values[begin], wide_[begin], CMPMODE::EQ, count);
-    PipeBarrier<PIPE_V>();
-    Select(wide_[begin], mask_, slot_[begin], kBehindAll, SELMODE::VSEL_TENSOR_SCALAR_MODE, count);
-    PipeBarrier<PIPE_V>();
-    Reduce<Least>(chunk, place_, wide_, -1.0f);
-    PipeBarrier<PIPE_V>();
-    this->FreeValues();
-    const int32_t rows = chunk.segments + this->goes_on_;
-    if (this->tiling_.nan) TakeBroken(best, RoundUp(rows * pitch, kLanes));
-    args_ = arg_queue_.template AllocTensor<int32_t>();
-    FindRows(chunk, rows * pitch);
-    this->Write(chunk, best);
   }
 
-  // Reduces the slots of each segment in `from` to a row in `to`. `from` is overwritten.
-  template <typename Operation>
-  __aicore__ inline void Reduce(const Chunk& chunk, const LocalTensor<float>& to,
-                                const LocalTensor<float>& from, float nothing) {
-    const int32_t pitch = this->pitch_;
-    this->ForEachSegment(chunk, [&](int32_t row, Slots slots, int32_t segments,
-                                    int32_t) __aicore__ {
-      const int32_t count = slots.end - slots.begin;
-      if (count == 0)
-        Duplicate(to[row * pitch], nothing, segments * pitch);
-      else if (segments > 1)
-        DataCopy(to[row * pitch], from[slots.begin * pitch], static_cast<uint32_t>(count * pitch));
-      else
-        ReduceRows<Operation>(to[row * pitch], from[slots.begin * pitch], pitch, count);
-    });
-  }
-
-  // Fills wide_: each slot gets the row of its segment.
-  __aicore__ inline void Spread(const Chunk& chunk, const LocalTensor<float>& rows) {
-    const int32_t pitch = this->pitch_;
-    this->ForEachSegment(chunk, [&](int32_t row, Slots slots, int32_t segments,
-                                    int32_t) __aicore__ {
-      const int32_t count = slots.end - slots.begin;
-      if (count == 0) return;
-      const LocalTensor<float> to = wide_[slots.begin * pitch];
-      DataCopy(to, rows[row * pitch], static_cast<uint32_t>(segments * pitch));
-      for (int32_t have = segments; have < count; have *= 2) {
-        PipeBarrier<PIPE_V>();
-        DataCopy(to[have * pitch], to, static_cast<uint32_t>(MinOf(have, count - have) * pitch));
-      }
-    });
-  }
-
-  // Fills slot_: each slot gets its own number, in fp32.
-  __aicore__ inline void NumberSlots() {
-    const int32_t pitch = this->pitch_, slots = this->tiling_.chunk + 1;
-    if (numbered_ == pitch) return;
-    numbered_ = pitch;
-    Duplicate(slot_, 0.0f, pitch);
-    PipeBarrier<PIPE_V>();
-    for (int32_t have = 1; have < slots; have *= 2) {
-      Adds(slot_[have * pitch], slot_, static_cast<float>(have), MinOf(have, slots - have) * pitch);
+  // best_: the maxima of the sorted pieces; place_: 4 * their places in the piece.
+  __aicore__ inline void TakeGreatest(const LocalTensor<float>& values) {
+    const int32_t pitch = this->pitch_, pieces = pieces_.Longer(0);
+    if (pieces > 0) {
+      Muls(row_, pieces_.slots(), pitch * kWord, RoundUp(pieces, kBlockWords));
+      PipeBarrier<PIPE_V>();
+      blocks_.Find(from_, row_, pieces);
+      blocks_.Gather(best_, values, from_, pieces);
+      Duplicate(place_, 0.0f, pieces * pitch);
       PipeBarrier<PIPE_V>();
     }
+    for (int32_t level = 1; pieces_.Longer(level) > 0; level++) TakeLevel(values, level);
   }
 
-  // Where a segment has a NaN, the last one is its maximum.
-  __aicore__ inline void TakeBroken(const LocalTensor<float>& best, int32_t count) {
-    CompareScalar(mask_, broken_, 0.0f, CMPMODE::LT, count);
+  __aicore__ inline void TakeLevel(const LocalTensor<float>& values, int32_t level) {
+    const int32_t pieces = pieces_.Longer(level), count = pieces * this->pitch_;
+    const int32_t compared = RoundUp(count, kLanes);
+    LocalTensor<int32_t> from = from_;
+    if (count % kLanes != 0) {
+      // A repeat may end with blocks of shorter pieces: they must lie in the buffer.
+      const int32_t last = this->most_ - level * this->pitch_ - kBlockWords;
+      from = to_;
+      Mins(from, from_, last / kBlockWords * kBlockBytes, compared / kBlockWords);
+      PipeBarrier<PIPE_V>();
+    }
+    blocks_.Gather(next_, values[level * this->pitch_], from, pieces);
     PipeBarrier<PIPE_V>();
-    Select(best, mask_, best, __builtin_nanf(""), SELMODE::VSEL_TENSOR_SCALAR_MODE, count);
-    Select(place_, mask_, place_, broken_, SELMODE::VSEL_TENSOR_TENSOR_MODE, count);
+    if (this->tiling_.nan) {
+      const LocalTensor<uint16_t> bits = mask_.template ReinterpretCast<uint16_t>();
+      Compare(mask_, next_, best_, CMPMODE::GT, compared);
+      Compare(other_mask_, next_, next_, CMPMODE::NE, compared);
+      PipeBarrier<PIPE_V>();
+      Or(bits, bits, other_mask_.template ReinterpretCast<uint16_t>(), compared / 16);
+      PipeBarrier<PIPE_V>();
+      Select(best_, mask_, next_, best_, SELMODE::VSEL_TENSOR_TENSOR_MODE, count);
+      PipeBarrier<PIPE_V>();
+      Not(bits, bits, compared / 16);
+    } else {
+      Compare(mask_, best_, next_, CMPMODE::GE, compared);
+      PipeBarrier<PIPE_V>();
+      Max(best_, best_, next_, count);
+    }
+    PipeBarrier<PIPE_V>();
+    Select(place_, mask_, place_, static_cast<float>(level * kWord),
+           SELMODE::VSEL_TENSOR_SCALAR_MODE, count);
     PipeBarrier<PIPE_V>();
   }
 
-  // Fills args_: the row that was in the slot which place_ names; -1 where it names none.
-  __aicore__ inline void FindRows(const Chunk& chunk, int32_t count) {
+  // next_, as int32: the rows that the maxima of the sorted pieces come from; -1 for the slot that
+  // was carried over. Behind them a piece of no slots.
+  __aicore__ inline void FindRows(const Chunk& chunk) {
+    const int32_t pitch = this->pitch_, pieces = pieces_.Longer(0), count = pieces * pitch;
+    const LocalTensor<int32_t> place = place_.template ReinterpretCast<int32_t>();
+    if (pieces > 0) {
+      const int32_t whole = RoundUp(pieces, kBlockWords);
+      Adds(row_, pieces_.slots(), Chunks::kHeader - 1, whole);
+      PipeBarrier<PIPE_V>();
+      Muls(row_, row_, kWord, whole);
+      PipeBarrier<PIPE_V>();
+      Cast(offset_, row_, RoundMode::CAST_NONE, whole);
+      PipeBarrier<PIPE_V>();
+      Brcb(spread_, offset_, static_cast<uint8_t>(whole / kBlockWords), {1, kBlockWords});
+      PipeBarrier<PIPE_V>();
+      const auto row = static_cast<uint8_t>(pitch / kBlockWords);
+      for (int32_t at = 0; at < pitch; at += kLanes)
+        Add(place_[at], place_[at], spread_, static_cast<uint64_t>(MinOf(kLanes, pitch - at)),
+            static_cast<uint8_t>(pieces), {1, 1, 0, row, row, 1});
+      PipeBarrier<PIPE_V>();
+      Cast(place, place_, RoundMode::CAST_RINT, count);
+    }
+    Duplicate(place[count], 0, pitch);
+    Duplicate(best_[count], 0.0f, pitch);
+    PipeBarrier<PIPE_V>();
+    Gather(next_.template ReinterpretCast<int32_t>(), this->chunks_.Rows(chunk),
+           place.template ReinterpretCast<uint32_t>(), 0, count + pitch);
+    PipeBarrier<PIPE_V>();
+  }
+
+  // Puts the results of the sorted pieces in the order of their rows: `rows` and args_.
+  __aicore__ inline void Unsort(const LocalTensor<float>& rows) {
+    const int32_t pitch = this->pitch_, pieces = pieces_.count();
+    const int32_t places = RoundUp(pieces, kBlockWords);
+    Mins(row_, pieces_.places(), pieces_.Longer(0) * kWord, places);
+    PipeBarrier<PIPE_V>();
+    Muls(row_, row_, pitch, places);
+    PipeBarrier<PIPE_V>();
+    blocks_.Find(to_, row_, pieces);
+    blocks_.Gather(rows, best_, to_, pieces);
+    blocks_.Gather(args_, next_.template ReinterpretCast<int32_t>(), to_, pieces);
+    PipeBarrier<PIPE_V>();
+  }
+
+  // The first row's args, where it took the number that was carried over.
+  __aicore__ inline void FindCarried() {
     const int32_t pitch = this->pitch_;
-    const LocalTensor<int32_t> place = work_.template ReinterpretCast<int32_t>();
-    Cast(place, place_, RoundMode::CAST_RINT, count);
+    Mins(scratch_, args_, 0, pitch);  // -1 there
+    Adds(carried_arg_, carried_arg_, 1, pitch);
     PipeBarrier<PIPE_V>();
-    if (this->carried_) {  // 1 where the first row comes from the slot of the carried one, else 0
-      Mins(scratch_, place, 1, pitch);
-      PipeBarrier<PIPE_V>();
-      Muls(scratch_, scratch_, -1, pitch);
-      PipeBarrier<PIPE_V>();
-      Adds(scratch_, scratch_, 1, pitch);
-    }
-    Adds(place, place, Chunks::kHeader - 1, count);
+    Mul(scratch_, scratch_, carried_arg_, pitch);
     PipeBarrier<PIPE_V>();
-    Muls(place, place, kWord, count);
+    Sub(args_, args_, scratch_, pitch);
     PipeBarrier<PIPE_V>();
-    Gather(args_, this->chunks_.Rows(chunk), place.template ReinterpretCast<uint32_t>(), 0, count);
+  }
+
+  // Takes the numbers of `next`, and where they come from, that are greater than those of a row.
+  __aicore__ inline void TakeGreater(const LocalTensor<float>& row, const LocalTensor<int32_t>& arg,
+                                     const LocalTensor<float>& next,
+                                     const LocalTensor<int32_t>& next_arg) {
+    const int32_t pitch = this->pitch_;
+    TakeWhere(CMPMODE::GT, row, row, arg, next, next_arg);
+    if (this->tiling_.nan) TakeWhere(CMPMODE::NE, next, row, arg, next, next_arg);
+  }
+  __aicore__ inline void TakeWhere(CMPMODE mode, const LocalTensor<float>& other,
+                                   const LocalTensor<float>& row, const LocalTensor<int32_t>& arg,
+                                   const LocalTensor<float>& next,
+                                   const LocalTensor<int32_t>& next_arg) {
+    const int32_t pitch = this->pitch_;
+    const LocalTensor<int32_t> taken = place_.template ReinterpretCast<int32_t>();
+    Compare(mask_, next, other, mode, RoundUp(pitch, kLanes));
+    Duplicate(place_, 1.0f, pitch);
+    AscendC::Sub(scratch_, next_arg, arg, pitch);
     PipeBarrier<PIPE_V>();
-    if (this->carried_) {
-      // The list has -1 for that slot.
-      Adds(carried_arg_, carried_arg_, 1, pitch);
-      PipeBarrier<PIPE_V>();
-      Mul(scratch_, scratch_, carried_arg_, pitch);
-      PipeBarrier<PIPE_V>();
-      Add(args_, args_, scratch_, pitch);
-      PipeBarrier<PIPE_V>();
-    }
+    Select(row, mask_, next, row, SELMODE::VSEL_TENSOR_TENSOR_MODE, pitch);
+    Select(place_, mask_, place_, 0.0f, SELMODE::VSEL_TENSOR_SCALAR_MODE, pitch);
+    PipeBarrier<PIPE_V>();
+    Cast(taken, place_, RoundMode::CAST_RINT, pitch);
+    PipeBarrier<PIPE_V>();
+    Mul(scratch_, scratch_, taken, pitch);
+    PipeBarrier<PIPE_V>();
+    Add(arg, arg, scratch_, pitch);
+    PipeBarrier<PIPE_V>();
   }
 
   __aicore__ inline void Carry(int32_t row) {
@@ -179,12 +260,15 @@ class Maximum : public Reducer<T, Maximum<T>> {
   }
 
   GlobalTensor<int32_t> argmax_, partial_args_;
-  TQue<TPosition::VECOUT, 2> arg_queue_;
+  TQue<TPosition::VECOUT, 1> arg_queue_;
+  Pieces pieces_;
+  RowBlocks blocks_;
+  LocalTensor<float> best_, next_, place_;  // by sorted piece
+  LocalTensor<int32_t> from_, to_;          // the blocks of sorted pieces, and of rows
+  LocalTensor<int32_t> row_;                // scratch, a word for each piece, and so are these
+  LocalTensor<float> offset_, spread_;
+  LocalTensor<uint8_t> mask_, other_mask_;
   LocalTensor<int32_t> args_, carried_arg_, scratch_;
-  LocalTensor<float> work_, wide_, slot_;  // by slot
-  LocalTensor<float> place_, broken_;      // by segment: slots of the maximum, of the last NaN
-  LocalTensor<uint8_t> mask_;
-  int32_t numbered_ = 0;
 };
 
 }  // namespace

@@ -40,8 +40,10 @@ struct SegmentGatherTiling {
 namespace mxd::kernels {
 
 // How many numbers the rows of a chunk may have, with the row carried over from the chunk before.
-constexpr int32_t kSegmentSumWords = 8192, kSegmentMaxWords = 3072, kSegmentWhereWords = 4608;
+constexpr int32_t kSegmentSumWords = 8192, kSegmentMaxWords = 8320, kSegmentWhereWords = 4608;
 constexpr int32_t kSegmentChunk = 1016;       // places of the sequence, at most
+constexpr int32_t kSegmentMaxChunk = 216;     // of a maximum
+constexpr int32_t kSegmentPiece = 16;         // slots of a piece of a segment, at most
 constexpr int32_t kSegmentLeast = 64;         // at least, if UB holds the rows of so many
 constexpr int32_t kSegmentLiftedChunk = 248;  // of a sum of lifted points: a repeat a row
 constexpr int32_t kSegmentUnit = 1024;        // chunks of a unit, at most

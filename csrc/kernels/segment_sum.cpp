@@ -24,7 +24,7 @@ class Sum : public Sums<T, Sum<T, kWhere>> {
       segments_ = Take<int32_t>(pipe, this->most_);
       equal_ = Take<uint8_t>(pipe, this->most_ / 8);
       Duplicate(segments_, 0, this->most_);
-      this->Clear(source_queue_);
+      this->Clear(source_queue_, Base::kInBuffers);
     }
   }
 

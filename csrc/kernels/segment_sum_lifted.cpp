@@ -22,7 +22,7 @@ class LiftedSum : public Sums<T, LiftedSum<T>> {
       : Base(pipe, tiling, context, points, begins, splits, out, partials) {
     Bind(depth_, depth);
     pipe.InitBuffer(weight_queue_, Base::kInBuffers, kSlots * kBlockBytes);
-    this->Clear(weight_queue_);
+    this->Clear(weight_queue_, Base::kInBuffers);
     weights_ = Take<float>(pipe, kSlots);
     factors_ = Take<float>(pipe, (kSlots + kBlockWords) * kBlockWords);
     block_ = Take<int32_t>(pipe, kSlots);

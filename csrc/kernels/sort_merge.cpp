@@ -116,11 +116,10 @@ class SortMerge {
 }  // namespace
 }  // namespace mxd::kernels
 
-// Merges the runs of pairs, to merged or, the last time, to sorted_keys and sorted_rows.
+// Merges the runs of pairs, to merged or, the last time, to keys and rows.
 extern "C" __global__ __aicore__ void sort_merge(GM_ADDR pairs, GM_ADDR positions, GM_ADDR merged,
-                                                 GM_ADDR sorted_keys, GM_ADDR sorted_rows,
+                                                 GM_ADDR keys, GM_ADDR rows,
                                                  SortMergeTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
-  mxd::kernels::RunKernel<mxd::kernels::SortMerge>(tiling, pairs, positions, merged, sorted_keys,
-                                                   sorted_rows);
+  mxd::kernels::RunKernel<mxd::kernels::SortMerge>(tiling, pairs, positions, merged, keys, rows);
 }

@@ -25,7 +25,8 @@ namespace mxd::kernels {
 
 constexpr int32_t kDenseTile = 512;          // cells
 constexpr int32_t kDenseWidth = 128;         // channels
-constexpr int32_t kDenseRowBytes = 57344;    // of a tile's voxels
+constexpr int32_t kDenseReadWidth = 64;      // channels where planes are read: in long pieces
+constexpr int32_t kDenseRowBytes = 40960;    // of a tile's voxels
 constexpr int32_t kDensePlaneBytes = 16384;  // of some planes of a tile, to be written
 constexpr int32_t kDenseTileBytes = 61440;   // of all planes of a tile, read
 constexpr int32_t kDensePlane = 1 << 28;     // cells of a plane: strides of DMAs are of 32 bits

@@ -1,12 +1,10 @@
-// The functions that mmcv 2.1 uses as the keys of its C++ op registry. For each key and device the
+// The functions that mmcv 2.x uses as the keys of its C++ op registry. For each key and device the
 // registry holds a function of the same signature.
 #pragma once
 
 #include <torch/types.h>
 
 #include <vector>
-
-#include "pytorch_device_registry.hpp"  // of the installed mmcv
 
 using at::Tensor;
 
@@ -53,6 +51,17 @@ void points_in_boxes_part_forward_impl(int batch_size, int boxes_num, int pts_nu
                                        Tensor pts, Tensor box_idx_of_points);
 void points_in_boxes_all_forward_impl(int batch_size, int boxes_num, int pts_num, Tensor boxes,
                                       Tensor pts, Tensor box_idx_of_points);
+void roiaware_pool3d_forward_impl(int boxes_num, int pts_num, int channels, int max_pts_each_voxel,
+                                  int out_x, int out_y, int out_z, Tensor rois, Tensor pts,
+                                  Tensor pts_feature, Tensor argmax, Tensor pts_idx_of_voxels,
+                                  Tensor pooled_features, int pool_method);
+void roiaware_pool3d_backward_impl(int boxes_num, int out_x, int out_y, int out_z, int channels,
+                                   int max_pts_each_voxel, Tensor pts_idx_of_voxels, Tensor argmax,
+                                   Tensor grad_out, Tensor grad_in, int pool_method);
+void roipoint_pool3d_forward_impl(int batch_size, int pts_num, int boxes_num, int feature_in_len,
+                                  int sampled_pts_num, Tensor xyz, Tensor boxes3d,
+                                  Tensor pts_feature, Tensor pooled_features,
+                                  Tensor pooled_empty_flag);
 
 Tensor nms_impl(Tensor boxes, Tensor scores, float iou_threshold, int offset);
 void bbox_overlaps_impl(Tensor bboxes1, Tensor bboxes2, Tensor ious, int mode, bool aligned,
@@ -83,13 +92,37 @@ void three_interpolate_forward_impl(int b, int c, int m, int n, Tensor points, T
                                     Tensor weight, Tensor out);
 void three_interpolate_backward_impl(int b, int c, int n, int m, Tensor grad_out, Tensor idx,
                                      Tensor weight, Tensor grad_points);
+void knn_forward_impl(int b, int n, int m, int nsample, Tensor xyz, Tensor new_xyz, Tensor idx,
+                      Tensor dist2);
+void furthest_point_sampling_forward_impl(Tensor points, Tensor temp, Tensor idx, int b, int n,
+                                          int m);
+void furthest_point_sampling_with_dist_forward_impl(Tensor points_dist, Tensor temp, Tensor idx,
+                                                    int b, int n, int m);
 void ball_query_forward_impl(int b, int n, int m, float min_radius, float max_radius, int nsample,
                              Tensor new_xyz, Tensor xyz, Tensor idx);
+void stack_ball_query_forward_impl(float max_radius, int nsample, Tensor new_xyz,
+                                   Tensor new_xyz_batch_cnt, Tensor xyz, Tensor xyz_batch_cnt,
+                                   Tensor idx);
 void group_points_forward_impl(int b, int c, int n, int npoints, int nsample, Tensor points,
                                Tensor idx, Tensor out);
 void group_points_backward_impl(int b, int c, int n, int npoints, int nsample, Tensor grad_out,
                                 Tensor idx, Tensor grad_points);
+void stack_group_points_forward_impl(int b, int c, int m, int nsample, Tensor features,
+                                     Tensor features_batch_cnt, Tensor idx, Tensor idx_batch_cnt,
+                                     Tensor out);
+void stack_group_points_backward_impl(int b, int c, int m, int n, int nsample, Tensor grad_out,
+                                      Tensor idx, Tensor idx_batch_cnt, Tensor features_batch_cnt,
+                                      Tensor grad_features);
 void gather_points_forward_impl(int b, int c, int n, int npoints, Tensor points, Tensor idx,
                                 Tensor out);
 void gather_points_backward_impl(int b, int c, int n, int npoints, Tensor grad_out, Tensor idx,
                                  Tensor grad_points);
+
+void assign_score_withk_forward_impl(int B, int N0, int N1, int M, int K, int O, int aggregate,
+                                     const Tensor& points, const Tensor& centers,
+                                     const Tensor& scores, const Tensor& knn_idx, Tensor& output);
+void assign_score_withk_backward_impl(int B, int N0, int N1, int M, int K, int O, int aggregate,
+                                      const Tensor& grad_out, const Tensor& points,
+                                      const Tensor& centers, const Tensor& scores,
+                                      const Tensor& knn_idx, Tensor& grad_points,
+                                      Tensor& grad_centers, Tensor& grad_scores);

@@ -1,36 +1,16 @@
 #include "npu_forms.h"
 
 #include <ATen/ATen.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 
 #include <limits>
+
+#include "forms/mxd_op.h"
 
 namespace mxd::mmcv_registry {
 namespace {
 
-/// Call `torch.ops.mxd.NAME`.
-template <typename Signature, typename... Args>
-auto mxd_op(const char* name, const Args&... args) {
-  return c10::Dispatcher::singleton()
-      .findSchemaOrThrow((std::string("mxd::") + name).c_str(), "")
-      .typed<Signature>()
-      .call(args...);
-}
-
 std::vector<double> widened(const std::vector<float>& values) {
   return {values.begin(), values.end()};
-}
-
-auto scatter_plan(const Tensor& coors) {
-  using Plan = std::tuple<Tensor, Tensor, Tensor, Tensor>;
-  return mxd_op<Plan(const Tensor&)>("dynamic_scatter_plan", coors);
-}
-
-auto scatter(const Tensor& feats, const Tensor& ranks, const Tensor& intervals, reduce_t reduce) {
-  using Signature =
-      std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, c10::string_view);
-  const char* name = reduce == SUM ? "sum" : reduce == MEAN ? "mean" : "max";
-  return mxd_op<Signature>("dynamic_scatter", feats, ranks, intervals, c10::string_view(name));
 }
 
 /// What two lists of boxes have in common; the modes are those of csrc/ops/rotated_iou.h.
@@ -58,30 +38,6 @@ void keep_sorted(const Tensor& boxes, Tensor& keep, Tensor& keep_num, float thre
   const auto [kept, count] = rotated_nms(boxes, c10::nullopt, c10::nullopt, threshold, false);
   keep.copy_(kept);
   keep_num.copy_(count.view(keep_num.sizes()));
-}
-
-Tensor log_above_zero(const Tensor& probability) {
-  return probability.clamp_min(std::numeric_limits<float>::min()).log();
-}
-
-/// The class weight of each target; 1 where no weights are given. Background (a target beyond the
-/// classes) has the weight of the last class.
-Tensor weight_of(const Tensor& weight, const Tensor& target) {
-  if (weight.numel() == 0) return at::ones({}, weight.options().dtype(at::kFloat));
-  return weight.to(at::kFloat).index_select(0, target.clamp(0, weight.size(0) - 1));
-}
-
-/// For each row and class: alpha where the target is this class, else 1 - alpha, times the class
-/// weight; and whether the target is this class.
-std::pair<Tensor, Tensor> balance(const Tensor& input, const Tensor& target, const Tensor& weight,
-                                  float alpha) {
-  const auto is_class = target.unsqueeze(1) == at::arange(input.size(1), target.options());
-  const auto factor = at::where(is_class, alpha, 1 - alpha).to(at::kFloat);
-  return {factor * weight_of(weight, target).unsqueeze(-1), is_class};
-}
-
-Tensor of_label(const Tensor& softmax, const Tensor& target) {
-  return softmax.to(at::kFloat).gather(1, target.clamp_min(0).unsqueeze(1)).squeeze(1);
 }
 
 /// One level of ms_deform_attn, B * heads first, as grid_sampler takes it.
@@ -154,6 +110,49 @@ void scatter_into(const Tensor& grad_out, const Tensor& idx, Tensor& grad_points
     grad_points.copy_(grad_points.to(at::kFloat).scatter_add(2, rows, grad));
 }
 
+/// The rows that stacked batches take from features: which [M * nsample], and whether they are in
+/// their batch [M, nsample]. Rows of idx count from the first of their batch.
+std::pair<Tensor, Tensor> stacked_rows(const Tensor& idx, const Tensor& idx_batch_cnt,
+                                       const Tensor& features_batch_cnt) {
+  const auto ends = idx_batch_cnt.cumsum(0, at::kInt).unsqueeze(0);
+  const auto number = at::arange(idx.size(0), idx.options()).unsqueeze(1);
+  const auto batch = (number >= ends).to(at::kFloat).sum(1).to(at::kLong);
+  const auto firsts = features_batch_cnt.cumsum(0, at::kInt) - features_batch_cnt;
+  const auto first = firsts.index_select(0, batch).unsqueeze(1);
+  const auto count = features_batch_cnt.index_select(0, batch).unsqueeze(1);
+  const auto within = (idx >= 0).logical_and(idx < count);
+  return {at::where(within, idx + first, 0).flatten().to(at::kLong), within};
+}
+
+/// Adds rows [R, ...] to `sum` at `rows` [R]; halves are summed in float32.
+void add_rows(const Tensor& sum, const Tensor& rows, const Tensor& values) {
+  const auto wide = values.to(at::kFloat);
+  if (sum.scalar_type() == at::kFloat)
+    sum.index_add_(0, rows, wide);
+  else
+    sum.copy_(sum.to(at::kFloat).index_add_(0, rows, wide));
+}
+
+/// Of assign_score_withk, for each of B * N1 * K neighbours: its row of the points of all batches
+/// and that of its centre, whether it is a point [.., 1], and the difference of their features
+/// [.., M, O].
+struct Neighbours {
+  Tensor rows, centre_rows, valid, difference;
+
+  Neighbours(const Tensor& points, const Tensor& centers, const Tensor& knn_idx) {
+    const auto batches = points.size(0), count = points.size(1), neighbours = knn_idx.size(2);
+    const auto first = at::arange(batches, knn_idx.options().dtype(at::kInt)) * count;
+    const auto number = knn_idx.to(at::kInt);
+    const auto inside = (number >= 0).logical_and(number < count);
+    const auto row = at::where(inside, number, 0) + first.view({-1, 1, 1});
+    rows = row.flatten().to(at::kLong);
+    centre_rows = row.narrow(2, 0, 1).expand({-1, -1, neighbours}).flatten().to(at::kLong);
+    valid = inside.flatten().unsqueeze(1);
+    difference = points.flatten(0, 1).index_select(0, rows) -
+                 centers.flatten(0, 1).index_select(0, centre_rows);
+  }
+};
+
 }  // namespace
 
 int hard_voxelize(const Tensor& points, Tensor& voxels, Tensor& coors, Tensor& num_points_per_voxel,
@@ -181,66 +180,6 @@ void dynamic_voxelize(const Tensor& points, Tensor& coors, std::vector<float> vo
   const auto size = widened(voxel_size), range = widened(coors_range);
   coors.copy_(mxd_op<Tensor(const Tensor&, Numbers, Numbers)>("voxelize_dynamic", points,
                                                               Numbers(size), Numbers(range)));
-}
-
-std::vector<Tensor> dynamic_point_to_voxel_forward(const Tensor& feats, const Tensor& coors,
-                                                   reduce_t reduce_type) {
-  const auto [voxel_coors, point_voxel, ranks, intervals] = scatter_plan(coors);
-  const auto voxel_feats = std::get<0>(scatter(feats, ranks, intervals, reduce_type));
-  return {voxel_feats, voxel_coors, point_voxel, intervals.diff().to(at::kInt)};
-}
-
-void dynamic_point_to_voxel_backward(Tensor& grad_feats, const Tensor& grad_reduced_feats,
-                                     const Tensor& feats, const Tensor&, const Tensor& coors_map,
-                                     const Tensor& reduce_count, reduce_t reduce_type) {
-  if (reduce_type == MAX) {
-    // Every voxel has a point, so a plan made from the voxels' numbers has the same voxels.
-    const auto plan = scatter_plan(coors_map.unsqueeze(1));
-    const auto argmax =
-        std::get<1>(scatter(feats, std::get<2>(plan), std::get<3>(plan), reduce_type));
-    grad_feats.zero_().scatter_(0, argmax.to(at::kLong), grad_reduced_feats);
-    return;
-  }
-  const auto grad =
-      reduce_type == MEAN
-          ? grad_reduced_feats / reduce_count.to(grad_reduced_feats.dtype()).unsqueeze(1)
-          : grad_reduced_feats;
-  grad_feats.copy_(mxd_op<Tensor(const Tensor&, const Tensor&)>("bev_pool_grad", grad, coors_map));
-}
-
-void sigmoid_focal_loss_forward(Tensor input, Tensor target, Tensor weight, Tensor output,
-                                float gamma, float alpha) {
-  const auto [factor, is_class] = balance(input, target, weight, alpha);
-  const auto x = input.to(at::kFloat);
-  const auto right = at::where(is_class, x, -x).sigmoid();  // probability of the right answer
-  output.copy_(-factor * (1 - right).pow(gamma) * log_above_zero(right));
-}
-
-void sigmoid_focal_loss_backward(Tensor input, Tensor target, Tensor weight, Tensor grad_input,
-                                 float gamma, float alpha) {
-  const auto [factor, is_class] = balance(input, target, weight, alpha);
-  const auto x = input.to(at::kFloat);
-  const auto right = at::where(is_class, x, -x).sigmoid();
-  const auto wrong = 1 - right;
-  const auto slope = -factor * wrong.pow(gamma) * (wrong - gamma * right * log_above_zero(right));
-  grad_input.copy_(at::where(is_class, slope, -slope));
-}
-
-void softmax_focal_loss_forward(Tensor softmax, Tensor target, Tensor weight, Tensor output,
-                                float gamma, float alpha) {
-  const auto right = of_label(softmax, target);
-  const auto loss = -alpha * (1 - right).pow(gamma) * log_above_zero(right);
-  output.copy_((loss * weight_of(weight, target)).masked_fill(target < 0, 0));
-}
-
-void softmax_focal_loss_backward(Tensor softmax, Tensor target, Tensor weight, Tensor buff,
-                                 Tensor grad_input, float gamma, float alpha) {
-  const auto right = of_label(softmax, target), wrong = 1 - right;
-  const auto slope =
-      alpha * (gamma * wrong.pow(gamma - 1) * right * log_above_zero(right) - wrong.pow(gamma));
-  buff.copy_((slope * weight_of(weight, target)).masked_fill(target < 0, 0));
-  const auto is_class = target.unsqueeze(1) == at::arange(softmax.size(1), target.options());
-  grad_input.copy_(buff.unsqueeze(1) * (is_class.to(softmax.dtype()) - softmax));
 }
 
 Tensor ms_deform_attn_forward(const Tensor& value, const Tensor& spatial_shapes,
@@ -353,6 +292,69 @@ void gather_points_forward(int, int, int, int, Tensor points, Tensor idx, Tensor
 
 void gather_points_backward(int, int, int, int, Tensor grad_out, Tensor idx, Tensor grad_points) {
   scatter_into(grad_out, idx, grad_points);
+}
+
+void stack_group_points_forward(int, int c, int m, int nsample, Tensor features,
+                                Tensor features_batch_cnt, Tensor idx, Tensor idx_batch_cnt,
+                                Tensor out) {
+  if (features.numel() == 0 || idx.numel() == 0) return;
+  const auto [rows, within] = stacked_rows(idx, idx_batch_cnt, features_batch_cnt);
+  const auto taken = features.index_select(0, rows).view({m, nsample, c}).transpose(1, 2);
+  out.copy_(taken.masked_fill(within.logical_not().unsqueeze(1), 0));
+}
+
+void stack_group_points_backward(int, int c, int, int, int, Tensor grad_out, Tensor idx,
+                                 Tensor idx_batch_cnt, Tensor features_batch_cnt,
+                                 Tensor grad_features) {
+  if (grad_features.numel() == 0 || idx.numel() == 0) return;
+  const auto [rows, within] = stacked_rows(idx, idx_batch_cnt, features_batch_cnt);
+  const auto grad = grad_out.masked_fill(within.logical_not().unsqueeze(1), 0).transpose(1, 2);
+  add_rows(grad_features, rows, grad.reshape({-1, c}));
+}
+
+void roipoint_pool3d(int batch_size, int pts_num, int boxes_num, int feature_in_len,
+                     int sampled_pts_num, Tensor xyz, Tensor boxes3d, Tensor pts_feature,
+                     Tensor pooled_features, Tensor pooled_empty_flag) {
+  if (pts_num == 0) pooled_empty_flag.fill_(1);
+  if (pts_num == 0 || boxes_num == 0 || batch_size == 0) return;
+  const auto mask = inside(boxes3d, xyz).transpose(1, 2);  // [B, M, N]
+  const auto found = first_columns(mask, std::min(pts_num, sampled_pts_num));
+  const auto count = (found < pts_num).to(at::kFloat).sum(-1, /*keepdim=*/true);
+  // Where there are fewer points they come again, in turns.
+  const auto turn = at::arange(sampled_pts_num, count.options()).fmod(count.clamp_min(1));
+  const auto point = found.gather(2, turn.to(at::kLong)).clamp_max(pts_num - 1).to(at::kInt);
+  const auto first = at::arange(batch_size, point.options()) * pts_num;
+  const auto rows = (point + first.view({-1, 1, 1})).flatten().to(at::kLong);
+  const auto all = at::cat({xyz.to(pts_feature.scalar_type()), pts_feature}, 2).flatten(0, 1);
+  const auto empty = count == 0;
+  pooled_features.copy_(all.index_select(0, rows)
+                            .view({batch_size, boxes_num, sampled_pts_num, 3 + feature_in_len})
+                            .masked_fill(empty.unsqueeze(-1), 0));
+  pooled_empty_flag.copy_(empty.squeeze(-1));
+}
+
+void assign_score_withk_forward(int B, int, int N1, int M, int K, int O, int, const Tensor& points,
+                                const Tensor& centers, const Tensor& scores, const Tensor& knn_idx,
+                                Tensor& output) {
+  const Neighbours neighbours(points, centers, knn_idx);
+  const auto sum = at::bmm(scores.view({-1, 1, M}), neighbours.difference).squeeze(1);
+  output.copy_(
+      sum.masked_fill(neighbours.valid.logical_not(), 0).view({B, N1, K, O}).permute({0, 3, 1, 2}));
+}
+
+void assign_score_withk_backward(int, int, int, int M, int, int O, int, const Tensor& grad_out,
+                                 const Tensor& points, const Tensor& centers, const Tensor& scores,
+                                 const Tensor& knn_idx, Tensor& grad_points, Tensor& grad_centers,
+                                 Tensor& grad_scores) {
+  const Neighbours neighbours(points, centers, knn_idx);
+  const auto grad = grad_out.permute({0, 2, 3, 1})
+                        .reshape({-1, O})
+                        .masked_fill(neighbours.valid.logical_not(), 0)
+                        .unsqueeze(1);  // [R, 1, O]
+  const auto shares = scores.view({-1, M, 1}) * grad;
+  add_rows(grad_points.flatten(0, 1), neighbours.rows, shares);
+  add_rows(grad_centers.flatten(0, 1), neighbours.centre_rows, -shares);
+  grad_scores.copy_((neighbours.difference * grad).sum(-1).view_as(grad_scores));
 }
 
 /// mmcv's Python gives npu tensors' angles in degrees.

@@ -2,7 +2,7 @@
 // kernels or plain PyTorch) or with ATen ops. Arguments are as in mmcv_ops.h.
 #pragma once
 
-#include "mmcv_ops.h"
+#include "forms/forms.h"
 
 namespace mxd::mmcv_registry {
 
@@ -12,12 +12,6 @@ int hard_voxelize(const Tensor& points, Tensor& voxels, Tensor& coors, Tensor& n
                   int max_voxels, int ndim);
 void dynamic_voxelize(const Tensor& points, Tensor& coors, std::vector<float> voxel_size,
                       std::vector<float> coors_range, int ndim);
-std::vector<Tensor> dynamic_point_to_voxel_forward(const Tensor& feats, const Tensor& coors,
-                                                   reduce_t reduce_type);
-void dynamic_point_to_voxel_backward(Tensor& grad_feats, const Tensor& grad_reduced_feats,
-                                     const Tensor& feats, const Tensor& reduced_feats,
-                                     const Tensor& coors_map, const Tensor& reduce_count,
-                                     reduce_t reduce_type);
 void box_iou_rotated(Tensor boxes1, Tensor boxes2, Tensor ious, int mode_flag, bool aligned);
 void boxes_overlap_bev(int num_a, Tensor boxes_a, int num_b, Tensor boxes_b, Tensor overlap);
 void nms3d(Tensor boxes, Tensor& keep, Tensor& keep_num, float threshold);
@@ -28,14 +22,6 @@ Tensor nms_rotated(const Tensor& dets, const Tensor& scores, const Tensor& label
                    float iou_threshold);
 
 // In ATen ops.
-void sigmoid_focal_loss_forward(Tensor input, Tensor target, Tensor weight, Tensor output,
-                                float gamma, float alpha);
-void sigmoid_focal_loss_backward(Tensor input, Tensor target, Tensor weight, Tensor grad_input,
-                                 float gamma, float alpha);
-void softmax_focal_loss_forward(Tensor softmax, Tensor target, Tensor weight, Tensor output,
-                                float gamma, float alpha);
-void softmax_focal_loss_backward(Tensor softmax, Tensor target, Tensor weight, Tensor buff,
-                                 Tensor grad_input, float gamma, float alpha);
 Tensor ms_deform_attn_forward(const Tensor& value, const Tensor& spatial_shapes,
                               const Tensor& level_start_index, const Tensor& sampling_loc,
                               const Tensor& attn_weight, int im2col_step);
@@ -62,5 +48,21 @@ void group_points_backward(int b, int c, int n, int npoints, int nsample, Tensor
 void gather_points_forward(int b, int c, int n, int npoints, Tensor points, Tensor idx, Tensor out);
 void gather_points_backward(int b, int c, int n, int npoints, Tensor grad_out, Tensor idx,
                             Tensor grad_points);
+void stack_group_points_forward(int b, int c, int m, int nsample, Tensor features,
+                                Tensor features_batch_cnt, Tensor idx, Tensor idx_batch_cnt,
+                                Tensor out);
+void stack_group_points_backward(int b, int c, int m, int n, int nsample, Tensor grad_out,
+                                 Tensor idx, Tensor idx_batch_cnt, Tensor features_batch_cnt,
+                                 Tensor grad_features);
+void roipoint_pool3d(int batch_size, int pts_num, int boxes_num, int feature_in_len,
+                     int sampled_pts_num, Tensor xyz, Tensor boxes3d, Tensor pts_feature,
+                     Tensor pooled_features, Tensor pooled_empty_flag);
+void assign_score_withk_forward(int B, int N0, int N1, int M, int K, int O, int aggregate,
+                                const Tensor& points, const Tensor& centers, const Tensor& scores,
+                                const Tensor& knn_idx, Tensor& output);
+void assign_score_withk_backward(int B, int N0, int N1, int M, int K, int O, int aggregate,
+                                 const Tensor& grad_out, const Tensor& points,
+                                 const Tensor& centers, const Tensor& scores, const Tensor& knn_idx,
+                                 Tensor& grad_points, Tensor& grad_centers, Tensor& grad_scores);
 
 }  // namespace mxd::mmcv_registry

@@ -14,11 +14,9 @@
 #include <utility>
 
 #include "mmcv_ops.h"
+#include "registry.h"
 
 namespace mxd::mmcv_registry {
-
-template <auto op>
-using Registry = DeviceRegistry<decltype(op), op>;  // of one op: a function for each device
 
 /// One warning for each op.
 inline void warn_of_copies(const std::string& op) {
@@ -50,13 +48,14 @@ struct OnCpuImpl;
 template <auto op, typename Return, typename... Args, int... written>
 struct OnCpuImpl<op, Return (*)(Args...), written...> {
   static inline const char* name = nullptr;
+  static inline decltype(op)* functions = nullptr;  // mmcv's, by device
 
   static Return run(Args... args) {
     warn_of_copies(name);
     at::NoGradGuard no_grad;
     const auto given = std::forward_as_tuple(args...);
     std::tuple<std::decay_t<Args>...> copies(to_cpu<std::decay_t<Args>>(args)...);
-    const auto call = [&] { return std::apply(Registry<op>::instance().Find(at::kCPU), copies); };
+    const auto call = [&] { return std::apply(functions[static_cast<int>(at::kCPU)], copies); };
     if constexpr (std::is_void_v<Return>) {
       call();
       (std::get<written>(given).copy_(std::get<written>(copies)), ...);

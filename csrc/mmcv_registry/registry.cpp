@@ -1,7 +1,6 @@
 // Fills mmcv's C++ op registry for npu tensors, for an mmcv that was built without FORCE_NPU. It
-// happens when this library is loaded, after mmcv's own. mmcv keeps the functions of each op, one
-// for each device, in a DeviceRegistry. There is one such registry in the process, so mmcv's Python
-// finds the functions that are added here.
+// happens when this library is loaded, after mmcv's own and after the registry was filled for CPU
+// tensors (cpu/table.cpp).
 //
 // Ops that mmcv serves itself are not replaced. Deformable convolution is not in the table: for npu
 // tensors mmcv's Python calls torch_npu's, and a model's DCN layers come from this package.
@@ -20,36 +19,22 @@ namespace {
 
 // ---- The table.
 
-/// Fill in one op, if nothing serves it yet.
-///
-/// Returns: whether it was filled in.
-template <auto op>
-bool fill(decltype(op) function) {
-  auto& registry = Registry<op>::instance();
-  if (registry.Find(at::kPrivateUse1)) return false;
-  registry.Register(at::kPrivateUse1, function);
-  return true;
-}
-
 template <auto op, int... written>
-bool fill_on_cpu(const char* name) {
+Served fill_on_cpu(void* library, const char* name) {
   using Op = OnCpu<op, written...>;
   Op::name = name;
-  return fill<op>(Op::run);
+  Op::functions = find_functions<op>(library);
+  return fill<op>(library, at::kPrivateUse1, name, Op::run, "the CPU");
 }
 
-struct Op {
-  std::string name, server;
-  bool filled;
-};
-
-#define MXD(op, function) {#op, "operators of mxd_mmplugin", fill<op>(function)}
-#define ATEN(op, function) {#op, "PyTorch ops", fill<op>(function)}
-// mmcv's own kernel; the numbers are the positions of the arguments that it writes.
-#define CPU(op, ...) {#op, "the CPU", fill_on_cpu<op __VA_OPT__(, ) __VA_ARGS__>(#op)}
+#define MXD(op, function) \
+  fill<op>(library, at::kPrivateUse1, #op, function, "operators of mxd_mmplugin")
+#define ATEN(op, function) fill<op>(library, at::kPrivateUse1, #op, function, "PyTorch ops")
+// The function for CPU tensors; the numbers are the positions of the arguments that it writes.
+#define CPU(op, ...) fill_on_cpu<op __VA_OPT__(, ) __VA_ARGS__>(library, #op)
 
 // clang-format off
-std::vector<Op> fill_registry() {
+std::vector<Served> fill_table(void* library) {
   return {
       MXD(hard_voxelize_forward_impl, hard_voxelize),
       MXD(nondeterministic_hard_voxelize_forward_impl, hard_voxelize),
@@ -76,6 +61,17 @@ std::vector<Op> fill_registry() {
       ATEN(group_points_backward_impl, group_points_backward),
       ATEN(gather_points_forward_impl, gather_points_forward),
       ATEN(gather_points_backward_impl, gather_points_backward),
+      ATEN(stack_group_points_forward_impl, stack_group_points_forward),
+      ATEN(stack_group_points_backward_impl, stack_group_points_backward),
+      ATEN(roipoint_pool3d_forward_impl, roipoint_pool3d),
+      ATEN(assign_score_withk_forward_impl, assign_score_withk_forward),
+      ATEN(assign_score_withk_backward_impl, assign_score_withk_backward),
+      CPU(furthest_point_sampling_forward_impl, 1, 2),
+      CPU(furthest_point_sampling_with_dist_forward_impl, 1, 2),
+      CPU(stack_ball_query_forward_impl, 6),
+      CPU(knn_forward_impl, 6, 7),
+      CPU(roiaware_pool3d_forward_impl, 10, 11, 12),
+      CPU(roiaware_pool3d_backward_impl, 9),
       CPU(nms_impl),
       CPU(bbox_overlaps_impl, 2),
       CPU(box_iou_quadri_impl, 2),
@@ -124,28 +120,26 @@ Tensor on_cpu(const py::object& mmcvs, const char* name, const py::args& args) {
   return mmcvs(*copies).cast<Tensor>().to(args[0].cast<Tensor>().device());
 }
 
-std::vector<Op> load() {
-  const bool npu_build = Registry<nms_impl>::instance().Find(at::kPrivateUse1) != nullptr;
-  auto table = fill_registry();
+std::vector<Served> load() {
   py::gil_scoped_acquire gil;
   auto extension = py::module_::import("mmcv._ext");
+  void* library = find_library(extension.attr("__file__").cast<std::string>());
+  const auto* nms = find_functions<nms_impl>(library);
+  const bool npu_build = nms && nms[static_cast<int>(at::kPrivateUse1)];
+  auto table = fill_table(library);
   if (!npu_build) serve_npu(extension, "nms_rotated", nms_rotated_of);
   const py::object nms_quadri = extension.attr("nms_quadri");
   serve_npu(extension, "nms_quadri",
             [=](const py::args& args) { return on_cpu(nms_quadri, "nms_quadri", args); });
-  table.push_back({"nms_rotated", "operators of mxd_mmplugin", !npu_build});
-  table.push_back({"nms_quadri", "the CPU", true});
+  table.emplace_back("nms_rotated", npu_build ? "mmcv" : "operators of mxd_mmplugin");
+  table.emplace_back("nms_quadri", "the CPU");
   return table;
 }
 
-const std::vector<Op> kTable = load();
+const std::vector<Served> kTable = load();
 
 /// What serves each op for npu tensors: op -> server.
-c10::Dict<std::string, std::string> served() {
-  c10::Dict<std::string, std::string> servers;
-  for (const auto& op : kTable) servers.insert(op.name, op.filled ? op.server : "mmcv");
-  return servers;
-}
+c10::Dict<std::string, std::string> served() { return as_dict(kTable); }
 
 }  // namespace
 

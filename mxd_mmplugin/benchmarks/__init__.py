@@ -24,6 +24,7 @@ OPS = (
     'dynamic_scatter',
     'bev_pool',
     'rotated_iou',
+    'mmcv_points',
     'view_transform',
     'sparse4d',
     'step',

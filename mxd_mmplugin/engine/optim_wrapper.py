@@ -2,13 +2,17 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Union
 
+import torch
+from mmengine.device import get_device
 from mmengine.optim import AmpOptimWrapper as _AmpOptimWrapper
 from mmengine.optim import OptimWrapper as _OptimWrapper
 from torch.optim import Optimizer
 
 from .scalars import log_scalars
+
+_GradScaler = getattr(torch.amp, 'GradScaler', torch.cuda.amp.GradScaler)  # PyTorch before 2.3
 
 
 @contextmanager
@@ -71,7 +75,32 @@ class OptimWrapper(_Lean):
 
 
 class AmpOptimWrapper(_Lean, _AmpOptimWrapper):
-    """mmengine's `AmpOptimWrapper`; arguments: see there.
+    """mmengine's `AmpOptimWrapper`, also on a CPU.
 
-    Its loss scaler still waits for the check of the gradients, which decides whether the step is taken.
+    Its loss scaler still waits for the check of the gradients, which decides whether the step is taken. On a CPU, where
+    mmengine's refuses to be built, autocast is to bfloat16, whose range is float32's: no loss is scaled, and
+    `loss_scale` and `dtype` are not used.
+
+    Args:
+        loss_scale, dtype, use_fsdp, **kwargs: see mmengine's.
     """
+
+    def __init__(
+        self,
+        loss_scale: Union[str, float, dict] = 'dynamic',
+        dtype: Union[str, torch.dtype, None] = None,
+        use_fsdp: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        self._on_cpu = get_device() == 'cpu'
+        if not self._on_cpu:
+            super().__init__(loss_scale, dtype, use_fsdp, **kwargs)
+            return
+        _OptimWrapper.__init__(self, **kwargs)
+        self.cast_dtype = torch.bfloat16
+        self.loss_scaler = _GradScaler(enabled=False)
+        self._scale_update_param = None
+
+    def state_dict(self) -> dict:
+        """The optimizer's, and the loss scaler's where there is one: another device can go on from either."""
+        return _OptimWrapper.state_dict(self) if self._on_cpu else super().state_dict()

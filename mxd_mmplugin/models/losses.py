@@ -43,7 +43,7 @@ class FocalLoss(losses.FocalLoss):
         reduction_override: Optional[str] = None,
     ) -> Tensor:
         """See mmdet; a label that is no class, whichever, is the background."""
-        if target.dim() < pred.dim() and not self.activated and not pred.is_cuda:
+        if target.dim() < pred.dim() and not self.activated and pred.device.type != 'cuda':
             classes = torch.arange(pred.shape[1], device=target.device)
             target = target[:, None] == classes
         return super().forward(pred, target, weight, avg_factor, reduction_override)

@@ -1,6 +1,9 @@
 """Loads the C++ libraries, which register the `torch.ops.mxd` operators."""
 
+import importlib.util
 import os
+from functools import cache
+from importlib.machinery import ExtensionFileLoader
 from pathlib import Path
 from typing import Optional
 
@@ -49,6 +52,22 @@ def load() -> None:
             _load_library(kernels, how)
 
 
+@cache
+def fill_mmcv_registry() -> dict[str, str]:
+    """Fill mmcv's C++ registry for CPU tensors, with the operators that mmcv has for GPUs alone.
+
+    Returns:
+        dict[str, str]: each of these operators, and what serves it; empty where mmcv has no compiled
+        operators.
+    """
+    spec = importlib.util.find_spec('mmcv._ext')
+    if spec is None or not isinstance(spec.loader, ExtensionFileLoader):
+        return {}
+    import mmcv.ops  # noqa: F401  loads the library
+
+    return dict(torch.ops.mxd.fill_mmcv_registry(spec.origin))
+
+
 def load_mmcv_registry() -> bool:
     """Load the library that fills mmcv's C++ registry for npu tensors.
 
@@ -56,12 +75,10 @@ def load_mmcv_registry() -> bool:
         bool: whether torch_npu is installed and the library was built.
 
     Raises:
-        ImportError: the library was built for another PyTorch or mmcv.
+        ImportError: the library was built for another PyTorch.
     """
     registry = _npu_library('libmxd_mmcv_registry.so', 'MXD_MMCV_REGISTRY')
-    if not (is_installed('torch_npu') and registry):
+    if not (is_installed('torch_npu') and registry and fill_mmcv_registry()):
         return False
-    import mmcv.ops  # noqa: F401  the registry that it fills
-
-    _load_library(registry, 'build it again with the installed PyTorch and mmcv')
+    _load_library(registry, 'build it again with the installed PyTorch')
     return True

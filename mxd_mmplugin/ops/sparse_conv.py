@@ -233,6 +233,37 @@ def check_features(features: Tensor, rulebook: Rulebook) -> None:
         )
 
 
+def input_gradient(
+    grad: Tensor,
+    weight: Tensor,
+    back: Sequence[Tensor],
+    num_in: int,
+    groups: int,
+    symmetric: bool,
+    plan: Optional[Tensor] = None,
+) -> Tensor:
+    """The input's gradient is a convolution of the output's with the kernel transposed.
+
+    Args:
+        grad (Tensor): [M, out], of the output.
+        weight (Tensor): [K, in / groups, out].
+        back (Sequence[Tensor]): (pairs, bounds) from outputs to inputs, or if `symmetric` the forward's own.
+        num_in (int): N, the input's voxels.
+        groups (int): channel groups.
+        symmetric (bool): whether exchanging inputs and outputs is the same as reversing the kernel.
+        plan (Tensor, optional): of these pairs, see `Rulebook.plan`.
+
+    Returns:
+        Tensor: [N, in].
+    """
+    volume, inputs, outputs = weight.shape
+    turned = weight.reshape(volume, inputs, groups, outputs // groups)
+    turned = turned.permute(0, 3, 2, 1).reshape(volume, outputs // groups, groups * inputs)
+    if symmetric:
+        turned = turned.flip(0)
+    return torch.ops.mxd.sparse_conv(grad, turned, None, *back, num_in, groups, plan)
+
+
 class SparseConvFunction(Function):
     """Autograd of `sparse_conv`; weight is [K, in / groups, out].
 
@@ -269,17 +300,12 @@ class SparseConvFunction(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Optional[Tensor], ...]:
-        """The input's gradient is a convolution of the output's with the kernel transposed."""
+        """See `input_gradient`; the weight's sums products over the pairs."""
         (features, weight, pairs, bounds, *back, plan), groups = ctx.saved_tensors, ctx.groups
         grad_features = grad_weight = grad_bias = None
         if ctx.needs_input_grad[0]:
-            volume, inputs, outputs = weight.shape
-            turned = weight.reshape(volume, inputs, groups, outputs // groups)
-            turned = turned.permute(0, 3, 2, 1).reshape(volume, outputs // groups, groups * inputs)
-            if ctx.symmetric:
-                turned = turned.flip(0)
-            grad_features = torch.ops.mxd.sparse_conv(
-                grad, turned, None, *back, features.shape[0], groups, plan
+            grad_features = input_gradient(
+                grad, weight, back, features.shape[0], groups, ctx.symmetric, plan
             )
         if ctx.needs_input_grad[1]:
             grad_weight = torch.ops.mxd.sparse_conv_weight_grad(

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mxd_mmplugin import dynamic_scatter
+from tests.mmcv_registry.problems import boxes, lattice
 from tests.npu.compare import assert_same, npu, with_grads
 
 pytestmark = pytest.mark.npu
@@ -120,6 +121,71 @@ CPU_FORMS = {
 }
 
 
+def counts(*numbers):
+    return torch.tensor(numbers).int()
+
+
+# Functions that have CPU kernels of this package, on points with ties.
+POINT_FORMS = {
+    'furthest_point_sample': lambda: (mmcv.ops.furthest_point_sample, lattice(2, 90), 12),
+    'furthest_point_sample_with_dist': lambda: (
+        mmcv.ops.furthest_point_sample_with_dist,
+        torch.cdist(lattice(2, 50), lattice(2, 50)),
+        12,
+    ),
+    'ball_query': lambda: (mmcv.ops.ball_query, 0.5, 1.0, 9, lattice(2, 90), lattice(2, 7)),
+    'stacked ball_query': lambda: (
+        *(mmcv.ops.ball_query, 0, 0.75, 9, lattice(90), lattice(7, seed=1)),
+        *(counts(30, 0, 60), counts(3, 1, 3)),
+    ),
+    'knn': lambda: (mmcv.ops.knn, 7, lattice(2, 90), lattice(2, 7, seed=1)),
+    'three_nn': lambda: (mmcv.ops.three_nn, lattice(2, 90), lattice(2, 7, seed=1)),
+    'stacked grouping': lambda: (
+        lambda x, *args: with_grads(lambda x: mmcv.ops.grouping_operation(x, *args), x),
+        *(torch.randn(90, 5), torch.randint(-1, 62, (7, 9)).int()),
+        *(counts(30, 0, 60), counts(3, 1, 3)),
+    ),
+    'assign_score_withk': lambda: (
+        lambda idx, *args: with_grads(lambda *args: mmcv.ops.assign_score_withk(*args, idx), *args),
+        torch.cat([torch.randint(20, (2, 9, 1)), torch.randint(-1, 21, (2, 9, 4))], 2),
+        *(torch.randn(2, 9, 5, 3), torch.randn(2, 20, 3, 6), torch.randn(2, 20, 3, 6)),
+    ),
+    'roiaware_pool3d max': lambda: (
+        lambda rois, points, x: with_grads(
+            lambda x: mmcv.ops.RoIAwarePool3d(3, 6)(rois, points, x), x
+        ),
+        *(boxes(6), lattice(200) + 0.01, torch.randint(5, (200, 4)).float()),
+    ),
+    'roiaware_pool3d avg': lambda: (
+        lambda rois, points, x: with_grads(
+            lambda x: mmcv.ops.RoIAwarePool3d((2, 3, 4), 6, 'avg')(rois, points, x), x
+        ),
+        *(boxes(6), lattice(200) + 0.01, torch.randn(200, 4)),
+    ),
+    'roipoint_pool3d': lambda: (
+        *(mmcv.ops.RoIPointPool3d(16), lattice(2, 200) + 0.01, torch.randn(2, 200, 4)),
+        boxes(2, 6),
+    ),
+    'roipoint_pool3d without points': lambda: (
+        *(mmcv.ops.RoIPointPool3d(16), lattice(2, 0), torch.randn(2, 0, 4), boxes(2, 6)),
+    ),
+    'points_in_boxes_all': lambda: (
+        mmcv.ops.points_in_boxes_all,
+        lattice(2, 90) + 0.01,
+        boxes(2, 9),
+    ),
+    'points_in_boxes_part': lambda: (
+        *(mmcv.ops.points_in_boxes_part, lattice(2, 90) + 0.01, boxes(2, 9)),
+    ),
+}
+
+
+@pytest.mark.parametrize('case', POINT_FORMS)
+def test_equals_the_cpu_kernel(case):
+    function, *args = POINT_FORMS[case]()
+    assert_same(function(*npu(args)), function(*args))
+
+
 @pytest.mark.parametrize('case', CPU_FORMS)
 def test_equals_the_cpu_form(case):
     function, *args = CPU_FORMS[case]()
@@ -211,9 +277,7 @@ def test_ms_deform_attn():
     )
 
 
-def test_points_in_boxes(monkeypatch):
-    # mmcv asks CUDA for its current device, on an NPU too.
-    monkeypatch.setattr(torch.cuda, 'current_device', lambda: 0)
+def test_points_in_boxes():
     points, boxes = torch.rand(2, 300, 3) * 8 - 4, boxes3d(24).view(2, 12, 7)
     inside = mmcv.ops.points_in_boxes_cpu(points, boxes)
     assert inside.any()

@@ -6,7 +6,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mxd_mmplugin.ops import dynamic_voxelize, hard_voxelize, hard_voxelize_batch
+from mxd_mmplugin.ops import dynamic_voxelize, hard_voxelize, hard_voxelize_batch, voxelization
 
 pytestmark = pytest.mark.npu
 SETTINGS = settings(
@@ -53,6 +53,9 @@ def check_hard(points, grid, max_points, max_voxels):
     found = hard_voxelize(on_npu, *grid, max_points, max_voxels)
     for ours, reference in zip(found, wanted):
         same_bits(ours.detach(), reference.detach())
+    # Without ids in another way, that does not sort all points.
+    for ours, reference in zip(voxelization(points.npu(), *grid, max_points, max_voxels), wanted):
+        same_bits(ours, reference.detach())
     grad = torch.randn(wanted.voxels.shape, generator=torch.Generator().manual_seed(0))
     grad = grad.to(points.dtype)
     wanted.voxels.backward(grad)
@@ -99,6 +102,14 @@ def test_dynamic_is_the_cpu_s(monkeypatch, count, grid, more, dtype, blocks, see
 @pytest.mark.parametrize('place', [0.1, 9.0])
 def test_no_point_and_one(count, place):
     check_hard(torch.full((count, 4), place), GRIDS[0], 10, 100)
+
+
+@pytest.mark.parametrize('blocks', [1, 40])
+def test_too_many_points_of_a_cell(monkeypatch, blocks):
+    monkeypatch.setenv('MXD_NPU_BLOCKS', str(blocks))
+    points = cloud(0, 9000, 4, torch.float32)
+    points[:8000, :3] = 0.1
+    check_hard(points, GRIDS[0], 380, 2000)
 
 
 @pytest.mark.parametrize('grid', GRIDS[:3])

@@ -156,7 +156,6 @@ def test_libraries_of_the_npu_find_each_other(tmp_path):
             *('-S', ROOT / 'csrc', '-B', build, '-G', 'Unix Makefiles'),
             f'-DTORCH_DIR={Path(find_spec("torch").origin).parent}',
             f'-DTORCH_NPU_DIR={ROOT / ".softnpu/site/torch_npu"}',
-            f'-DMMCV_DIR={Path(find_spec("mmcv").origin).parent}',
             f'-DPython3_EXECUTABLE={sys.executable}',
             '-DTORCH_CXX11_ABI=0',
             '-DSOC_VERSION=Ascend910B1',
@@ -176,8 +175,8 @@ def test_libraries_of_the_npu_find_each_other(tmp_path):
     assert 'rpath' not in (build / 'CMakeFiles/mxd_kernels.dir/link.txt').read_text()
     flags = (npu / 'flags.make').read_text()
     assert '_GLIBCXX_USE_CXX11_ABI=0' in flags and 'Ascend910B1' in flags
+    # mmcv's library is looked for at run time, wherever it lies.
     registry = build / 'mmcv_registry/CMakeFiles/mxd_mmcv_registry.dir/link.txt'
-    mmcv = Path(find_spec('mmcv').origin).parent
-    assert f'-rpath,"{mmcv}:\\$ORIGIN/../../mmcv:' in registry.read_text()
+    assert 'mmcv/' not in registry.read_text() and '_ext' not in registry.read_text()
     cache = (build / 'CMakeCache.txt').read_text()
     assert f'ASCEND_PYTHON_EXECUTABLE:STRING={sys.executable}\n' in cache

@@ -32,7 +32,11 @@ __aicore__ inline void DivideSmall(const LocalTensor<float>& value,
 class IntegerLanes {
  public:
   __aicore__ inline IntegerLanes(TPipe& pipe, int32_t capacity)
-      : scratch_(Take<int32_t>(pipe, capacity)), estimate_(Take<float>(pipe, capacity)) {}
+      : IntegerLanes(Take<int32_t>(pipe, capacity), Take<int32_t>(pipe, capacity)) {}
+  // In two buffers of its user.
+  __aicore__ inline IntegerLanes(const LocalTensor<int32_t>& scratch,
+                                 const LocalTensor<int32_t>& estimate)
+      : scratch_(scratch), estimate_(estimate.ReinterpretCast<float>()) {}
 
   // quotient = rest / divisor and rest = rest % divisor, of rest >= 0. `inverse` is a little less
   // than 1 / divisor: neither of the two estimates in fp32 is too large; the first is too small by

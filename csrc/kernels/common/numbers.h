@@ -10,9 +10,10 @@ namespace mxd::kernels {
 using namespace AscendC;
 
 // to[i] = i for i < count, where the first `have` of them are there: doubling.
-__aicore__ inline void ExtendNumbers(const LocalTensor<float>& to, int32_t have, int32_t count) {
+template <typename T>
+__aicore__ inline void ExtendNumbers(const LocalTensor<T>& to, int32_t have, int32_t count) {
   for (; have < count; have *= 2) {
-    Adds(to[have], to, static_cast<float>(have), MinOf(have, count - have));
+    Adds(to[have], to, static_cast<T>(have), MinOf(have, count - have));
     PipeBarrier<PIPE_V>();
   }
 }

@@ -15,7 +15,7 @@ struct Slots {
   int32_t begin, end;
 };
 
-template <typename T, typename Derived>
+template <typename T, typename Derived, int32_t kOutBuffers = 2>
 class Reducer {
  public:
   __aicore__ inline void Process() {
@@ -48,26 +48,30 @@ class Reducer {
   static constexpr int32_t kInBuffers = 2;
 
   __aicore__ inline Reducer(TPipe& pipe, const SegmentReduceTiling& tiling, GM_ADDR x, GM_ADDR rows,
-                            GM_ADDR begins, GM_ADDR splits, GM_ADDR out, GM_ADDR partials)
+                            GM_ADDR begins, GM_ADDR splits, GM_ADDR out, GM_ADDR partials,
+                            int32_t most_rows = 0)
       : pipe_(pipe), tiling_(tiling), chunks_(pipe, tiling, rows, begins, splits) {
     Bind(x_, x, out_, out, partials_, partials);
-    most_ = RoundUp((tiling.chunk + 1) * Pitch(MinOf(tiling.slice, tiling.channels)), kLanes);
+    const int32_t pitch = Pitch(MinOf(tiling.slice, tiling.channels));
+    most_ = RoundUp((tiling.chunk + 1) * pitch, kLanes);
+    most_out_ = most_rows > 0 ? RoundUp(most_rows * pitch, kLanes) + kLanes : most_;
     pipe.InitBuffer(in_queue_, kInBuffers, most_ * sizeof(T));
-    pipe.InitBuffer(out_queue_, 2, most_ * sizeof(T));
+    pipe.InitBuffer(out_queue_, kOutBuffers, most_out_ * sizeof(T));
     pipe.InitBuffer(partial_queue_, 2, Pitch(kSegmentSlice) * kWord);
     carry_ = Take<float>(pipe, Pitch(kSegmentSlice));
     if constexpr (kConvert) {
-      Take(pipe, most_, values_, sums_);
+      values_ = Take<float>(pipe, most_);
+      sums_ = Take<float>(pipe, most_out_);
       Duplicate(values_, 0.0f, most_);
     }
-    Clear(in_queue_);
+    Clear(in_queue_, kInBuffers);
   }
 
   // Vector instructions work on whole repeats, so they also read lanes behind the rows: these must
   // hold numbers.
   template <typename Queue>
-  __aicore__ inline void Clear(Queue& queue) {
-    for (int32_t i = 0; i < kInBuffers; i++) {
+  __aicore__ inline void Clear(Queue& queue, int32_t buffers) {
+    for (int32_t i = 0; i < buffers; i++) {
       LocalTensor<int32_t> buffer = queue.template AllocTensor<int32_t>();
       Duplicate(buffer, 0, static_cast<int32_t>(buffer.GetSize()));
       queue.EnQue(buffer);
@@ -202,34 +206,36 @@ class Reducer {
     return chunk.segments > 0 && chunks_.Begins(chunk).Get(0) < chunks_.UnitEntry();
   }
 
-  // Writes `values`, and what Derived keeps beside them: segments that end here to the output, the
-  // others to the partials or to the next chunk.
-  __aicore__ inline void Write(const Chunk& chunk, const LocalTensor<float>& values) {
-    const int32_t head = IsHead(chunk);
+  // Writes `values`, and what Derived keeps beside them: `count` of the chunk's segments from the
+  // one with the number `first` on, which end here, to the output. Behind the `last` of them comes
+  // what goes on: to the partials or to the next chunk.
+  __aicore__ inline void Write(const Chunk& chunk, const LocalTensor<float>& values, int32_t first,
+                               int32_t count, bool last) {
+    const int32_t head = first == 0 && IsHead(chunk);
     Derived* const derived = static_cast<Derived*>(this);
-    carried_ = goes_on_ && !chunk.ends_unit;
-    if (carried_) {
-      DataCopy(carry_, values[chunk.segments * pitch_], static_cast<uint32_t>(pitch_));
-      derived->Carry(chunk.segments);
+    if (last) carried_ = goes_on_ && !chunk.ends_unit;
+    if (last && carried_) {
+      DataCopy(carry_, values[count * pitch_], static_cast<uint32_t>(pitch_));
+      derived->Carry(count);
       PipeBarrier<PIPE_V>();
     }
     if (head) {
       WritePartial(2 * chunk.unit, values);
       derived->WriteMorePartial(2 * chunk.unit, 0);
     }
-    if (goes_on_ && chunk.ends_unit) {
-      WritePartial(2 * chunk.unit + 1, values[chunk.segments * pitch_]);
-      derived->WriteMorePartial(2 * chunk.unit + 1, chunk.segments);
+    if (last && goes_on_ && chunk.ends_unit) {
+      WritePartial(2 * chunk.unit + 1, values[count * pitch_]);
+      derived->WriteMorePartial(2 * chunk.unit + 1, count);
     }
-    const int32_t count = chunk.segments - head;
+    const int32_t whole = count - head;
     if constexpr (kConvert) {
-      if (count > 0) Cast(results_, values[head * pitch_], RoundMode::CAST_RINT, count * pitch_);
+      if (whole > 0) Cast(results_, values[head * pitch_], RoundMode::CAST_RINT, whole * pitch_);
     }
     out_queue_.EnQue(results_);
     results_ = out_queue_.template DeQue<T>();
-    WriteRows(out_, results_[kConvert ? 0 : head * pitch_], chunk.segment + head, count);
+    WriteRows(out_, results_[kConvert ? 0 : head * pitch_], chunk.segment + first + head, whole);
     out_queue_.FreeTensor(results_);
-    derived->WriteMore(chunk.segment + head, head, count);
+    derived->WriteMore(chunk.segment + first + head, head, whole);
   }
   __aicore__ inline void Carry(int32_t) {}
   __aicore__ inline void WriteMorePartial(int32_t, int32_t) {}
@@ -271,13 +277,13 @@ class Reducer {
   const SegmentReduceTiling tiling_;
   Chunks chunks_;
   int32_t channel_ = 0, width_ = 0, pitch_ = 0;  // of the slice
-  int32_t most_;                                 // elements of a buffer of slots
+  int32_t most_, most_out_;                      // elements of a buffer of slots, of results
   bool carried_ = false;                         // whether carry_ holds a row of the chunk before
   bool goes_on_ = false;                         // whether a segment goes on behind the chunk
   GlobalTensor<T> x_, out_;
   GlobalTensor<float> partials_;
   TQue<TPosition::VECIN, kInBuffers> in_queue_;
-  TQue<TPosition::VECOUT, 2> out_queue_;
+  TQue<TPosition::VECOUT, kOutBuffers> out_queue_;
   TQue<TPosition::VECOUT, 2> partial_queue_;
   LocalTensor<T> rows_, results_;
   LocalTensor<float> values_, sums_, carry_;

@@ -40,7 +40,7 @@ class Sums : public Reducer<T, Derived> {
         });
     PipeBarrier<PIPE_V>();
     this->FreeValues();
-    this->Write(chunk, sums);
+    this->Write(chunk, sums, 0, chunk.segments, true);
   }
 };
 

@@ -28,29 +28,22 @@ struct Simd<BFloat16Pair, Bytes> {
   }
 };
 
-// The number that products of T are summed in.
+// Of products of T: the number that they are summed in, and the one that tensors hold, of which a T
+// has kNumbers.
 template <typename T>
-struct SumOf {
-  using type = T;
+struct Product {
+  using Sum = T;
+  using Number = T;
 };
 template <>
-struct SumOf<BFloat16Pair> {
-  using type = float;
+struct Product<BFloat16Pair> {
+  using Sum = float;
+  using Number = uint16_t;
 };
 template <typename T>
-using sum_t = typename SumOf<T>::type;
-
-// The number that tensors hold, of which a T has kNumbers.
+using sum_t = typename Product<T>::Sum;
 template <typename T>
-struct NumberOf {
-  using type = T;
-};
-template <>
-struct NumberOf<BFloat16Pair> {
-  using type = uint16_t;
-};
-template <typename T>
-using number_t = typename NumberOf<T>::type;
+using number_t = typename Product<T>::Number;
 template <typename T>
 constexpr int64_t kNumbers = sizeof(T) / sizeof(number_t<T>);
 

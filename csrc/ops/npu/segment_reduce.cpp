@@ -159,7 +159,8 @@ std::tuple<at::Tensor, at::Tensor> segment_max(const at::Tensor& x, const at::Te
     const at::Tensor out = zeros(x, begins);
     return {out, at::full(out.sizes(), -1, rows.options())};
   }
-  Reduction r = make_reduction(x, rows, begins, kernels::kSegmentMaxWords);
+  Reduction r =
+      make_reduction(x, rows, begins, kernels::kSegmentMaxWords, kernels::kSegmentMaxChunk);
   r.tiling.nan = nan;
   const at::Tensor out = make_output(r, x.scalar_type()), argmax = make_output(r, at::kInt);
   const at::Tensor partial_args = at::empty(r.partials.sizes(), rows.options());

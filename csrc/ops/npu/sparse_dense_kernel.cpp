@@ -125,10 +125,11 @@ at::Tensor fill_planes(const at::Tensor& features, const Grid& grid, const Map& 
 // The other way: the rows of those of `voxels` voxels that the map names.
 at::Tensor take_planes(const at::Tensor& planes, int64_t voxels, const Grid& grid, const Map& map) {
   const int64_t channels = planes.size(1), size = planes.element_size();
-  const int64_t width = std::min<int64_t>(channels, kernels::kDenseWidth);
+  const int64_t width = std::min<int64_t>(channels, kernels::kDenseReadWidth);
   const int64_t most =
       std::min<int64_t>(kernels::kDenseTileBytes / (width * size), kernels::kDenseTile);
   SparseDenseTiling tiling = make_tiling(grid, voxels, channels, most / kCellUnit * kCellUnit);
+  tiling.width = width;
   tiling.number_bytes = size;
   tiling.add_output = channels * size % kBlockBytes != 0;
   const at::Tensor out = make_output(tiling, {voxels, channels}, planes);

@@ -14,6 +14,7 @@
 #include "dtype.h"
 #include "launch.h"
 #include "sort.h"
+#include "voxelize_buckets.h"
 #include "voxelize_rows.h"
 #include "voxelize_tiling.h"
 // The launches, which name the tilings.
@@ -143,6 +144,11 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> hard_npu(
   if (count == 0)
     return {at::empty({0, ndim}, ints), at::empty({0}, ints), at::empty({0, max_points}, ints),
             at::empty({0}, ints.dtype(at::kLong))};
+  if (!with_ids) {
+    const auto found = find_in_buckets(points.contiguous(), grid, max_points, max_voxels);
+    if (found)
+      return {found->coors, found->num_points, found->slots, at::empty({0}, ints.dtype(at::kLong))};
+  }
 
   const VoxelizeCellsTiling cells = make_cells_tiling(points, grid);
   const at::Tensor all_coors = at::empty({count, ndim}, ints);
