@@ -58,9 +58,9 @@ class VectorCore {
       const bool there = record < tiling_.tiles;
       SetWait<HardEvent::MTE2_S>();
       const int32_t tile = there ? heads_.GetValue(side * kHeadWords + kPlanTile) : 0;
-      Open(record, there);
+      Open(record, there, static_cast<int64_t>(panel / tiling_.panels) * tiling_.in_channels);
       LoadHeads(next);
-      Gather(panel / tiling_.panels);
+      Gather();
       epilogue_.Finish();
       epilogue_.Open(round % 2, plan_[static_cast<int64_t>(record) * kPlanWords + kPlanPlaces],
                      tile, panel, there);
@@ -84,7 +84,7 @@ class VectorCore {
   }
 
   // Reads the heads.
-  __aicore__ inline void Open(int32_t record, bool there) {
+  __aicore__ inline void Open(int32_t record, bool there, int64_t column) {
     const int32_t side = GetSubBlockIdx(), first = record - side;
     for (int32_t i = 0; i < 2; ++i) {
       blocks_[i].Open(first + i < tiling_.tiles ? tiling_.volume : 0);
@@ -94,22 +94,19 @@ class VectorCore {
     }
     if (!there) return;
     const LocalTensor<int32_t> head = heads_[side * kHeadWords];
-    const int64_t lists = static_cast<int64_t>(tiling_.tiles) * kPlanWords;
-    const int64_t block = head.GetValue(kPlanFirst);
-    gatherer_.Open(plan_[lists + block * kPlanBlockRows], blocks_[side].count(),
-                   head.ReinterpretCast<int64_t>());
+    const int64_t list = ListOf(head.GetValue(kPlanTile), tiling_.tiles, tiling_.volume);
+    gatherer_.Open(plan_[list], blocks_[side].count(), head.ReinterpretCast<int64_t>(), column);
   }
 
   // Gathers a unit's steps; between them the unit before is finished, once the cube core has
   // probably done so.
-  __aicore__ inline void Gather(int32_t group) {
-    const int64_t column = static_cast<int64_t>(group) * tiling_.in_channels;
+  __aicore__ inline void Gather() {
     Blocks& own = blocks_[GetSubBlockIdx()];
     const int32_t steps = Steps(blocks_, tiling_);
     for (int32_t i = 0; i < steps; ++i, ++step_) {
       if (step_ >= kSteps) CrossCoreWaitFlag(kTaken);
       const int32_t count = MinOf(tiling_.step_rows / kPlanBlockRows, own.left());
-      if (count > 0) gatherer_.Gather(step_, own, count, column);
+      if (count > 0) gatherer_.Gather(step_, own, count);
       CrossCoreSetFlag<2, PIPE_MTE3>(kGathered);
       if (i >= kSteps) epilogue_.Advance();
     }

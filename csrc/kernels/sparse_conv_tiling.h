@@ -5,6 +5,7 @@
 #include "common/dtype.h"
 #include "common/integers.h"
 #include "common/matrix_tile.h"
+#include "sparse_conv_plan_tiling.h"
 #include "sparse_conv_rulebook_tiling.h"
 
 // Channels are those of one group, padded: in_channels to whole steps of in_step, out_channels to
@@ -68,22 +69,7 @@ __aicore__ constexpr int64_t ProductElements(const SparseConvTiling& tiling) {
 
 }  // namespace mxd::kernels::sparse_conv
 
-// Of a convolution by a plan, which is int32: a record for every kPlanRows output rows, and behind
-// the records the input rows of all blocks, by tile, kernel point and place. The rows of a tile are
-// in an order in which rows with the same kernel points are together; a block are kPlanBlockRows of
-// them for one kernel point, and the plan has those that have a pair. -1: no pair. Records with
-// many blocks come first.
 namespace mxd::kernels::sparse_conv_planned {
-
-constexpr int32_t kPlanRows = 256;
-constexpr int32_t kPlanBlockRows = 16;
-constexpr int32_t kPlanBlocks = kPlanRows / kPlanBlockRows;
-constexpr int32_t kPlanPoints = 27;  // kernel points, at most
-// A record: of all blocks the number of the first; which tile it is; for every kernel point a bit
-// for each block of the tile; the lowest and the highest input row of every kernel point; where in
-// the order each row is.
-constexpr int32_t kPlanFirst = 0, kPlanTile = 1, kPlanMasks = 2, kPlanLowest = 16,
-                  kPlanHighest = 44, kPlanPlaces = 72, kPlanWords = kPlanPlaces + kPlanRows;
 
 constexpr int32_t kSteps = 6;           // that the workspace of gathered rows holds
 constexpr int32_t kChunkBytes = 16384;  // of a vector core in a step

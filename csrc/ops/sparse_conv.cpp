@@ -26,11 +26,6 @@ void check_transpose_input(const at::Tensor& pairs, const at::Tensor& bounds, c1
   check_transpose(pairs, bounds, num_in);
 }
 
-void check_plan_input(const at::Tensor& pairs, const at::Tensor& bounds, c10::SymInt num_out) {
-  check_rulebook(pairs, bounds);
-  check_row_number("num_out", num_out);
-}
-
 at::Tensor forward_meta(const at::Tensor& features, const at::Tensor& weight,
                         const c10::optional<at::Tensor>& bias, const at::Tensor& pairs,
                         const at::Tensor& bounds, c10::SymInt num_out, int64_t groups,
@@ -60,10 +55,12 @@ TORCH_LIBRARY_FRAGMENT(mxd, m) {
          "sparse_conv_rulebook_transpose(Tensor pairs, Tensor bounds, SymInt num_in, bool "
          "trusted=False) -> (Tensor pairs, Tensor bounds)",
          check_transpose_input);
-  // The pairs in the order in which an NPU's cube cores add their products, int32; empty where
-  // products that are added apart are faster. It waits for the device.
-  define(m, "sparse_conv_plan(Tensor pairs, Tensor bounds, SymInt num_out) -> Tensor",
-         check_plan_input);
+  // What a convolution of such features and such a weight may be handed as its plan, int32: of a
+  // submanifold convolution's rulebook, and of any that shares it. Empty where a plan is of no use.
+  define(m,
+         "sparse_conv_plan(Tensor features, Tensor weight, Tensor pairs, Tensor bounds, SymInt "
+         "num_out, int groups) -> Tensor",
+         check_plan);
   define(m,
          "sparse_conv(Tensor features, Tensor weight, Tensor? bias, Tensor pairs, Tensor bounds, "
          "SymInt num_out, int groups, Tensor? plan=None) -> Tensor",

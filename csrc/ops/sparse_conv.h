@@ -206,6 +206,12 @@ inline void check_forward(const at::Tensor& features, const at::Tensor& weight,
   check_same_device("bounds", bounds, "features", features);
 }
 
+inline void check_plan(const at::Tensor& features, const at::Tensor& weight,
+                       const at::Tensor& pairs, const at::Tensor& bounds, c10::SymInt num_out,
+                       int64_t groups) {
+  check_forward(features, weight, c10::nullopt, pairs, bounds, num_out, groups, c10::nullopt);
+}
+
 inline void check_weight_grad(const at::Tensor& features, const at::Tensor& grad,
                               const at::Tensor& pairs, const at::Tensor& bounds, int64_t groups) {
   check_features(features);

@@ -141,18 +141,19 @@ class Rulebook:
         """(pairs, bounds) with inputs and outputs exchanged, kernel points in any order; None for this one's own."""
         return (None, None) if self.symmetric else self.transpose
 
-    @property
-    def plan(self) -> Optional[Tensor]:
-        """The pairs as an NPU's cube cores take them, int32, empty where they do not; None where nothing asks for it.
+    def plan(self, features: Tensor, weight: Tensor, groups: int) -> Optional[Tensor]:
+        """The pairs as an NPU's cube cores add their products, int32, if that serves such a convolution.
 
-        Made once, for the layers that share a submanifold convolution's rulebook, and its gradient.
+        Made once, for all layers that share a submanifold convolution's rulebook, and their gradients. `weight` is
+        [K, in / groups, out].
         """
-        if not self.symmetric or self.pairs.device.type == 'cpu' or is_compiling():
+        if not self.symmetric or features.device.type == 'cpu' or is_compiling():
             return None
         if self._plan is None:
-            self._plan = torch.ops.mxd.sparse_conv_plan(
-                self.pairs, self.bounds, self.out_indices.shape[0]
+            plan = torch.ops.mxd.sparse_conv_plan(
+                features, weight, self.pairs, self.bounds, self.out_indices.shape[0], groups
             )
+            self._plan = plan if plan.numel() else None
         return self._plan
 
     @property
@@ -345,15 +346,16 @@ def sparse_conv(
     features, weight, bias = autocast(features, weight, bias)
     # Sought here and not in the backward: what is cached there, torch.compile could not trace.
     wanted = torch.is_grad_enabled() and features.requires_grad
+    weight = weight.flatten(0, -3)
     return apply(
         SparseConvFunction,
         features,
-        weight.flatten(0, -3),
+        weight,
         bias,
         rulebook.pairs,
         rulebook.bounds,
         *(rulebook.back if wanted else (None, None)),
-        rulebook.plan,
+        rulebook.plan(features, weight, groups),
         rulebook.out_indices.shape[0],
         groups,
         rulebook.symmetric,

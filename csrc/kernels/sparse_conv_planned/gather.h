@@ -50,7 +50,7 @@ class Gatherer {
     list_free_.Init(pipe, 2);
     list_full_.Init(pipe, 2);
     window_free_.Init(pipe, 2);
-    window_full_.Init(pipe, 1);
+    window_full_.Init(pipe, 2);
     for (current_ = 1; current_ >= 0; --current_) Clear(0);
     current_ = 0;
   }
@@ -63,13 +63,16 @@ class Gatherer {
   __aicore__ inline void End() {
     stage_free_.WaitAll();
     list_free_.WaitAll();
+    if (loading_) Drop();
     window_free_.Set(current_);
     window_free_.WaitAll();
   }
 
-  // Begins a tile: `rows` are the input rows of its `count` blocks, `record` has their ranges.
+  // Begins a tile: `rows` are the input rows of its `count` blocks, `record` has their ranges; of
+  // each row the channels from `column` on are taken.
   __aicore__ inline void Open(const GlobalTensor<int32_t>& rows, int32_t count,
-                              const LocalTensor<int64_t>& record) {
+                              const LocalTensor<int64_t>& record, int64_t column) {
+    column_ = column;
     list_rows_ = rows;
     unlisted_ = count * kPlanBlockRows;
     listed_ = at_ = 0;
@@ -84,26 +87,30 @@ class Gatherer {
       highest_[k + 1] = static_cast<int32_t>(high >> 32);
     }
     begin_ = end_ = 0;
+    LoadAhead(0);
   }
 
   // Gathers the next chunk, of `count` blocks, into the workspace of a step.
-  __aicore__ inline void Gather(int32_t step, Blocks& blocks, int32_t count, int64_t column) {
+  __aicore__ inline void Gather(int32_t step, Blocks& blocks, int32_t count) {
     const LocalTensor<T> stage = stage_[step % kStages * chunk_];
     NextRows(count * kPlanBlockRows);
     stage_free_.Wait(step % kStages);
     for (int32_t done = 0; done < count;) {
       const int32_t point = blocks.Point();
       const bool held = Holds(point);
-      int32_t low = lowest_[point], high = highest_[point];
-      if (!held) Widen(low, high, point);
+      int32_t low = 0, high = 0;
+      if (!held) FindRange(point, low, high);
       const bool far = !held && high - low >= window_rows_;
-      if (!held && !far) Load(low, high + 1, column);
+      if (!held && !far) {
+        Use(low, high + 1);
+        LoadAhead(point + 1);
+      }
       int32_t taken = blocks.TakePoint(count - done);
       while (done + taken < count &&
              (far ? Within(low, high, blocks.Point()) : Holds(blocks.Point())))
         taken += blocks.TakePoint(count - done - taken);
       if (far)
-        TakeFar(stage, done, taken, low, high, column);
+        TakeFar(stage, done, taken, low, high);
       else
         TakeBlocks(stage[done * Elements()], done, taken);
       done += taken;
@@ -116,9 +123,10 @@ class Gatherer {
 
  private:
   __aicore__ inline int32_t Elements() const { return kPlanBlockRows * tiling_.in_channels; }
-  __aicore__ inline LocalTensor<T> window() const {
-    return windows_[current_ * (window_rows_ + 2) * tiling_.in_channels];
+  __aicore__ inline int32_t window_elements() const {
+    return (window_rows_ + 2) * tiling_.in_channels;
   }
+  __aicore__ inline LocalTensor<T> window() const { return windows_[current_ * window_elements()]; }
 
   // Loads the next input rows: whole chunks, as many as a list holds.
   __aicore__ inline void List() {
@@ -153,9 +161,10 @@ class Gatherer {
     return lowest_[point] >= low && highest_[point] <= high;
   }
   __aicore__ inline bool Holds(int32_t point) const { return Within(begin_, end_ - 1, point); }
-  // Widens a range by the rows of the kernel points behind one, as long as that takes no more
-  // windows.
-  __aicore__ inline void Widen(int32_t& low, int32_t& high, int32_t point) const {
+  // The input rows of a kernel point, and of those behind it as long as that takes no more windows.
+  __aicore__ inline void FindRange(int32_t point, int32_t& low, int32_t& high) const {
+    low = lowest_[point];
+    high = highest_[point];
     const int32_t windows = (high - low) / window_rows_;
     while (++point < tiling_.volume) {
       const int32_t lower = MinOf(low, lowest_[point]), higher = MaxOf(high, highest_[point]);
@@ -165,15 +174,41 @@ class Gatherer {
     }
   }
 
-  // Loads rows [begin, end) into the other window.
-  __aicore__ inline void Load(int32_t begin, int32_t end, int64_t column) {
+  // Begins to load the window after this one, which the first kernel point from `point` on needs
+  // that this one does not serve.
+  __aicore__ inline void LoadAhead(int32_t point) {
+    while (point < tiling_.volume && Holds(point)) ++point;
+    if (point == tiling_.volume) return;
+    int32_t low, high;
+    FindRange(point, low, high);
+    Load(low, MinOf(high + 1, low + window_rows_));
+  }
+  // Begins to load rows [begin, end) into the other window.
+  __aicore__ inline void Load(int32_t begin, int32_t end) {
+    if (loading_) Drop();
+    loading_ = true;
+    loading_begin_ = begin;
+    loading_end_ = end;
+    window_free_.Wait(1 - current_);
+    features_.Copy(windows_[(1 - current_) * window_elements() + tiling_.in_channels],
+                   Run{begin, 1, end - begin}, column_);
+    window_full_.Set(1 - current_);
+  }
+  // Gives up what is being loaded.
+  __aicore__ inline void Drop() {
+    window_full_.Wait(1 - current_);
+    window_free_.Set(1 - current_);
+    loading_ = false;
+  }
+  // Goes on to the window of rows [begin, end).
+  __aicore__ inline void Use(int32_t begin, int32_t end) {
+    if (!loading_ || begin != loading_begin_ || end != loading_end_) Load(begin, end);
     begin_ = begin;
     end_ = end;
+    loading_ = false;
     window_free_.Set(current_);
     current_ = 1 - current_;
-    window_free_.Wait(current_);
-    features_.Copy(window()[tiling_.in_channels], Run{begin, 1, end - begin}, column);
-    window_full_.SetWait();
+    window_full_.Wait(current_);
     Clear(end - begin + 1);
     PipeBarrier<PIPE_V>();
   }
@@ -200,9 +235,10 @@ class Gatherer {
 
   // The same for blocks whose rows, from `lowest` to `highest`, lie in several windows.
   __aicore__ inline void TakeFar(const LocalTensor<T>& stage, int32_t first, int32_t count,
-                                 int32_t lowest, int32_t highest, int64_t column) {
+                                 int32_t lowest, int32_t highest) {
     for (int32_t low = lowest; low <= highest; low += window_rows_) {
-      Load(low, MinOf(highest + 1, low + window_rows_), column);
+      Use(low, MinOf(highest + 1, low + window_rows_));
+      if (end_ <= highest) Load(end_, MinOf(highest + 1, end_ + window_rows_));
       if (low == lowest) {
         TakeBlocks(stage[first * Elements()], first, count);
         continue;
@@ -234,7 +270,10 @@ class Gatherer {
   // Rows that are in no list yet; which list is in use, how many rows it has, where the next chunk
   // begins, and how many rows the other list has ahead.
   int32_t unlisted_ = 0, list_ = 0, listed_ = 0, at_ = 0, ahead_ = 0;
+  int64_t column_ = 0;
   int32_t current_ = 0, begin_ = 0, end_ = 0;  // of the window
+  bool loading_ = false;                       // the other window
+  int32_t loading_begin_ = 0, loading_end_ = 0;
   int32_t lowest_[kPlanPoints + 1], highest_[kPlanPoints + 1];
 };
 

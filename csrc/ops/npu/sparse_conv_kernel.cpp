@@ -9,6 +9,7 @@
 #include "integers.h"
 #include "launch.h"
 #include "sparse_conv.h"
+#include "sparse_conv_plan.h"
 #include "sparse_conv_tiling.h"
 // After their tiling.
 #include "aclrtlaunch_sparse_conv.h"
@@ -42,10 +43,10 @@ struct Operands {
 
   Operands(const at::Tensor& features, const at::Tensor& weight,
            const c10::optional<at::Tensor>& bias_row, int64_t num_out, int64_t groups,
-           int64_t in_bytes, int64_t most_columns) {
+           int64_t most_columns) {
     const int64_t volume = weight.size(0), in = weight.size(1), columns = weight.size(2) / groups;
     const int64_t size = features.element_size(), depth = kernels::kBlockBytes / size;
-    const int64_t in_blocks = ceil_div(in * size, in_bytes);
+    const int64_t in_blocks = ceil_div(in * size, kContractionBytes);
     tiling.dtype = npu::kernel_dtype("features", features);
     tiling.num_out = num_out;
     tiling.volume = volume;
@@ -77,9 +78,10 @@ int64_t step_rows(const SparseConvTiling& tiling, int64_t size, int64_t bytes, i
   return bytes / (tiling.in_channels * size) / unit * unit;
 }
 
-at::Tensor forward_by_pairs(Operands& operands, const at::Tensor& pairs, const at::Tensor& bounds) {
+at::Tensor forward_by_pairs(const Operands& operands, const at::Tensor& pairs,
+                            const at::Tensor& bounds) {
   namespace sizes = kernels::sparse_conv;
-  SparseConvTiling& tiling = operands.tiling;
+  SparseConvTiling tiling = operands.tiling;
   const auto options = operands.rows.options();
   tiling.pairs = pairs.size(0);
   tiling.tiles = bounds.size(0);
@@ -100,9 +102,9 @@ at::Tensor forward_by_pairs(Operands& operands, const at::Tensor& pairs, const a
   return operands.out;
 }
 
-at::Tensor forward_by_plan(Operands& operands, const at::Tensor& plan) {
+at::Tensor forward_by_plan(const Operands& operands, const at::Tensor& plan) {
   namespace sizes = kernels::sparse_conv_planned;
-  SparseConvTiling& tiling = operands.tiling;
+  SparseConvTiling tiling = operands.tiling;
   const auto options = operands.rows.options();
   tiling.tiles = ceil_div(tiling.num_out, sizes::kPlanRows);
   tiling.step_rows =
@@ -130,13 +132,19 @@ at::Tensor forward_npu(const at::Tensor& features, const at::Tensor& weight,
     auto empty = at::zeros({num_out, groups * out}, features.options());
     return bias ? empty.add_(*bias) : empty;
   }
-  const bool planned = plan && plan->numel() > 0 &&
-                       round_up(in, kFractal) * features.element_size() <= kContractionBytes;
-  Operands operands(features, weight, bias, num_out, groups, kContractionBytes,
-                    planned ? kernels::sparse_conv_planned::kMaxPanel : kMatrixColumns);
+  const bool planned =
+      plan && plan->numel() > 0 && npu::plan_serves(features, weight, pairs, groups);
+  // The end of a plan is the order of voxels that have another one, and each voxel's place in it.
+  const at::Tensor order = planned ? npu::plan_order(*plan, num_out, weight.size(0)) : at::Tensor();
+  const bool in_order = !planned || order.numel() == 0;
+  const Operands operands(in_order ? features : features.index_select(0, order[0]), weight, bias,
+                          num_out, groups,
+                          planned ? kernels::sparse_conv_planned::kMaxPanel : kMatrixColumns);
   const at::Tensor result =
-      planned ? forward_by_plan(operands, *plan) : forward_by_pairs(operands, pairs, bounds);
-  return result.narrow(2, 0, out).reshape({num_out, groups * out});
+      (planned ? forward_by_plan(operands, *plan) : forward_by_pairs(operands, pairs, bounds))
+          .narrow(2, 0, out)
+          .reshape({num_out, groups * out});
+  return in_order ? result : result.index_select(0, order[1]);
 }
 
 at::Tensor weight_grad_npu(const at::Tensor& features, const at::Tensor& grad,
