@@ -34,6 +34,13 @@ at::Tensor forward_meta(const at::Tensor& features, const at::Tensor& weight,
   return at::empty_symint({num_out, weight.sym_size(2)}, features.options());
 }
 
+// Where only shapes are known there is no plan.
+at::Tensor plan_meta(const at::Tensor& features, const at::Tensor& weight, const at::Tensor& pairs,
+                     const at::Tensor& bounds, c10::SymInt num_out, int64_t groups) {
+  check_plan(features, weight, pairs, bounds, num_out, groups);
+  return at::empty({0}, pairs.options());
+}
+
 at::Tensor weight_grad_meta(const at::Tensor& features, const at::Tensor& grad,
                             const at::Tensor& pairs, const at::Tensor& bounds, int64_t groups) {
   check_weight_grad(features, grad, pairs, bounds, groups);
@@ -60,7 +67,7 @@ TORCH_LIBRARY_FRAGMENT(mxd, m) {
   define(m,
          "sparse_conv_plan(Tensor features, Tensor weight, Tensor pairs, Tensor bounds, SymInt "
          "num_out, int groups) -> Tensor",
-         check_plan);
+         check_plan, plan_meta);
   define(m,
          "sparse_conv(Tensor features, Tensor weight, Tensor? bias, Tensor pairs, Tensor bounds, "
          "SymInt num_out, int groups, Tensor? plan=None) -> Tensor",

@@ -184,8 +184,18 @@ at::Tensor forward_cpu(const at::Tensor& features, const at::Tensor& weight,
       .to(features.scalar_type());
 }
 
+// Sums stay in the cache as it is.
+at::Tensor plan_cpu(const at::Tensor& features, const at::Tensor& weight, const at::Tensor& pairs,
+                    const at::Tensor& bounds, int64_t num_out, int64_t groups) {
+  check_plan(features, weight, pairs, bounds, num_out, groups);
+  return at::empty({0}, pairs.options());
+}
+
 }  // namespace
 
-TORCH_LIBRARY_IMPL(mxd, CPU, m) { m.impl("sparse_conv", TORCH_FN(forward_cpu)); }
+TORCH_LIBRARY_IMPL(mxd, CPU, m) {
+  m.impl("sparse_conv", TORCH_FN(forward_cpu));
+  m.impl("sparse_conv_plan", TORCH_FN(plan_cpu));
+}
 
 }  // namespace mxd::sparse_conv
