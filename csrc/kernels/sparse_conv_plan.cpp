@@ -170,8 +170,6 @@ class Plan {
     const int32_t volume = tiling_.volume, count = volume * kPlanRows;
     const LocalTensor<int32_t> rows = arena_, list = arena_[kHalf], marks = arena_[2 * kHalf];
     const LocalTensor<float> values = arena_[3 * kHalf].ReinterpretCast<float>();
-    SetWait<HardEvent::MTE3_V>();  // the one before is written
-    PipeBarrier<PIPE_V>();
     SortKeys(key_[half * kPlanRows], order_);
     // The inverse: the order of the places.
     Cast(values, order_, RoundMode::CAST_RINT, kPlanRows);
@@ -286,6 +284,7 @@ class Plan {
              static_cast<uint32_t>(listed));
     DataCopy(records_[static_cast<int64_t>(own) * kPlanWords], record_, kPlanWords);
     DataCopy(sizes_[static_cast<int64_t>(own) * kBlockWords], ranges_, kBlockWords);
+    SetWait<HardEvent::MTE3_V>();
   }
 
   const SparseConvPlanTiling tiling_;

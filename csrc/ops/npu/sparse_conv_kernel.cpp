@@ -132,10 +132,9 @@ at::Tensor forward_npu(const at::Tensor& features, const at::Tensor& weight,
     auto empty = at::zeros({num_out, groups * out}, features.options());
     return bias ? empty.add_(*bias) : empty;
   }
-  const bool planned =
-      plan && plan->numel() > 0 && npu::plan_serves(features, weight, pairs, groups);
+  const bool planned = plan && plan->numel() > 0 && plan_serves(features, weight, pairs, groups);
   // The end of a plan is the order of voxels that have another one, and each voxel's place in it.
-  const at::Tensor order = planned ? npu::plan_order(*plan, num_out, weight.size(0)) : at::Tensor();
+  const at::Tensor order = planned ? plan_order(*plan, num_out, weight.size(0)) : at::Tensor();
   const bool in_order = !planned || order.numel() == 0;
   const Operands operands(in_order ? features : features.index_select(0, order[0]), weight, bias,
                           num_out, groups,

@@ -14,7 +14,7 @@
 #include "launch.h"
 #include "sparse_conv_plan_tiling.h"
 
-namespace mxd::sparse_conv::npu {
+namespace mxd::sparse_conv {
 namespace {
 
 namespace sizes = kernels::sparse_conv_planned;
@@ -43,15 +43,15 @@ at::Tensor plan(const at::Tensor& features, const at::Tensor& weight, const at::
   SparseConvPlanTiling tiling{};
   tiling.rows = num_out;
   tiling.volume = weight.size(0);
-  const int64_t tiles = mxd::npu::ceil_div(num_out, sizes::kPlanRows);
+  const int64_t tiles = npu::ceil_div(num_out, sizes::kPlanRows);
   const int64_t words = sizes::ListOf(tiles, tiles, tiling.volume);
   const at::Tensor records = at::empty({tiles, sizes::kPlanWords}, pairs.options());
   const at::Tensor counts =
       at::empty({tiles, kernels::kBlockWords}, pairs.options().dtype(at::kFloat));
   at::Tensor plan = at::empty({words + (in_order ? 0 : 2 * num_out)}, pairs.options());
-  mxd::npu::launch(aclrtlaunch_sparse_conv_plan, "sparse_conv_plan",
-                   std::min(tile_count(num_out), mxd::npu::vector_cores()), sorted.contiguous(),
-                   bounds.contiguous(), records, counts, plan, tiling);
+  npu::launch(aclrtlaunch_sparse_conv_plan, "sparse_conv_plan",
+              std::min(tile_count(num_out), npu::vector_cores()), sorted.contiguous(),
+              bounds.contiguous(), records, counts, plan, tiling);
   // Tiles with many blocks first, so that the cores are done at about the same time.
   const at::Tensor largest =
       at::argsort(counts.select(1, 0), /*stable=*/true, 0, /*descending=*/true);
@@ -69,4 +69,4 @@ at::Tensor plan(const at::Tensor& features, const at::Tensor& weight, const at::
 
 TORCH_LIBRARY_IMPL(mxd, PrivateUse1, m) { m.impl("sparse_conv_plan", TORCH_FN(plan)); }
 
-}  // namespace mxd::sparse_conv::npu
+}  // namespace mxd::sparse_conv

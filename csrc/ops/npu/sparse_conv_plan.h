@@ -5,12 +5,12 @@
 #include "sparse_conv.h"
 #include "sparse_conv_tiling.h"
 
-namespace mxd::sparse_conv::npu {
+namespace mxd::sparse_conv {
 
 // Where sums in the cube cores are faster than products that the vector cores add.
 inline bool plan_serves(const at::Tensor& features, const at::Tensor& weight,
                         const at::Tensor& pairs, int64_t /*groups*/) {
-  const int64_t in = mxd::npu::round_up(weight.size(1), kernels::kFractalRows);
+  const int64_t in = npu::round_up(weight.size(1), kernels::kFractalRows);
   const int64_t volume = weight.size(0);
   return features.element_size() <= 4 &&
          in * features.element_size() <= kernels::kContractionBytes && volume % 2 == 1 &&
@@ -21,9 +21,9 @@ inline bool plan_serves(const at::Tensor& features, const at::Tensor& weight,
 // [2, rows]: the order of the voxels and each one's place in it, or empty if they are in order.
 inline at::Tensor plan_order(const at::Tensor& plan, int64_t rows, int64_t volume) {
   namespace sizes = kernels::sparse_conv_planned;
-  const int64_t tiles = mxd::npu::ceil_div(rows, sizes::kPlanRows);
+  const int64_t tiles = npu::ceil_div(rows, sizes::kPlanRows);
   const at::Tensor order = plan.slice(0, sizes::ListOf(tiles, tiles, volume));
   return order.view({order.numel() / rows, rows});
 }
 
-}  // namespace mxd::sparse_conv::npu
+}  // namespace mxd::sparse_conv
