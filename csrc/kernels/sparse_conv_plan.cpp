@@ -62,8 +62,8 @@ class Plan {
     for (int32_t tile = GetBlockIdx(); tile < tiles; tile += GetBlockNum()) {
       FindRows(tile);
       MakeKeys();
-      for (int32_t half = 0; half < 2; ++half)
-        if (const int32_t own = 2 * tile + half; own * kPlanRows < tiling_.rows) Arrange(own, half);
+      for (int32_t side = 0; side < 2; ++side)
+        if (const int32_t own = 2 * tile + side; own * kPlanRows < tiling_.rows) Arrange(own, side);
     }
   }
 
@@ -166,11 +166,11 @@ class Plan {
   }
 
   // Writes the record and the blocks of a tile of the plan, a half of the rulebook's.
-  __aicore__ inline void Arrange(int32_t own, int32_t half) {
+  __aicore__ inline void Arrange(int32_t own, int32_t side) {
     const int32_t volume = tiling_.volume, count = volume * kPlanRows;
     const LocalTensor<int32_t> rows = arena_, list = arena_[kHalf], marks = arena_[2 * kHalf];
     const LocalTensor<float> values = arena_[3 * kHalf].ReinterpretCast<float>();
-    SortKeys(key_[half * kPlanRows], order_);
+    SortKeys(key_[side * kPlanRows], order_);
     // The inverse: the order of the places.
     Cast(values, order_, RoundMode::CAST_RINT, kPlanRows);
     PipeBarrier<PIPE_V>();
@@ -181,7 +181,7 @@ class Plan {
     Muls(order_, order_, kWord, kPlanRows);
     PipeBarrier<PIPE_V>();
     for (int32_t k = 0; k < volume; ++k)
-      Gather(rows[k * kPlanRows], map_[k * kTileRows + half * kPlanRows],
+      Gather(rows[k * kPlanRows], map_[k * kTileRows + side * kPlanRows],
              order_.ReinterpretCast<uint32_t>(), 0, kPlanRows);
     PipeBarrier<PIPE_V>();
     MarkRows(marks, rows, count);

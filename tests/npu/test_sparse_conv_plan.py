@@ -6,13 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mxd_mmplugin.benchmarks.inputs import voxels
-from mxd_mmplugin.ops import build_rulebook
+from mxd_mmplugin.ops import build_rulebook, sparse_conv
 from tests.ops.sparse_problems import coordinates
 
-from .test_sparse_conv import SETTINGS, check, layer, run, scattered, subm, to_npu
+from .test_sparse_conv import SETTINGS, TOLERANCE, layer, scattered, subm, to_npu
 
 pytestmark = pytest.mark.npu
-SHORT = [torch.float16, torch.bfloat16]
+DTYPES = list(TOLERANCE)
 ROWS, BLOCK = 256, 16  # of a tile of the plan, and of a block
 MASKS, LOWEST, HIGHEST, PLACES = 8, 24, 56, 88  # in a record
 
@@ -85,9 +85,9 @@ def test_plan_has_the_pairs(monkeypatch, count, order, blocks):
 def test_where_a_plan_serves():
     indices, grid = scattered(300)
     book = to_npu(subm(indices, grid=grid))
-    assert all(make_plan(book, dtype).numel() for dtype in SHORT)
-    assert not make_plan(book, torch.float32).numel()
-    assert not make_plan(book, channels=256).numel()
+    for dtype, most in (torch.float32, 32), (torch.float16, 64), (torch.bfloat16, 64):
+        assert make_plan(book, dtype, most).numel()
+        assert not make_plan(book, dtype, most + 1).numel()
     assert not make_plan(to_npu(subm(indices[:0], grid=grid))).numel()
     assert not make_plan(to_npu(subm(indices, grid=grid, kernel=5))).numel()
 
@@ -112,28 +112,55 @@ def layers(draw):
         coordinates(chosen, [2, *shape]), 2, shape, kernel, one, one, numbers([1, 2, 5]), subm=True
     )
     groups = draw(st.sampled_from([1, 1, 2]))
-    inputs, outputs = (groups * draw(st.integers(1, 16)) for _ in range(2))
+    inputs, outputs = (groups * draw(st.sampled_from([1, 16, 17, 32])) for _ in range(2))
     features, weight = layer(inputs, outputs, count, kernel, groups)
     return book, features, weight, draw(st.sampled_from([None, torch.randn(outputs)])), groups
 
 
+def convolve(book, features, weight, bias, groups, grad):
+    """The output and the input's gradient, which a plan serves, on the CPU."""
+    features = features.clone().requires_grad_()
+    out = sparse_conv(features, weight, bias, book, groups)
+    out.backward(grad)
+    return out.detach().cpu(), features.grad.cpu()
+
+
+def compare(book, features, weight, bias=None, groups=1, dtype=torch.float16):
+    """Compare the devices; the CPU computes in float32 from what `dtype` holds."""
+    grad = torch.sin(torch.arange(len(features) * weight.shape[-1])).view(len(features), -1)
+    features, weight, bias, grad = (
+        None if t is None else t.to(dtype) for t in (features, weight, bias, grad)
+    )
+    wide = [None if t is None else t.float() for t in (features, weight, bias)]
+    short = [None if t is None else t.to('npu') for t in (features, weight, bias)]
+    on_npu = to_npu(book)
+    actual = convolve(on_npu, *short, groups, grad.to('npu'))
+    assert on_npu._plan is not None
+    for ours, other in zip(actual, convolve(book, *wide, groups, grad.float())):
+        assert ours.dtype == dtype
+        scale = max(1.0, float(other.abs().max()))
+        tolerance = TOLERANCE[dtype]
+        torch.testing.assert_close(ours.float(), other, rtol=tolerance, atol=tolerance * scale)
+    return actual
+
+
 @SETTINGS
-@given(layers(), st.integers(1, 40), st.sampled_from(SHORT))
+@given(layers(), st.integers(1, 40), st.sampled_from(DTYPES))
 def test_equals_cpu(monkeypatch, problem, blocks, dtype):
     monkeypatch.setenv('MXD_NPU_BLOCKS', str(blocks))
-    book, *inputs = problem
-    check(book, *inputs, dtype)
+    compare(*problem, dtype)
 
 
-@pytest.mark.parametrize('dtype', SHORT)
-def test_same_for_any_blocks(monkeypatch, dtype):
+@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize('inputs, outputs', [(5, 16), (32, 64), (32, 130)])
+def test_same_for_any_blocks(monkeypatch, inputs, outputs, dtype):
     indices, grid = scattered(3000)
     book = subm(indices[torch.randperm(3000)], grid=grid)
-    inputs = [tensor.to('npu', dtype) for tensor in layer(16, 16, 3000)]
-    first = run(to_npu(book), *inputs, None, 1)
+    problem = book, *layer(inputs, outputs, 3000)
+    first = compare(*problem, dtype=dtype)
     for blocks in 40, 7, 2, 1:
         monkeypatch.setenv('MXD_NPU_BLOCKS', str(blocks))
-        for ours, other in zip(run(to_npu(book), *inputs, None, 1), first):
+        for ours, other in zip(compare(*problem, dtype=dtype), first):
             assert torch.equal(ours, other)
 
 
@@ -143,11 +170,11 @@ def test_rows_far_from_each_other():
     plane = plane.reshape(-1, 2)
     rows = [torch.cat([torch.tensor([[0, z]]).expand(len(plane), 2), plane], 1) for z in (0, 1)]
     indices = torch.cat(rows).int()
-    check(subm(indices, grid=[2, 70, 90]), *layer(16, 16, len(indices)), dtype=torch.float16)
+    compare(subm(indices, grid=[2, 70, 90]), *layer(64, 16, len(indices)))
 
 
 def test_sweep(sweep):
     """80,000 voxels of a sweep, in order."""
     indices, batch_size = voxels(80_000)
     indices = indices.unique(dim=0)
-    check(subm(indices, batch_size), *layer(16, 16, len(indices)), dtype=torch.float16)
+    compare(subm(indices, batch_size), *layer(16, 16, len(indices)))

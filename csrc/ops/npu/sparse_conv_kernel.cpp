@@ -132,7 +132,7 @@ at::Tensor forward_npu(const at::Tensor& features, const at::Tensor& weight,
     auto empty = at::zeros({num_out, groups * out}, features.options());
     return bias ? empty.add_(*bias) : empty;
   }
-  const bool planned = plan && plan->numel() > 0 && plan_serves(features, weight, pairs, groups);
+  const bool planned = plan && plan->numel() > 0 && plan_serves(features, weight, pairs);
   // The end of a plan is the order of voxels that have another one, and each voxel's place in it.
   const at::Tensor order = planned ? plan_order(*plan, num_out, weight.size(0)) : at::Tensor();
   const bool in_order = !planned || order.numel() == 0;

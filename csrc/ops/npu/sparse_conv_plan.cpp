@@ -30,7 +30,7 @@ at::Tensor plan(const at::Tensor& features, const at::Tensor& weight, const at::
                 const at::Tensor& bounds, int64_t num_out, int64_t groups) {
   check_plan(features, weight, pairs, bounds, num_out, groups);
   check_tiles(bounds, num_out);
-  if (!plan_serves(features, weight, pairs, groups)) return at::empty({0}, pairs.options());
+  if (!plan_serves(features, weight, pairs)) return at::empty({0}, pairs.options());
   const at::Tensor order = voxels_in_order(pairs, bounds, num_out);
   const at::Tensor numbers = at::arange(num_out, pairs.options());
   const bool in_order = at::equal(order, numbers);
@@ -52,11 +52,14 @@ at::Tensor plan(const at::Tensor& features, const at::Tensor& weight, const at::
   npu::launch(aclrtlaunch_sparse_conv_plan, "sparse_conv_plan",
               std::min(tile_count(num_out), npu::vector_cores()), sorted.contiguous(),
               bounds.contiguous(), records, counts, plan, tiling);
-  // Tiles with many blocks first, so that the cores are done at about the same time.
-  const at::Tensor largest =
-      at::argsort(counts.select(1, 0), /*stable=*/true, 0, /*descending=*/true);
+  // Tiles with many blocks first, so that the cores are done at about the same time. (CANN sorts no
+  // single number on the AI core.)
   at::Tensor first = plan.narrow(0, 0, records.numel()).view_as(records);
-  at::index_select_out(first, records, 0, largest);
+  if (tiles == 1)
+    first.copy_(records);
+  else
+    at::index_select_out(first, records, 0,
+                         at::argsort(counts.select(1, 0), /*stable=*/true, 0, /*descending=*/true));
   if (!in_order) {
     const at::Tensor orders = plan_order(plan, num_out, tiling.volume);
     orders[0].copy_(order);

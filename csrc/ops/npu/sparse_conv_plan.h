@@ -7,13 +7,14 @@
 
 namespace mxd::sparse_conv {
 
-// Where sums in the cube cores are faster than products that the vector cores add.
+constexpr int64_t kMostRowBytes = 128;  // of a group's input channels
+
+// Where sums in the cube cores are faster than products that the vector cores add: of wider rows
+// fewer are loaded at once, and most kernel points need loads of their own.
 inline bool plan_serves(const at::Tensor& features, const at::Tensor& weight,
-                        const at::Tensor& pairs, int64_t /*groups*/) {
-  const int64_t in = npu::round_up(weight.size(1), kernels::kFractalRows);
-  const int64_t volume = weight.size(0);
-  return features.element_size() <= 4 &&
-         in * features.element_size() <= kernels::kContractionBytes && volume % 2 == 1 &&
+                        const at::Tensor& pairs) {
+  const int64_t volume = weight.size(0), channels = npu::round_up(weight.size(1), 16);
+  return channels * features.element_size() <= kMostRowBytes && volume % 2 == 1 &&
          volume <= kernels::sparse_conv_planned::kPlanPoints && pairs.size(0) > 0 &&
          weight.numel() > 0;
 }
