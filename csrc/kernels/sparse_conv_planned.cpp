@@ -130,11 +130,11 @@ extern "C" __global__ __aicore__ void sparse_conv_planned(GM_ADDR features, GM_A
                                                           GM_ADDR gathered, GM_ADDR sums,
                                                           GM_ADDR out, SparseConvTiling tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_MIX_AIC_1_2);
-  using namespace mxd::kernels;
+  namespace planned = mxd::kernels::sparse_conv_planned;
   if ASCEND_IS_AIC {
-    RunFor<sparse_conv_planned::CubeCore>(tiling, weight, bias, plan, gathered, sums);
+    mxd::kernels::RunFor<planned::CubeCore>(tiling, weight, bias, plan, gathered, sums);
   }
   if ASCEND_IS_AIV {
-    RunFor<sparse_conv_planned::VectorCore>(tiling, features, plan, gathered, sums, out);
+    mxd::kernels::RunFor<planned::VectorCore>(tiling, features, plan, gathered, sums, out);
   }
 }

@@ -31,12 +31,9 @@ class CubeCore {
         right_(Take<T, TPosition::B2>(pipe, kL0Bytes / sizeof(T))),
         sums_(Take<float, TPosition::CO1>(pipe, kL0cBytes / sizeof(float))),
         bias_table_(Take<float, TPosition::C2>(pipe, kMaxPanel)) {
-    bias_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(bias));
-    plan_.SetGlobalBuffer(reinterpret_cast<__gm__ int64_t*>(plan));
-    gathered_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(gathered) +
-                              static_cast<int64_t>(GetBlockIdx()) * kSteps * 2 * chunk_);
-    sums_out_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(sums) +
-                              static_cast<int64_t>(GetBlockIdx()) * 4 * SumElements(tiling));
+    const int64_t core_bytes = static_cast<int64_t>(GetBlockIdx()) * sizeof(T);
+    Bind(bias_, bias, plan_, plan, gathered_, gathered + core_bytes * kSteps * 2 * chunk_,
+         sums_out_, sums + core_bytes * 4 * SumElements(tiling));
     rows_free_.Init(pipe, 2);
     rows_full_.Init(pipe, 2);
     left_free_.Init(pipe, 2);
@@ -47,15 +44,15 @@ class CubeCore {
   }
 
   __aicore__ inline void Process() {
+    const int32_t units = couples_ * tiling_.groups * tiling_.panels;
+    const int32_t core_block = GetBlockIdx(), core_blocks = GetBlockNum();
+    int32_t step = 0;
     SetHF32Mode(false);  // plain fp32, whatever the kernel before left set
+    weights_.Begin();
     rows_free_.SetAll();
     left_free_.SetAll();
     right_free_.SetAll();
     sums_free_.SetAll();
-    weights_.Begin();
-    const int32_t units = couples_ * tiling_.groups * tiling_.panels;
-    const int32_t core_block = GetBlockIdx(), core_blocks = GetBlockNum();
-    int32_t step = 0;
     Open(core_block, units, 0);
     Read(2 * words_);
     for (int32_t round = 0, unit = core_block; unit < units; ++round) {
