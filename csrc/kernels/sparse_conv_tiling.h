@@ -5,6 +5,7 @@
 #include "common/dtype.h"
 #include "common/integers.h"
 #include "common/matrix_tile.h"
+#include "sparse_conv_plan_tiling.h"
 #include "sparse_conv_rulebook_tiling.h"
 
 // Channels are those of one group, padded: in_channels to whole steps of in_step, out_channels to
@@ -67,6 +68,25 @@ __aicore__ constexpr int64_t ProductElements(const SparseConvTiling& tiling) {
 }
 
 }  // namespace mxd::kernels::sparse_conv
+
+namespace mxd::kernels::sparse_conv_planned {
+
+constexpr int32_t kSteps = 6;           // that the workspace of gathered rows holds
+constexpr int32_t kChunkBytes = 16384;  // of a vector core in a step
+constexpr int32_t kMaxPanel = 64;       // columns of which L0C holds two tiles
+static_assert(2 * kPlanRows * kMaxPanel * kWord <= kL0cBytes && 2 * kChunkBytes <= kOperandBytes);
+
+// Blocks of a chunk. SparseConvTiling is used as follows: `tiles` of kPlanRows rows, `step_rows` of
+// a chunk, `in_step` all channels. Workspaces of a block: kSteps times two chunks, twice two tiles'
+// sums, in the dtype of the features.
+__aicore__ constexpr int32_t SumElements(const SparseConvTiling& tiling) {
+  return kPlanRows * tiling.panel;
+}
+__aicore__ constexpr int32_t ChunkElements(const SparseConvTiling& tiling) {
+  return tiling.step_rows * tiling.in_channels;
+}
+
+}  // namespace mxd::kernels::sparse_conv_planned
 
 namespace mxd::kernels::sparse_conv_weight_grad {
 

@@ -28,9 +28,17 @@ void check_transpose_input(const at::Tensor& pairs, const at::Tensor& bounds, c1
 
 at::Tensor forward_meta(const at::Tensor& features, const at::Tensor& weight,
                         const c10::optional<at::Tensor>& bias, const at::Tensor& pairs,
-                        const at::Tensor& bounds, c10::SymInt num_out, int64_t groups) {
-  check_forward(features, weight, bias, pairs, bounds, num_out, groups);
+                        const at::Tensor& bounds, c10::SymInt num_out, int64_t groups,
+                        const c10::optional<at::Tensor>& plan) {
+  check_forward(features, weight, bias, pairs, bounds, num_out, groups, plan);
   return at::empty_symint({num_out, weight.sym_size(2)}, features.options());
+}
+
+// Where only shapes are known there is no plan.
+at::Tensor plan_meta(const at::Tensor& features, const at::Tensor& weight, const at::Tensor& pairs,
+                     const at::Tensor& bounds, c10::SymInt num_out, int64_t groups) {
+  check_plan(features, weight, pairs, bounds, num_out, groups);
+  return at::empty({0}, pairs.options());
 }
 
 at::Tensor weight_grad_meta(const at::Tensor& features, const at::Tensor& grad,
@@ -54,9 +62,15 @@ TORCH_LIBRARY_FRAGMENT(mxd, m) {
          "sparse_conv_rulebook_transpose(Tensor pairs, Tensor bounds, SymInt num_in, bool "
          "trusted=False) -> (Tensor pairs, Tensor bounds)",
          check_transpose_input);
+  // What a convolution of such features and such a weight may be handed as its plan, int32: of a
+  // submanifold convolution's rulebook, and of any that shares it. Empty where a plan is of no use.
+  define(m,
+         "sparse_conv_plan(Tensor features, Tensor weight, Tensor pairs, Tensor bounds, SymInt "
+         "num_out, int groups) -> Tensor",
+         check_plan, plan_meta);
   define(m,
          "sparse_conv(Tensor features, Tensor weight, Tensor? bias, Tensor pairs, Tensor bounds, "
-         "SymInt num_out, int groups) -> Tensor",
+         "SymInt num_out, int groups, Tensor? plan=None) -> Tensor",
          check_forward, forward_meta);
   define(m,
          "sparse_conv_weight_grad(Tensor features, Tensor grad, Tensor pairs, Tensor bounds, int "

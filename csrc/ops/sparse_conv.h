@@ -175,7 +175,8 @@ inline void check_features(const at::Tensor& features) {
 
 inline void check_forward(const at::Tensor& features, const at::Tensor& weight,
                           const c10::optional<at::Tensor>& bias, const at::Tensor& pairs,
-                          const at::Tensor& bounds, c10::SymInt num_out, int64_t groups) {
+                          const at::Tensor& bounds, c10::SymInt num_out, int64_t groups,
+                          const c10::optional<at::Tensor>& plan) {
   check_features(features);
   check_dim("weight", weight, 3, "[kernel points, in_channels / groups, out_channels]");
   check_same_dtype("weight", weight, "features", features);
@@ -196,9 +197,19 @@ inline void check_forward(const at::Tensor& features, const at::Tensor& weight,
   TORCH_CHECK_VALUE(bounds.sym_size(1) == weight.sym_size(0) + 1, "bounds must have shape [tiles, ",
                     weight.sym_size(0) + 1, "] for a weight of ", weight.sym_size(0),
                     " kernel points, was ", bounds.sym_sizes());
+  if (plan) {
+    check_int32("plan", *plan);
+    check_same_device("plan", *plan, "features", features);
+  }
   check_same_device("weight", weight, "features", features);
   check_same_device("pairs", pairs, "features", features);
   check_same_device("bounds", bounds, "features", features);
+}
+
+inline void check_plan(const at::Tensor& features, const at::Tensor& weight,
+                       const at::Tensor& pairs, const at::Tensor& bounds, c10::SymInt num_out,
+                       int64_t groups) {
+  check_forward(features, weight, c10::nullopt, pairs, bounds, num_out, groups, c10::nullopt);
 }
 
 inline void check_weight_grad(const at::Tensor& features, const at::Tensor& grad,

@@ -83,6 +83,16 @@ def sparse_conv() -> None:
         convolve(features, weight, None, book).sum().backward()
 
 
+def sparse_conv_narrow() -> None:
+    """SubMConv3d 16->16 in float16 on 80,000 voxels, forward and backward, as a sweep gives them and in order."""
+    indices, batch_size = voxels(80_000)
+    for rows in indices, indices.unique(dim=0):
+        book = _rulebook(rows.to('npu'), batch_size, 1, subm=True)
+        features = torch.randn(len(rows), 16).to('npu', torch.float16).requires_grad_()
+        weight = (torch.randn(3, 3, 3, 16, 16) / 8).to('npu', torch.float16).requires_grad_()
+        convolve(features, weight, None, book).sum().backward()
+
+
 def modulated_deform_conv() -> None:
     """DCN v2 64->64, kernel 3, on 4 images of 100 x 200, forward and backward; 16 images are four launches of it."""
     images, channels, points, height, width = 4, 64, 9, 100, 200
@@ -238,6 +248,7 @@ OPS = {
         deformable_aggregation,
         sparse_conv_rulebook,
         sparse_conv,
+        sparse_conv_narrow,
         modulated_deform_conv,
         voxelize,
         bev_pool,

@@ -69,6 +69,7 @@ class Rulebook:
     geometry: dict
     # Kept by hand: functools.cached_property takes a lock, which torch.compile does not trace.
     _transpose: Optional[tuple[Tensor, Tensor]] = field(default=None, repr=False)
+    _plan: Optional[Tensor] = field(default=None, repr=False)
     _versions: tuple[int, int] = field(init=False, repr=False)  # of indices and out_indices
 
     def __post_init__(self) -> None:
@@ -139,6 +140,21 @@ class Rulebook:
     def back(self) -> tuple[Optional[Tensor], Optional[Tensor]]:
         """(pairs, bounds) with inputs and outputs exchanged, kernel points in any order; None for this one's own."""
         return (None, None) if self.symmetric else self.transpose
+
+    def plan(self, features: Tensor, weight: Tensor, groups: int) -> Optional[Tensor]:
+        """The pairs as an NPU's cube cores add their products, int32, if that serves such a convolution.
+
+        Made once, for all layers that share a submanifold convolution's rulebook, and their gradients. `weight` is
+        [K, in / groups, out].
+        """
+        if not self.symmetric or features.device.type == 'cpu' or is_compiling():
+            return None
+        if self._plan is None:
+            plan = torch.ops.mxd.sparse_conv_plan(
+                features, weight, self.pairs, self.bounds, self.out_indices.shape[0], groups
+            )
+            self._plan = plan if plan.numel() else None
+        return self._plan
 
     @property
     def symmetric(self) -> bool:
@@ -225,6 +241,7 @@ def input_gradient(
     num_in: int,
     groups: int,
     symmetric: bool,
+    plan: Optional[Tensor] = None,
 ) -> Tensor:
     """The input's gradient is a convolution of the output's with the kernel transposed.
 
@@ -235,6 +252,7 @@ def input_gradient(
         num_in (int): N, the input's voxels.
         groups (int): channel groups.
         symmetric (bool): whether exchanging inputs and outputs is the same as reversing the kernel.
+        plan (Tensor, optional): of these pairs, see `Rulebook.plan`.
 
     Returns:
         Tensor: [N, in].
@@ -244,11 +262,13 @@ def input_gradient(
     turned = turned.permute(0, 3, 2, 1).reshape(volume, outputs // groups, groups * inputs)
     if symmetric:
         turned = turned.flip(0)
-    return torch.ops.mxd.sparse_conv(grad, turned, None, *back, num_in, groups)
+    return torch.ops.mxd.sparse_conv(grad, turned, None, *back, num_in, groups, plan)
 
 
 class SparseConvFunction(Function):
     """Autograd of `sparse_conv`; weight is [K, in / groups, out].
+
+    `plan` is that of the pairs, and of the input's gradient where the rulebook is symmetric; else None.
 
     `back_pairs` and `back_bounds` are the rulebook of the input's gradient. They are None where no such gradient is
     asked for, and where it is the forward's own, with the kernel reversed if `symmetric`. (torch.compile takes no
@@ -265,25 +285,28 @@ class SparseConvFunction(Function):
         bounds: Tensor,
         back_pairs: Optional[Tensor],
         back_bounds: Optional[Tensor],
+        plan: Optional[Tensor],
         num_out: int,
         groups: int,
         symmetric: bool,
     ) -> Tensor:
         """Convolve over the rulebook's pairs."""
         back = (pairs, bounds) if back_pairs is None else (back_pairs, back_bounds)
-        ctx.save_for_backward(features, weight, pairs, bounds, *back)
+        ctx.save_for_backward(features, weight, pairs, bounds, *back, plan)
         ctx.groups, ctx.symmetric = groups, symmetric
-        return torch.ops.mxd.sparse_conv(features, weight, bias, pairs, bounds, num_out, groups)
+        return torch.ops.mxd.sparse_conv(
+            features, weight, bias, pairs, bounds, num_out, groups, plan
+        )
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Optional[Tensor], ...]:
         """See `input_gradient`; the weight's sums products over the pairs."""
-        (features, weight, pairs, bounds, *back), groups = ctx.saved_tensors, ctx.groups
+        (features, weight, pairs, bounds, *back, plan), groups = ctx.saved_tensors, ctx.groups
         grad_features = grad_weight = grad_bias = None
         if ctx.needs_input_grad[0]:
             grad_features = input_gradient(
-                grad, weight, back, features.shape[0], groups, ctx.symmetric
+                grad, weight, back, features.shape[0], groups, ctx.symmetric, plan
             )
         if ctx.needs_input_grad[1]:
             grad_weight = torch.ops.mxd.sparse_conv_weight_grad(
@@ -291,7 +314,7 @@ class SparseConvFunction(Function):
             )
         if ctx.needs_input_grad[2]:
             grad_bias = grad.sum(0)
-        return grad_features, grad_weight, grad_bias, *[None] * 7
+        return grad_features, grad_weight, grad_bias, *[None] * 8
 
 
 def sparse_conv(
@@ -323,14 +346,16 @@ def sparse_conv(
     features, weight, bias = autocast(features, weight, bias)
     # Sought here and not in the backward: what is cached there, torch.compile could not trace.
     wanted = torch.is_grad_enabled() and features.requires_grad
+    weight = weight.flatten(0, -3)
     return apply(
         SparseConvFunction,
         features,
-        weight.flatten(0, -3),
+        weight,
         bias,
         rulebook.pairs,
         rulebook.bounds,
         *(rulebook.back if wanted else (None, None)),
+        rulebook.plan(features, weight, groups),
         rulebook.out_indices.shape[0],
         groups,
         rulebook.symmetric,

@@ -161,7 +161,7 @@ def test_errors():
 
 
 def test_kernels_run(tmp_path, monkeypatch):
-    """In the profile, two convolutions and a weight gradient for a forward and a backward."""
+    """In the profile, two convolutions and a weight gradient for a forward and a backward; a plan for narrow layers."""
     path = tmp_path / 'profile.jsonl'
     monkeypatch.setenv('MXD_SOFTNPU_PROFILE', str(path))
     indices, grid = scattered(600)
@@ -170,6 +170,16 @@ def test_kernels_run(tmp_path, monkeypatch):
         path.unlink(missing_ok=True)
         inputs = [t.to('npu', dtype) for t in (features, weight)]
         run(to_npu(subm(indices, grid=grid)), *inputs, None, 1)
+        launched = [json.loads(text)['kernel'] for text in path.read_text().splitlines()]
+        assert sorted(launched) == [
+            'sparse_conv_plan',
+            'sparse_conv_planned',
+            'sparse_conv_planned',
+            'sparse_conv_weight_grad',
+        ]
+        path.unlink()
+        wide = [t.to('npu', dtype) for t in layer(80, 80, 600)]
+        run(to_npu(subm(indices, grid=grid)), *wide, None, 1)
         launched = [json.loads(text)['kernel'] for text in path.read_text().splitlines()]
         assert sorted(launched) == ['sparse_conv', 'sparse_conv', 'sparse_conv_weight_grad']
 

@@ -58,6 +58,17 @@ CASES = {
             (6, 0),
         ],
     ),
+    'sparse_conv_plan': (
+        (torch.randn(2, 4), torch.randn(3, 4, 6), PAIRS, BOUNDS, 2, 1),
+        [
+            (0, torch.randn(2, 5)),
+            (1, torch.randn(3, 4, 6).double()),
+            (2, PAIRS.long()),
+            (3, BOUNDS.int()),
+            (4, -1),
+            (5, 0),
+        ],
+    ),
     'sparse_conv_weight_grad': (
         (torch.randn(2, 4), torch.randn(2, 6), PAIRS, BOUNDS, 2),
         [(0, torch.randn(2)), (1, torch.randn(6)), (1, torch.randn(2, 6).double()), (4, 3)],

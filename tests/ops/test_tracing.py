@@ -135,6 +135,10 @@ def test_a_network_is_exported(grad):
     'name, arguments',
     [
         ('sparse_conv', lambda b: (torch.randn(50, 3), torch.randn(3, 3, 7), None, *b, 50, 1)),
+        (
+            'sparse_conv_plan',
+            lambda b: (torch.randn(50, 3), torch.randn(3, 3, 7), *b, 50, 1),
+        ),
         ('sparse_conv_weight_grad', lambda b: (torch.randn(50, 3), torch.randn(50, 7), *b, 1)),
         ('sparse_conv_rulebook_transpose', lambda b: (*b, 50)),
         ('sparse_max_pool', lambda b: (torch.randn(50, 3), *b, 50)),

@@ -253,8 +253,9 @@ at::Tensor forward_in(const at::Tensor& features, const at::Tensor& weight,
 
 at::Tensor forward_cpu(const at::Tensor& features, const at::Tensor& weight,
                        const c10::optional<at::Tensor>& bias, const at::Tensor& pairs,
-                       const at::Tensor& bounds, int64_t num_out, int64_t groups) {
-  check_forward(features, weight, bias, pairs, bounds, num_out, groups);
+                       const at::Tensor& bounds, int64_t num_out, int64_t groups,
+                       const c10::optional<at::Tensor>& plan) {  // of NPUs, only checked here
+  check_forward(features, weight, bias, pairs, bounds, num_out, groups, plan);
   const CheckedRulebook rulebook(pairs, bounds, features.size(0), num_out);
   return cpu::with_product_type(features,
                                 [&](auto number, const auto& convert, const auto& widen) {
@@ -266,8 +267,18 @@ at::Tensor forward_cpu(const at::Tensor& features, const at::Tensor& weight,
       .to(features.scalar_type());
 }
 
+// Sums stay in the cache as it is.
+at::Tensor plan_cpu(const at::Tensor& features, const at::Tensor& weight, const at::Tensor& pairs,
+                    const at::Tensor& bounds, int64_t num_out, int64_t groups) {
+  check_plan(features, weight, pairs, bounds, num_out, groups);
+  return at::empty({0}, pairs.options());
+}
+
 }  // namespace
 
-TORCH_LIBRARY_IMPL(mxd, CPU, m) { m.impl("sparse_conv", TORCH_FN(forward_cpu)); }
+TORCH_LIBRARY_IMPL(mxd, CPU, m) {
+  m.impl("sparse_conv", TORCH_FN(forward_cpu));
+  m.impl("sparse_conv_plan", TORCH_FN(plan_cpu));
+}
 
 }  // namespace mxd::sparse_conv

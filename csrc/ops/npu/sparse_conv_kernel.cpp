@@ -1,5 +1,5 @@
-// Sparse convolution on the NPU: lays out the weight and launches csrc/kernels/sparse_conv.cpp,
-// and sparse_conv_weight_grad.cpp for its gradient.
+// Sparse convolution on the NPU: lays out the weight and launches csrc/kernels/sparse_conv.cpp, or
+// sparse_conv_planned.cpp where there is a plan, and sparse_conv_weight_grad.cpp for its gradient.
 #include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
@@ -9,9 +9,11 @@
 #include "integers.h"
 #include "launch.h"
 #include "sparse_conv.h"
+#include "sparse_conv_plan.h"
 #include "sparse_conv_tiling.h"
 // After their tiling.
 #include "aclrtlaunch_sparse_conv.h"
+#include "aclrtlaunch_sparse_conv_planned.h"
 #include "aclrtlaunch_sparse_conv_weight_grad.h"
 
 namespace mxd::sparse_conv {
@@ -33,64 +35,115 @@ at::Tensor pad(const at::Tensor& tensor, int64_t padded) {
   return channels == padded ? tensor : at::constant_pad_nd(tensor, {0, padded - channels});
 }
 
+// A convolution's operands as the kernels want them, and what is the same in every tiling: groups
+// of whole channels, panels of at most `most_columns` output columns.
+struct Operands {
+  SparseConvTiling tiling{};
+  at::Tensor rows, fractals, bias, out;
+
+  Operands(const at::Tensor& features, const at::Tensor& weight,
+           const c10::optional<at::Tensor>& bias_row, int64_t num_out, int64_t groups,
+           int64_t most_columns) {
+    const int64_t volume = weight.size(0), in = weight.size(1), columns = weight.size(2) / groups;
+    const int64_t size = features.element_size(), depth = kernels::kBlockBytes / size;
+    const int64_t in_blocks = ceil_div(in * size, kContractionBytes);
+    tiling.dtype = npu::kernel_dtype("features", features);
+    tiling.num_out = num_out;
+    tiling.volume = volume;
+    tiling.groups = groups;
+    tiling.in_step = round_up(ceil_div(in, in_blocks), kFractal);
+    tiling.in_channels = in_blocks * tiling.in_step;
+    tiling.panels = ceil_div(columns, most_columns);
+    tiling.panel = round_up(ceil_div(columns, tiling.panels), kFractal);
+    tiling.has_bias = bias_row.has_value();
+    const int64_t padded_out = tiling.panels * tiling.panel;
+    rows = pad(features.reshape({-1, groups, in}), tiling.in_channels).contiguous();
+    // Fractals of the weight's transpose, as L0B holds them: [groups, panels, K, in_blocks, in_step
+    // / depth, panel / 16, 16, depth].
+    fractals =
+        pad(pad(weight.reshape({volume, in, groups, columns}), padded_out).permute({0, 2, 3, 1}),
+            tiling.in_channels)
+            .reshape({volume, groups, tiling.panels, tiling.panel / kFractal, kFractal, in_blocks,
+                      tiling.in_step / depth, depth})
+            .permute({1, 2, 0, 5, 6, 3, 4, 7})
+            .contiguous();
+    if (bias_row)
+      bias = pad(bias_row->to(at::kFloat).reshape({groups, columns}), padded_out).contiguous();
+    out = at::empty({num_out, groups, padded_out}, features.options());
+  }
+};
+
+// Rows of so many bytes, whole blocks of `unit` rows.
+int64_t step_rows(const SparseConvTiling& tiling, int64_t size, int64_t bytes, int64_t unit) {
+  return bytes / (tiling.in_channels * size) / unit * unit;
+}
+
+at::Tensor forward_by_pairs(const Operands& operands, const at::Tensor& pairs,
+                            const at::Tensor& bounds) {
+  namespace sizes = kernels::sparse_conv;
+  SparseConvTiling tiling = operands.tiling;
+  const auto options = operands.rows.options();
+  tiling.pairs = pairs.size(0);
+  tiling.tiles = bounds.size(0);
+  tiling.step_rows = std::clamp<int64_t>(
+      step_rows(tiling, operands.rows.element_size(), sizes::kStepBytes, kFractal), kFractal,
+      sizes::MostStepRows(tiling.panel));
+  const int64_t units = static_cast<int64_t>(tiling.tiles) * tiling.groups * tiling.panels;
+  const int64_t blocks = std::min(npu::cube_cores(), units);
+  const auto gathered =
+      at::empty({blocks, sizes::kSteps, sizes::GatheredElements(tiling)}, options);
+  const auto products =
+      at::empty({blocks, sizes::kSteps, sizes::ProductElements(tiling)}, options.dtype(at::kFloat));
+  const auto messages =
+      at::empty({blocks, sizes::kSteps, sizes::kMessageBytes}, options.dtype(at::kByte));
+  npu::launch(aclrtlaunch_sparse_conv, "sparse_conv", blocks, operands.rows, operands.fractals,
+              operands.bias, pairs.contiguous(), bounds.contiguous(), gathered, products, messages,
+              operands.out, tiling);
+  return operands.out;
+}
+
+at::Tensor forward_by_plan(const Operands& operands, const at::Tensor& plan) {
+  namespace sizes = kernels::sparse_conv_planned;
+  SparseConvTiling tiling = operands.tiling;
+  const auto options = operands.rows.options();
+  tiling.tiles = ceil_div(tiling.num_out, sizes::kPlanRows);
+  tiling.step_rows =
+      step_rows(tiling, operands.rows.element_size(), sizes::kChunkBytes, sizes::kPlanBlockRows);
+  const int64_t units = ceil_div(tiling.tiles, 2) * tiling.groups * tiling.panels;
+  const int64_t blocks = std::min(npu::cube_cores(), units);
+  const auto gathered =
+      at::empty({blocks, sizes::kSteps, 2, sizes::ChunkElements(tiling)}, options);
+  const auto sums = at::empty({blocks, 2, 2, sizes::SumElements(tiling)}, options);
+  npu::launch(aclrtlaunch_sparse_conv_planned, "sparse_conv_planned", blocks, operands.rows,
+              operands.fractals, operands.bias, plan.contiguous(), gathered, sums, operands.out,
+              tiling);
+  return operands.out;
+}
+
 at::Tensor forward_npu(const at::Tensor& features, const at::Tensor& weight,
                        const c10::optional<at::Tensor>& bias, const at::Tensor& pairs,
-                       const at::Tensor& bounds, int64_t num_out, int64_t groups) {
-  check_forward(features, weight, bias, pairs, bounds, num_out, groups);
-  const int32_t dtype = npu::kernel_dtype("features", features);
+                       const at::Tensor& bounds, int64_t num_out, int64_t groups,
+                       const c10::optional<at::Tensor>& plan) {
+  check_forward(features, weight, bias, pairs, bounds, num_out, groups, plan);
+  npu::kernel_dtype("features", features);
   check_tiles(bounds, num_out);
-  const int64_t volume = weight.size(0), in = weight.size(1), out = weight.size(2) / groups;
+  const int64_t in = weight.size(1), out = weight.size(2) / groups;
   if (num_out == 0 || out == 0 || in == 0 || pairs.size(0) == 0) {
     auto empty = at::zeros({num_out, groups * out}, features.options());
     return bias ? empty.add_(*bias) : empty;
   }
-
-  namespace sizes = kernels::sparse_conv;
-  const int64_t size = features.element_size(), depth = kernels::kBlockBytes / size;
-  SparseConvTiling tiling{};
-  tiling.dtype = dtype;
-  tiling.num_out = num_out;
-  tiling.pairs = pairs.size(0);
-  tiling.tiles = bounds.size(0);
-  tiling.volume = volume;
-  tiling.groups = groups;
-  const int64_t in_blocks = ceil_div(in * size, kContractionBytes);
-  tiling.in_step = round_up(ceil_div(in, in_blocks), kFractal);
-  tiling.in_channels = in_blocks * tiling.in_step;
-  tiling.panels = ceil_div(out, kMatrixColumns);
-  tiling.panel = round_up(ceil_div(out, tiling.panels), kFractal);
-  tiling.step_rows =
-      std::clamp<int64_t>(sizes::kStepBytes / (tiling.in_channels * size) / kFractal * kFractal,
-                          kFractal, sizes::MostStepRows(tiling.panel));
-  tiling.has_bias = bias.has_value();
-  const int64_t padded_out = tiling.panels * tiling.panel;
-
-  const auto rows = pad(features.reshape({-1, groups, in}), tiling.in_channels).contiguous();
-  // Fractals of the weight's transpose, as L0B holds them: [groups, panels, K, in_blocks, in_step /
-  // depth, panel / 16, 16, depth].
-  const auto fractals =
-      pad(pad(weight.reshape({volume, in, groups, out}), padded_out).permute({0, 2, 3, 1}),
-          tiling.in_channels)
-          .reshape({volume, groups, tiling.panels, tiling.panel / kFractal, kFractal, in_blocks,
-                    tiling.in_step / depth, depth})
-          .permute({1, 2, 0, 5, 6, 3, 4, 7})
-          .contiguous();
-  const auto shift = bias
-                         ? pad(bias->to(at::kFloat).reshape({groups, out}), padded_out).contiguous()
-                         : at::Tensor();
-  const int64_t units = tiling.tiles * groups * tiling.panels;
-  const int64_t blocks = std::min(npu::cube_cores(), units);
-  const auto gathered =
-      at::empty({blocks, sizes::kSteps, sizes::GatheredElements(tiling)}, features.options());
-  const auto products = at::empty({blocks, sizes::kSteps, sizes::ProductElements(tiling)},
-                                  features.options().dtype(at::kFloat));
-  const auto messages =
-      at::empty({blocks, sizes::kSteps, sizes::kMessageBytes}, features.options().dtype(at::kByte));
-  const auto result = at::empty({num_out, groups, padded_out}, features.options());
-  npu::launch(aclrtlaunch_sparse_conv, "sparse_conv", blocks, rows, fractals, shift,
-              pairs.contiguous(), bounds.contiguous(), gathered, products, messages, result,
-              tiling);
-  return result.narrow(2, 0, out).reshape({num_out, groups * out});
+  const bool planned = plan && plan->numel() > 0 && plan_serves(features, weight, pairs);
+  // The end of a plan is the order of voxels that have another one, and each voxel's place in it.
+  const at::Tensor order = planned ? plan_order(*plan, num_out, weight.size(0)) : at::Tensor();
+  const bool in_order = !planned || order.numel() == 0;
+  const Operands operands(in_order ? features : features.index_select(0, order[0]), weight, bias,
+                          num_out, groups,
+                          planned ? kernels::sparse_conv_planned::kMaxPanel : kMatrixColumns);
+  const at::Tensor result =
+      (planned ? forward_by_plan(operands, *plan) : forward_by_pairs(operands, pairs, bounds))
+          .narrow(2, 0, out)
+          .reshape({num_out, groups * out});
+  return in_order ? result : result.index_select(0, order[1]);
 }
 
 at::Tensor weight_grad_npu(const at::Tensor& features, const at::Tensor& grad,

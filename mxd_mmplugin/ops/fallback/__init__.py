@@ -44,6 +44,7 @@ FAMILIES: dict[str, dict[str, Callable]] = {
     'sparse_conv': {
         'sparse_conv_rulebook': sparse_conv.rulebook,
         'sparse_conv_rulebook_transpose': sparse_conv.rulebook_transpose,
+        'sparse_conv_plan': sparse_conv.make_plan,
         'sparse_conv': sparse_conv.forward,
         'sparse_conv_weight_grad': sparse_conv.weight_grad,
     },

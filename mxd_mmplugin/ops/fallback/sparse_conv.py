@@ -92,6 +92,14 @@ def rulebook_transpose(
     return pairs[order].flip(1), out_bounds if num_in else out_bounds[:0]
 
 
+@plain_form('sparse_conv_plan')
+def make_plan(
+    features: Tensor, weight: Tensor, pairs: Tensor, bounds: Tensor, num_out: int, groups: int
+) -> Tensor:
+    """See `Rulebook.plan`: none."""
+    return pairs.new_empty(0)
+
+
 def _grouped(weight: Tensor, groups: int) -> Tensor:
     """[K, in / groups, out] -> [K, groups, in / groups, out / groups]."""
     volume, inputs, outputs = weight.shape
@@ -113,6 +121,7 @@ def forward(
     bounds: Tensor,
     num_out: int,
     groups: int,
+    plan: Optional[Tensor] = None,
 ) -> Tensor:
     """See `mxd_mmplugin.ops.sparse_conv`; weight is [K, in / groups, out]."""
     total = compute_dtype(features.dtype)

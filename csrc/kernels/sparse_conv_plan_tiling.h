@@ -1,0 +1,38 @@
+// The plan of a sparse convolution whose sums stay in the cube cores, int32: a record for each tile
+// of kPlanRows output rows, those with many blocks first, and behind the records the blocks of each
+// tile, by kernel point and place. A tile's rows are in an order in which those with the same
+// kernel points are together; a block is the input rows of kPlanBlockRows of them for one kernel
+// point, -1 for none, and is there if one of them has a pair.
+#pragma once
+
+#include "common/integers.h"
+
+struct SparseConvPlanTiling {
+  int32_t rows;    // of input and output
+  int32_t volume;  // kernel points
+};
+
+namespace mxd::kernels::sparse_conv_planned {
+
+constexpr int32_t kPlanRows = 256;
+constexpr int32_t kPlanBlockRows = 16;
+constexpr int32_t kPlanBlocks = kPlanRows / kPlanBlockRows;
+constexpr int32_t kPlanPoints = 27;  // kernel points, at most
+// A record: which tile it is; for every kernel point a bit for each block of the tile; the lowest
+// and the highest input row of every kernel point, above all rows and -1 where it has none; where
+// in the order each row is.
+constexpr int32_t kPlanTile = 0, kPlanMasks = 8, kPlanMaskWords = (kPlanPoints + 1) / 2,
+                  kPlanLowest = 24, kPlanHighest = 56, kPlanPlaces = 88,
+                  kPlanWords = kPlanPlaces + kPlanRows;
+static_assert(2 * kPlanBlocks == 32 && kPlanMasks + kPlanMaskWords <= kPlanLowest &&
+              kPlanLowest + kPlanPoints < kPlanHighest && kPlanHighest + kPlanPoints < kPlanPlaces);
+
+// Words of a tile's blocks, at most, and where in the plan they are.
+__aicore__ constexpr int64_t ListWords(int32_t volume) {
+  return static_cast<int64_t>(volume) * kPlanRows;
+}
+__aicore__ constexpr int64_t ListOf(int32_t tile, int32_t tiles, int32_t volume) {
+  return static_cast<int64_t>(tiles) * kPlanWords + tile * ListWords(volume);
+}
+
+}  // namespace mxd::kernels::sparse_conv_planned

@@ -1,0 +1,280 @@
+// Gathers the rows of blocks into the workspace, in fractals side by side: [rows / 16, row_blocks,
+// 16, 32 B].
+//
+// Rows of neighbours are neighbours, where voxels are sorted: the input rows that a tile's blocks
+// name lie in a few windows, which are loaded whole. Blocks are gathered within UB, from a window
+// while the next one is loaded.
+#pragma once
+
+#include "../common/buffers.h"
+#include "../common/events.h"
+#include "../common/nz.h"
+#include "../sparse_conv/pairs.h"
+#include "kernel_operator.h"
+#include "plan.h"
+
+namespace mxd::kernels::sparse_conv_planned {
+
+template <typename T>
+class Gatherer {
+  static constexpr int32_t kSize = static_cast<int32_t>(sizeof(T));
+  static constexpr int32_t kAddresses = kChunkBytes / kBlockBytes;
+  static constexpr int32_t kListRows = 2 * kAddresses;  // of a list, at most
+  static constexpr int32_t kStages = 3;
+  static constexpr int32_t kMostRows = 2048;  // of a window
+
+ public:
+  // Without the windows, which take the rest.
+  static constexpr int32_t kUbBytes =
+      2 * kListRows * kWord + kStages * kChunkBytes + 2 * kAddresses * kWord;
+
+  // `left`: bytes of UB for the windows.
+  __aicore__ inline Gatherer(TPipe& pipe, GM_ADDR features, GM_ADDR gathered,
+                             const SparseConvTiling& tiling, int32_t left)
+      : tiling_(tiling),
+        chunk_(ChunkElements(tiling)),
+        features_(features, static_cast<int64_t>(tiling.groups) * tiling.in_channels,
+                  tiling.in_channels),
+        window_rows_(
+            MinOf((left / (tiling.in_channels * kSize) - kPlanBlockRows) / 2 - 2, kMostRows)),
+        lists_(Take<int32_t>(pipe, 2 * kListRows)),
+        stage_(Take<T>(pipe, kStages * chunk_)),
+        row_address_(Take<int32_t>(pipe, kAddresses)),
+        address_(Take<int32_t>(pipe, kAddresses)),
+        windows_(Take<T>(pipe, 2 * (window_rows_ + 2) * tiling.in_channels)),
+        part_(Take<T>(pipe, Elements())) {
+    gathered_.SetGlobalBuffer(
+        reinterpret_cast<__gm__ T*>(gathered) +
+        (static_cast<int64_t>(GetBlockIdx() / 2) * kSteps * 2 + GetSubBlockIdx()) * chunk_);
+    stage_free_.Init(pipe, kStages);
+    list_free_.Init(pipe, 2);
+    list_full_.Init(pipe, 2);
+    window_free_.Init(pipe, 2);
+    window_full_.Init(pipe, 2);
+    for (current_ = 1; current_ >= 0; --current_) Clear(0);
+    current_ = 0;
+  }
+  __aicore__ inline void Begin() {
+    stage_free_.SetAll();
+    list_free_.SetAll();
+    window_free_.SetAll();
+    window_free_.Wait(current_);
+  }
+  __aicore__ inline void End() {
+    stage_free_.WaitAll();
+    list_free_.WaitAll();
+    if (loading_) Drop();
+    window_free_.Set(current_);
+    window_free_.WaitAll();
+  }
+
+  // Begins a tile: `rows` are the input rows of its `count` blocks, `record` has their ranges; of
+  // each row the channels from `column` on are taken.
+  __aicore__ inline void Open(const GlobalTensor<int32_t>& rows, int32_t count,
+                              const LocalTensor<int64_t>& record, int64_t column) {
+    column_ = column;
+    list_rows_ = rows;
+    unlisted_ = count * kPlanBlockRows;
+    listed_ = at_ = 0;
+    ahead_ = 0;
+    if (unlisted_ > 0) List();
+    for (int32_t k = 0; k < tiling_.volume; k += 2) {
+      const uint64_t low = record.GetValue((kPlanLowest + k) / 2);
+      const uint64_t high = record.GetValue((kPlanHighest + k) / 2);
+      lowest_[k] = static_cast<int32_t>(low);
+      lowest_[k + 1] = static_cast<int32_t>(low >> 32);
+      highest_[k] = static_cast<int32_t>(high);
+      highest_[k + 1] = static_cast<int32_t>(high >> 32);
+    }
+    begin_ = end_ = 0;
+    LoadAhead(0);
+  }
+
+  // Gathers the next chunk, of `count` blocks, into the workspace of a step.
+  __aicore__ inline void Gather(int32_t step, Blocks& blocks, int32_t count) {
+    const LocalTensor<T> stage = stage_[step % kStages * chunk_];
+    NextRows(count * kPlanBlockRows);
+    stage_free_.Wait(step % kStages);
+    for (int32_t done = 0; done < count;) {
+      const int32_t point = blocks.Point();
+      const bool held = Holds(point);
+      int32_t low = 0, high = 0;
+      if (!held) FindRange(point, low, high);
+      const bool far = !held && high - low >= window_rows_;
+      if (!held && !far) {
+        Use(low, high + 1);
+        LoadAhead(point + 1);
+      }
+      int32_t taken = blocks.TakePoint(count - done);
+      while (done + taken < count &&
+             (far ? Within(low, high, blocks.Point()) : Holds(blocks.Point())))
+        taken += blocks.TakePoint(count - done - taken);
+      if (far)
+        TakeFar(stage, done, taken, low, high);
+      else
+        TakeBlocks(stage[done * Elements()], done, taken);
+      done += taken;
+    }
+    if (at_ == listed_) list_free_.Set(list_);
+    SetWait<HardEvent::V_MTE3>();
+    DataCopy(gathered_[step % kSteps * 2 * chunk_], stage, count * Elements());
+    stage_free_.Set(step % kStages);
+  }
+
+ private:
+  __aicore__ inline int32_t Elements() const { return kPlanBlockRows * tiling_.in_channels; }
+  __aicore__ inline int32_t window_elements() const {
+    return (window_rows_ + 2) * tiling_.in_channels;
+  }
+  __aicore__ inline LocalTensor<T> window() const { return windows_[current_ * window_elements()]; }
+
+  // Loads the next input rows: whole chunks, as many as a list holds.
+  __aicore__ inline void List() {
+    ahead_ = MinOf(kListRows / tiling_.step_rows * tiling_.step_rows, unlisted_);
+    list_free_.Wait(1 - list_);
+    DataCopy(lists_[(1 - list_) * kListRows], list_rows_, ahead_);
+    list_full_.Set(1 - list_);
+    list_rows_ = list_rows_[ahead_];
+    unlisted_ -= ahead_;
+  }
+  // rows_: the next `count` input rows.
+  __aicore__ inline void NextRows(int32_t count) {
+    if (at_ == listed_) {
+      list_ = 1 - list_;
+      listed_ = ahead_;
+      at_ = ahead_ = 0;
+      list_full_.Wait(list_);
+    } else if (ahead_ == 0 && unlisted_ > 0) {
+      List();  // not before a chunk of this list: the other one's last rows are in use until then
+    }
+    rows_ = lists_[list_ * kListRows + at_];
+    at_ += count;
+  }
+
+  __aicore__ inline void Clear(int32_t row) {
+    Duplicate(window()[row * tiling_.in_channels].template ReinterpretCast<int32_t>(), 0,
+              tiling_.in_channels * kSize / kWord);
+  }
+
+  // Whether a kernel point has all its input rows from `low` to `high`; in the window.
+  __aicore__ inline bool Within(int32_t low, int32_t high, int32_t point) const {
+    return lowest_[point] >= low && highest_[point] <= high;
+  }
+  __aicore__ inline bool Holds(int32_t point) const { return Within(begin_, end_ - 1, point); }
+  // The input rows of a kernel point, and of those behind it as long as that takes no more windows.
+  __aicore__ inline void FindRange(int32_t point, int32_t& low, int32_t& high) const {
+    low = lowest_[point];
+    high = highest_[point];
+    const int32_t windows = (high - low) / window_rows_;
+    while (++point < tiling_.volume) {
+      const int32_t lower = MinOf(low, lowest_[point]), higher = MaxOf(high, highest_[point]);
+      if ((higher - lower) / window_rows_ > windows) break;
+      low = lower;
+      high = higher;
+    }
+  }
+
+  // Begins to load the window after this one, which the first kernel point from `point` on needs
+  // that this one does not serve.
+  __aicore__ inline void LoadAhead(int32_t point) {
+    while (point < tiling_.volume && Holds(point)) ++point;
+    if (point == tiling_.volume) return;
+    int32_t low, high;
+    FindRange(point, low, high);
+    Load(low, MinOf(high + 1, low + window_rows_));
+  }
+  // Begins to load rows [begin, end) into the other window.
+  __aicore__ inline void Load(int32_t begin, int32_t end) {
+    if (loading_) Drop();
+    loading_ = true;
+    loading_begin_ = begin;
+    loading_end_ = end;
+    window_free_.Wait(1 - current_);
+    features_.Copy(windows_[(1 - current_) * window_elements() + tiling_.in_channels],
+                   Run{begin, 1, end - begin}, column_);
+    window_full_.Set(1 - current_);
+  }
+  // Gives up what is being loaded.
+  __aicore__ inline void Drop() {
+    window_full_.Wait(1 - current_);
+    window_free_.Set(1 - current_);
+    loading_ = false;
+  }
+  // Goes on to the window of rows [begin, end).
+  __aicore__ inline void Use(int32_t begin, int32_t end) {
+    if (!loading_ || begin != loading_begin_ || end != loading_end_) Load(begin, end);
+    begin_ = begin;
+    end_ = end;
+    loading_ = false;
+    window_free_.Set(current_);
+    current_ = 1 - current_;
+    window_full_.Wait(current_);
+    Clear(end - begin + 1);
+    PipeBarrier<PIPE_V>();
+  }
+
+  // Takes blocks [first, first + count) of the chunk from the window, zeros for what is not in it.
+  __aicore__ inline void TakeBlocks(const LocalTensor<T>& to, int32_t first, int32_t count) {
+    const int32_t rows = count * kPlanBlockRows, row_blocks = features_.row_blocks();
+    Adds(row_address_, rows_[first * kPlanBlockRows], 1 - begin_, rows);
+    PipeBarrier<PIPE_V>();
+    Maxs(row_address_, row_address_, 0, rows);
+    PipeBarrier<PIPE_V>();
+    Mins(row_address_, row_address_, end_ - begin_ + 1, rows);
+    PipeBarrier<PIPE_V>();
+    Muls(row_address_, row_address_, row_blocks * kBlockBytes, rows);
+    PipeBarrier<PIPE_V>();
+    for (int32_t i = 0; i < row_blocks; ++i)
+      Adds(address_[i * kFractalRows], row_address_, i * kBlockBytes, kFractalRows,
+           rows / kFractalRows, UnaryRepeatParams(1, 1, row_blocks * 2, 2));
+    PipeBarrier<PIPE_V>();
+    Gatherb(to.template ReinterpretCast<uint32_t>(), window().template ReinterpretCast<uint32_t>(),
+            address_.ReinterpretCast<uint32_t>(), rows * row_blocks / 8, GatherRepeatParams(1, 8));
+    PipeBarrier<PIPE_V>();
+  }
+
+  // The same for blocks whose rows, from `lowest` to `highest`, lie in several windows.
+  __aicore__ inline void TakeFar(const LocalTensor<T>& stage, int32_t first, int32_t count,
+                                 int32_t lowest, int32_t highest) {
+    for (int32_t low = lowest; low <= highest; low += window_rows_) {
+      Use(low, MinOf(highest + 1, low + window_rows_));
+      if (end_ <= highest) Load(end_, MinOf(highest + 1, end_ + window_rows_));
+      if (low == lowest) {
+        TakeBlocks(stage[first * Elements()], first, count);
+        continue;
+      }
+      for (int32_t i = first; i < first + count; ++i) {
+        TakeBlocks(part_, i, 1);
+        const LocalTensor<uint16_t> bits =
+            stage[i * Elements()].template ReinterpretCast<uint16_t>();
+        Or(bits, bits, part_.template ReinterpretCast<uint16_t>(), Elements() * kSize / 2);
+        PipeBarrier<PIPE_V>();
+      }
+    }
+  }
+
+  const SparseConvTiling& tiling_;
+  const int32_t chunk_;  // elements
+  const sparse_conv::Rows<T> features_;
+  const int32_t window_rows_;
+  GlobalTensor<T> gathered_;
+  GlobalTensor<int32_t> list_rows_;             // that are not listed yet
+  LocalTensor<int32_t> lists_, rows_;           // [2, rows]: input rows; those of the chunk
+  LocalTensor<T> stage_;                        // [kStages, chunk]
+  LocalTensor<int32_t> row_address_, address_;  // of the rows, and of their fractals' rows
+  LocalTensor<T> windows_;                      // [2, rows], each between two rows of zeros
+  LocalTensor<T> part_;
+  Events<HardEvent::MTE3_V> stage_free_;
+  Events<HardEvent::V_MTE2> list_free_, window_free_;
+  Events<HardEvent::MTE2_V> list_full_, window_full_;
+  // Rows that are in no list yet; which list is in use, how many rows it has, where the next chunk
+  // begins, and how many rows the other list has ahead.
+  int32_t unlisted_ = 0, list_ = 0, listed_ = 0, at_ = 0, ahead_ = 0;
+  int64_t column_ = 0;
+  int32_t current_ = 0, begin_ = 0, end_ = 0;  // of the window
+  bool loading_ = false;                       // the other window
+  int32_t loading_begin_ = 0, loading_end_ = 0;
+  int32_t lowest_[kPlanPoints + 1], highest_[kPlanPoints + 1];
+};
+
+}  // namespace mxd::kernels::sparse_conv_planned

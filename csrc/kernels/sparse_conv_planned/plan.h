@@ -1,0 +1,91 @@
+// The blocks of a tile, as its record in the plan has them.
+#pragma once
+
+#include "../sparse_conv_tiling.h"
+#include "kernel_operator.h"
+
+namespace mxd::kernels::sparse_conv_planned {
+
+using namespace AscendC;
+
+// Cross-core flags: a step's rows are gathered, and taken out of the workspace; the sums of two
+// tiles are written.
+constexpr uint16_t kGathered = 0, kTaken = 1, kSummed = 2;
+
+__aicore__ inline int32_t CountBits(uint32_t bits) {
+  bits -= bits >> 1 & 0x5555;
+  bits = (bits & 0x3333) + (bits >> 2 & 0x3333);
+  bits = (bits + (bits >> 4)) & 0x0f0f;
+  return static_cast<int32_t>((bits + (bits >> 8)) & 0x1f);
+}
+
+// The units of a core block, as it takes one after the other: in turn from the first core block to
+// the last and back, since the plan has tiles with many blocks first.
+__aicore__ inline int32_t UnitOf(int32_t round, int32_t core_block, int32_t core_blocks) {
+  return round * core_blocks + (round % 2 == 0 ? core_block : core_blocks - 1 - core_block);
+}
+
+// Goes through a tile's blocks by kernel point, then by place.
+class Blocks {
+  static constexpr int32_t kInWord = 64 / kPlanBlocks;  // masks of an int64
+
+ public:
+  // int64s with the masks of a tile.
+  __aicore__ static inline int32_t Words(int32_t volume) { return CeilDiv(volume, kInWord); }
+
+  // Begins a tile; `volume`: 0 for one that is not there.
+  __aicore__ inline void Open(int32_t volume) {
+    volume_ = volume;
+    count_ = taken_ = point_ = 0;
+    left_ = begun_ = 0;
+    mask_[0] = 0;
+  }
+  // The masks of a tile follow, word by word.
+  __aicore__ inline void Add(int32_t index, uint64_t word) {
+    for (int32_t k = index * kInWord; k < MinOf(volume_, (index + 1) * kInWord); ++k) {
+      mask_[k] = static_cast<uint32_t>(word) & ((1u << kPlanBlocks) - 1);
+      count_ += CountBits(mask_[k]);
+      word >>= kPlanBlocks;
+    }
+    if (index == 0) left_ = mask_[0];
+  }
+  __aicore__ inline int32_t count() const { return count_; }
+  __aicore__ inline int32_t left() const { return count_ - taken_; }
+  // The kernel point of the next block.
+  __aicore__ inline int32_t Point() {
+    while (left_ == 0) left_ = mask_[++point_];
+    return point_;
+  }
+  // The place of the next block, and whether it is its first.
+  __aicore__ inline int32_t Take(bool& first) {
+    Point();
+    int32_t place = 0;
+    while ((left_ >> place & 1) == 0) ++place;
+    left_ &= left_ - 1;
+    ++taken_;
+    first = (begun_ >> place & 1) == 0;
+    begun_ |= 1u << place;
+    return place;
+  }
+  // Takes the blocks that the next one's kernel point still has, at most so many; returns how many.
+  __aicore__ inline int32_t TakePoint(int32_t most) {
+    Point();
+    const int32_t count = MinOf(most, CountBits(left_));
+    for (int32_t i = 0; i < count; ++i) left_ &= left_ - 1;
+    taken_ += count;
+    return count;
+  }
+
+ private:
+  int32_t volume_ = 0, count_ = 0, taken_ = 0, point_ = 0;
+  uint32_t left_ = 0, begun_ = 0;
+  uint32_t mask_[kPlanPoints];
+};
+
+// Steps for the blocks of two tiles.
+__aicore__ inline int32_t Steps(const Blocks (&blocks)[2], const SparseConvTiling& tiling) {
+  const int32_t most = MaxOf(blocks[0].count(), blocks[1].count());
+  return CeilDiv(most, tiling.step_rows / kPlanBlockRows);
+}
+
+}  // namespace mxd::kernels::sparse_conv_planned

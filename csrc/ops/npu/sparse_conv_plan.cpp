@@ -1,0 +1,75 @@
+// The plan of a submanifold convolution whose sums stay in the cube cores: puts its voxels in order
+// and launches csrc/kernels/sparse_conv_plan.cpp.
+#include "sparse_conv_plan.h"
+
+#include <ATen/ops/arange.h>
+#include <ATen/ops/argsort.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/equal.h>
+#include <ATen/ops/index_select.h>
+#include <torch/library.h>
+
+#include "aclrtlaunch_sparse_conv_plan.h"
+#include "launch.h"
+#include "sparse_conv_plan_tiling.h"
+
+namespace mxd::sparse_conv {
+namespace {
+
+namespace sizes = kernels::sparse_conv_planned;
+
+// The voxels in the rulebook's order: those that the middle kernel point names.
+at::Tensor voxels_in_order(const at::Tensor& pairs, const at::Tensor& bounds, int64_t rows) {
+  const at::Tensor begin = bounds.select(1, (bounds.size(1) - 1) / 2).unsqueeze(1);
+  const at::Tensor word = at::arange(1, 2 * kTileRows, 2, bounds.options());
+  return pairs.flatten().index_select(0, (begin * 2 + word).flatten().narrow(0, 0, rows));
+}
+
+at::Tensor plan(const at::Tensor& features, const at::Tensor& weight, const at::Tensor& pairs,
+                const at::Tensor& bounds, int64_t num_out, int64_t groups) {
+  check_plan(features, weight, pairs, bounds, num_out, groups);
+  check_tiles(bounds, num_out);
+  if (!plan_serves(features, weight, pairs)) return at::empty({0}, pairs.options());
+  const at::Tensor order = voxels_in_order(pairs, bounds, num_out);
+  const at::Tensor numbers = at::arange(num_out, pairs.options());
+  const bool in_order = at::equal(order, numbers);
+  at::Tensor place, sorted = pairs;
+  if (!in_order) {
+    place = at::empty_like(order).scatter_(0, order.to(at::kLong), numbers);
+    sorted = place.index_select(0, pairs.flatten());
+  }
+
+  SparseConvPlanTiling tiling{};
+  tiling.rows = num_out;
+  tiling.volume = weight.size(0);
+  const int64_t tiles = npu::ceil_div(num_out, sizes::kPlanRows);
+  const int64_t words = sizes::ListOf(tiles, tiles, tiling.volume);
+  const at::Tensor records = at::empty({tiles, sizes::kPlanWords}, pairs.options());
+  const at::Tensor counts =
+      at::empty({tiles, kernels::kBlockWords}, pairs.options().dtype(at::kFloat));
+  at::Tensor plan = at::empty({words + (in_order ? 0 : 2 * num_out)}, pairs.options());
+  npu::launch(aclrtlaunch_sparse_conv_plan, "sparse_conv_plan",
+              std::min(tile_count(num_out), npu::vector_cores()), sorted.contiguous(),
+              bounds.contiguous(), records, counts, plan, tiling);
+  // Tiles with many blocks first, so that the cores are done at about the same time. (CANN sorts no
+  // single number on the AI core.)
+  at::Tensor first = plan.narrow(0, 0, records.numel()).view_as(records);
+  if (tiles == 1)
+    first.copy_(records);
+  else
+    at::index_select_out(first, records, 0,
+                         at::argsort(counts.select(1, 0), /*stable=*/true, 0, /*descending=*/true));
+  if (!in_order) {
+    const at::Tensor orders = plan_order(plan, num_out, tiling.volume);
+    orders[0].copy_(order);
+    orders[1].copy_(place);
+  }
+  return plan;
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(mxd, PrivateUse1, m) { m.impl("sparse_conv_plan", TORCH_FN(plan)); }
+
+}  // namespace mxd::sparse_conv
