@@ -24,8 +24,9 @@ struct SparseConvTiling {
   int32_t has_bias;
 };
 
-// A unit is the gradient of one kernel point, of one panel of input and one of output channels,
-// from one slab of the tiles: units go slab by slab, then by kernel point, by panels, by group.
+// A unit is the gradient of a few kernel points that follow each other, of one panel of input and one
+// of output channels, from one slab of the tiles: units go slab by slab, then by kernel points, by
+// panels, by group.
 struct SparseConvWeightGradTiling {
   int32_t dtype;  // of features and gradients
   int32_t tiles;
@@ -33,7 +34,10 @@ struct SparseConvWeightGradTiling {
   int32_t groups;
   int32_t panels[2];  // of the input and the output channels of a group
   int32_t panel[2];   // channels, a multiple of 16, at most kMatrixRows and kMatrixColumns
+  int32_t points;     // of a unit, at most kPoints
   int32_t slabs;      // parts of the tiles that are summed apart
+  int32_t tile_parts; // chunks of a tile, at least
+  int32_t ring_bits;  // 2^ring_bits rows are at hand
   int32_t step_rows;  // pairs that are gathered and multiplied at a time
 };
 
@@ -70,7 +74,17 @@ __aicore__ constexpr int64_t ProductElements(const SparseConvTiling& tiling) {
 
 namespace mxd::kernels::sparse_conv_weight_grad {
 
-constexpr int32_t kSteps = 3;  // that the workspace holds
+constexpr int32_t kSteps = 4;   // that the workspace holds
+constexpr int32_t kPoints = 3;  // kernel points of a unit, at most
+__aicore__ constexpr int32_t PointGroups(const SparseConvWeightGradTiling& tiling) {
+  return CeilDiv(tiling.volume, tiling.points);
+}
+
+// Pairs of a chunk, at most; and their slots: what lies between the points is rounded up.
+constexpr int32_t kChunkPairs = 720;
+constexpr int32_t kChunkRows = RoundUp(kChunkPairs + kPoints * kFractalRows, kLanes);
+constexpr int32_t kRingBytes = 131072;                    // of the rows at hand, of one side
+constexpr int32_t kRowBytes = kMatrixColumns * kWord;     // of a row, at most
 constexpr int32_t kMessageBytes = 64;
 
 // Pairs of a step, by the bytes of an element: what L1 holds twice, of both sides.

@@ -5,7 +5,7 @@
 #include "../common/events.h"
 #include "../modulated_deform_conv/schedule.h"
 #include "kernel_operator.h"
-#include "squares.h"
+#include "../common/squares.h"
 
 namespace mxd::kernels::modulated_deform_conv_backward {
 
