@@ -21,7 +21,7 @@ namespace {
 
 template <typename T>
 class VectorCore {
-  static_assert(kRingBytes + kRowBytes + Gatherer<T>::kUbBytes + Chunks::kUbBytes +
+  static_assert(kRingBytes + kRowBytes<sizeof(T)> + Gatherer<T>::kUbBytes + Chunks::kUbBytes +
                     Sender::kUbBytes <=
                 kUbBytes);
 
@@ -38,19 +38,23 @@ class VectorCore {
     SetWait<HardEvent::V_MTE2>();  // zeros are written
     gatherer_.Begin();
     chunks_.Begin();
-    chunks_.Load(0);
-    chunks_.Load(1);
+    for (int32_t i = 0; i < Chunks::kBuffers; ++i) chunks_.Load(i);
     List(0);
     Load(0);
     for (int32_t i = 0; chunks_.Get(i).unit >= 0; ++i) {
+      chunks_.Load(i + Chunks::kBuffers);
       List(i + 1);
-      chunks_.Load(i + 2);
+      // Rows by list take the ring for themselves.
+      const bool ahead =
+          gatherer_.Loaded(i, chunks_.Get(i)) && gatherer_.HasRoom(chunks_.Get(i + 1));
+      if (ahead) Load(i + 1);
       Gather(i);
-      Load(i + 1);
+      if (!ahead) Load(i + 1);
     }
     if (step_ >= kSteps) CrossCoreWaitFlag(kTaken);
     Send(Chunk{-1, {}, {}, 0}, 0, 0);
-    for (int32_t left = MaxOf(0, step_ - kSteps); left < step_ - 1; ++left) CrossCoreWaitFlag(kTaken);
+    for (int32_t left = MaxOf(0, step_ - kSteps); left < step_ - 1; ++left)
+      CrossCoreWaitFlag(kTaken);
     gatherer_.End();
     chunks_.End();
     sender_.End();
@@ -58,7 +62,7 @@ class VectorCore {
 
  private:
   __aicore__ inline void List(int32_t i) {
-    if (chunks_.Get(i).unit >= 0) gatherer_.List(i, chunks_.Get(i), chunks_.TakeRows(i));
+    if (chunks_.Get(i).unit >= 0) gatherer_.List(i, chunks_);
   }
   __aicore__ inline void Load(int32_t i) {
     if (chunks_.Get(i).unit >= 0) gatherer_.Load(i, chunks_.Get(i));

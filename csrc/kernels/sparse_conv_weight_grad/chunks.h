@@ -15,74 +15,93 @@ struct Chunk {
   int64_t unit;  // -1: after the last chunk
   int32_t rows[kPoints];
   int32_t slot[kPoints + 1];  // where the points begin, and the last one ends
-  int32_t row;                // one of those that are named
+  int32_t low, high;          // the rows that are named, where lists ascend
 
   __aicore__ inline int32_t slots() const { return slot[kPoints]; }
 };
 
 class Chunks {
-  static constexpr int32_t kTiles = 64;                            // whose bounds are at hand
+  static constexpr int32_t kTiles = 64;                             // whose bounds are at hand
   static constexpr int32_t kEntry = kBlockBytes / sizeof(int64_t);  // of a tile among them
   static_assert(kPoints < kEntry);
 
  public:
-  static constexpr int32_t kUbBytes =
-      kTiles * kBlockBytes + (2 * 2 + 1) * kChunkRows * kWord + kBlockBytes;
+  static constexpr int32_t kBuffers = 3;  // whose pairs are loaded ahead
+  static constexpr int32_t kUbBytes = kTiles * kBlockBytes + kBuffers * 2 * kChunkRows * kWord;
 
   __aicore__ inline Chunks(TPipe& pipe, GM_ADDR pairs, GM_ADDR bounds,
                            const SparseConvWeightGradTiling& tiling)
       : tiling_(tiling),
         window_(Take<int64_t>(pipe, kTiles * kEntry)),
-        pairs_(Take<int32_t>(pipe, 2 * 2 * kChunkRows)),
-        rows_(Take<int32_t>(pipe, kChunkRows)),
+        pairs_(Take<int32_t>(pipe, kBuffers * 2 * kChunkRows)),
         unit_(GetBlockIdx() / 2 - static_cast<int64_t>(GetBlockNum())) {
     Bind(all_pairs_, pairs, bounds_, bounds);
-    pairs_free_.Init(pipe, 2);
-    pairs_full_.Init(pipe, 2);
-    Duplicate(pairs_, 0, 2 * 2 * kChunkRows);  // instructions read beyond what is loaded
+    pairs_free_.Init(pipe, kBuffers);
+    pairs_full_.Init(pipe, kBuffers);
+    Duplicate(pairs_, 0, kBuffers * 2 * kChunkRows);  // instructions read beyond what is loaded
   }
   __aicore__ inline void Begin() { pairs_free_.SetAll(); }
   __aicore__ inline void End() { pairs_free_.WaitAll(); }
 
-  __aicore__ inline const Chunk& Get(int32_t index) const { return chunks_[index % 3]; }
+  __aicore__ inline const Chunk& Get(int32_t index) const {
+    return chunks_[index % (kBuffers + 1)];
+  }
 
   // Begins to load the next pairs, for chunk `index`.
   __aicore__ inline void Load(int32_t index) {
-    Chunk& chunk = chunks_[index % 3];
-    chunk.unit = -1;
-        while (part_ == parts_)
-      if (!NextTile()) return;
-    chunk.unit = unit_;
-    const LocalTensor<int32_t> pairs = pairs_[index % 2 * 2 * kChunkRows];
-    pairs_free_.Wait(index % 2);
-    int32_t slot = 0;
-    for (int32_t j = 0; j < kPoints; ++j) {
-      // Of each point the same share: where it is even, these pairs name the same rows.
-      const int32_t begin = count_[j] * part_ / parts_, end = count_[j] * (part_ + 1) / parts_;
-      chunk.rows[j] = end - begin;
-      chunk.slot[j] = slot;
-      if (begin == end) continue;
-      sparse_conv::LoadPairs(pairs[slot * 2], all_pairs_, first_[j] + begin, end - begin);
-      slot += RoundUp(end - begin, kFractalRows);
-    }
-    chunk.slot[kPoints] = slot;
-    ++part_;
-    pairs_full_.Set(index % 2);
+    Chunk& chunk = chunks_[index % (kBuffers + 1)];
+    const LocalTensor<int32_t> pairs = pairs_[index % kBuffers * 2 * kChunkRows];
+    int32_t begin[kPoints];
+    do {
+      chunk.unit = -1;
+      while (part_ == parts_)
+        if (!NextTile()) return;
+      chunk.unit = unit_;
+      Share(chunk, begin);
+      ++part_;
+    } while (chunk.slots() == 0);
+    SetWait<HardEvent::S_MTE2>();  // rows were read here
+    pairs_free_.Wait(index % kBuffers);
+    for (int32_t j = 0; j < kPoints; ++j)
+      if (chunk.rows[j] > 0)
+        sparse_conv::LoadPairs(pairs[chunk.slot[j] * 2], all_pairs_, first_[j] + begin[j],
+                               chunk.rows[j]);
+    pairs_full_.Set(index % kBuffers);
   }
 
-  // The rows of this core's side, by slots; those of empty slots are any numbers. They are there
-  // until the next chunk's are taken.
-  __aicore__ inline LocalTensor<int32_t> TakeRows(int32_t index) {
-    const LocalTensor<int32_t> pairs = pairs_[index % 2 * 2 * kChunkRows];
-    pairs_full_.Wait(index % 2);
-    chunks_[index % 3].row = pairs.GetValue(GetSubBlockIdx());
-    sparse_conv::TakePart(pairs, GetSubBlockIdx(), rows_, Get(index).slots());
+  // Takes the rows of this core's side, by slots; those of empty slots are any numbers.
+  __aicore__ inline void TakeRows(int32_t index, const LocalTensor<int32_t>& rows) {
+    const LocalTensor<int32_t> pairs = pairs_[index % kBuffers * 2 * kChunkRows];
+    pairs_full_.Wait(index % kBuffers);
+    sparse_conv::TakePart(pairs, GetSubBlockIdx(), rows, Get(index).slots());
+    FindEnds(chunks_[index % (kBuffers + 1)], pairs);
     PipeBarrier<PIPE_V>();
-    pairs_free_.Set(index % 2);
-    return rows_;
+    pairs_free_.Set(index % kBuffers);
   }
 
  private:
+  // A part of the tile's pairs: of each point the same share, so that where voxels are evenly
+  // spread all points name the same rows.
+  __aicore__ inline void Share(Chunk& chunk, int32_t* begin) const {
+    chunk.slot[0] = 0;
+    for (int32_t j = 0; j < kPoints; ++j) {
+      begin[j] = count_[j] * part_ / parts_;
+      chunk.rows[j] = count_[j] * (part_ + 1) / parts_ - begin[j];
+      chunk.slot[j + 1] = chunk.slot[j] + RoundUp(chunk.rows[j], kFractalRows);
+    }
+  }
+
+  // The first and the last row of each point's pairs.
+  __aicore__ inline void FindEnds(Chunk& chunk, const LocalTensor<int32_t>& pairs) const {
+    chunk.low = chunk.high = pairs.GetValue(GetSubBlockIdx());
+    for (int32_t j = 0; j < kPoints; ++j) {
+      if (chunk.rows[j] == 0) continue;
+      const int32_t first = chunk.slot[j] * 2 + GetSubBlockIdx();
+      chunk.low = MinOf(chunk.low, pairs.GetValue(first));
+      chunk.high = MaxOf(chunk.high, pairs.GetValue(first + (chunk.rows[j] - 1) * 2));
+    }
+  }
+
   // The next tile of the unit that has pairs, or of the next unit.
   __aicore__ inline bool NextTile() {
     if (tile_ == tile_end_ && !OpenUnit()) return false;
@@ -102,7 +121,7 @@ class Chunks {
     const int64_t units = static_cast<int64_t>(tiling_.groups) * tiling_.panels[0] *
                           tiling_.panels[1] * PointGroups(tiling_) * tiling_.slabs;
     if (unit_ >= units) return false;
-    const int64_t slab = unit_ % tiling_.slabs;
+    const int64_t slab = SlabOf(tiling_, unit_);
     point_ = unit_ / tiling_.slabs % PointGroups(tiling_) * tiling_.points;
     tile_ = static_cast<int32_t>(slab * tiling_.tiles / tiling_.slabs);
     tile_end_ = static_cast<int32_t>((slab + 1) * tiling_.tiles / tiling_.slabs);
@@ -131,7 +150,7 @@ class Chunks {
   const SparseConvWeightGradTiling& tiling_;
   GlobalTensor<int32_t> all_pairs_, bounds_;
   LocalTensor<int64_t> window_;
-  LocalTensor<int32_t> pairs_, rows_;  // [2, chunk_rows, 2], [chunk_rows]
+  LocalTensor<int32_t> pairs_;  // [buffers, slots, 2]
   Events<HardEvent::V_MTE2> pairs_free_;
   Events<HardEvent::MTE2_S> pairs_full_;
 
@@ -140,7 +159,7 @@ class Chunks {
   int32_t window_tile_ = -1;                     // the window's first
   int64_t first_[kPoints];                       // pair of each point in the tile
   int32_t count_[kPoints], part_ = 0, parts_ = 0;
-  Chunk chunks_[3];  // one in use, one listed, one being loaded
+  Chunk chunks_[kBuffers + 1];  // one in use, one listed, those being loaded
 };
 
 }  // namespace mxd::kernels::sparse_conv_weight_grad

@@ -18,14 +18,14 @@ class CubeCore {
                              GM_ADDR gathered, GM_ADDR messages, GM_ADDR parts)
       : tiling_(tiling),
         step_elements_(StepElements(tiling)),
-        rows_(Take<T, TPosition::A1>(pipe, 2 * step_elements_)),
+        rows_(Take<T, TPosition::A1>(pipe, kBuffers * step_elements_)),
         matrix_(pipe),
         receiver_(messages + GetBlockIdx() * kSteps * kMessageBytes) {
     gathered_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(gathered) +
                               GetBlockIdx() * kSteps * step_elements_);
     Bind(parts_, parts);
-    rows_free_.Init(pipe, 2);
-    rows_full_.Init(pipe, 2);
+    rows_free_.Init(pipe, kBuffers);
+    rows_full_.Init(pipe, kBuffers);
   }
 
   __aicore__ inline void Process() {
@@ -50,7 +50,7 @@ class CubeCore {
  private:
   // Adds the products of a step's pairs, each kernel point's to its own sums.
   __aicore__ inline void Multiply(int32_t step, const Product& product) {
-    const int32_t buffer = step % 2, rows = product.rows();
+    const int32_t buffer = step % kBuffers, rows = product.rows();
     const LocalTensor<T> in = rows_[buffer * step_elements_];
     const LocalTensor<T> grad = in[SideElements(tiling_, 0)];
     const GlobalTensor<T> from = gathered_[step % kSteps * step_elements_];
@@ -75,7 +75,7 @@ class CubeCore {
   // Writes the sums of a unit's kernel points that had pairs.
   __aicore__ inline void Write(int64_t unit) {
     const int32_t elements = tiling_.panel[0] * tiling_.panel[1];
-    const int64_t slab = unit % tiling_.slabs, points = unit / tiling_.slabs;
+    const int64_t slab = SlabOf(tiling_, unit), points = unit / tiling_.slabs;
     const int64_t first = points / PointGroups(tiling_) * tiling_.volume +
                           points % PointGroups(tiling_) * tiling_.points;
     const LocalTensor<float> sums = matrix_.FinishSums();
@@ -92,7 +92,7 @@ class CubeCore {
 
   const SparseConvWeightGradTiling tiling_;
   const int64_t step_elements_;
-  LocalTensor<T> rows_;  // of two steps
+  LocalTensor<T> rows_;  // [kBuffers]
   MatrixUnit<T> matrix_;
   Receiver receiver_;
   GlobalTensor<T> gathered_;

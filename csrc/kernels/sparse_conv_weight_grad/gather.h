@@ -7,8 +7,8 @@
 
 #include "../common/buffers.h"
 #include "../common/events.h"
-#include "../common/nz.h"
 #include "../common/numbers.h"
+#include "../common/nz.h"
 #include "chunks.h"
 #include "kernel_operator.h"
 #include "row_ring.h"
@@ -19,15 +19,18 @@ template <typename T>
 class Gatherer {
   static constexpr int32_t kSize = static_cast<int32_t>(sizeof(T));
   static constexpr int32_t kStageBytes = 8192;
-  static constexpr int32_t kStageBlocks = kStageBytes / kBlockBytes;
-  static constexpr int32_t kMostRepeats = kChunkRows / kLanes;
+  static constexpr int32_t kStages = 4;
+  static constexpr int32_t kStepRows = StepRows(kSize);
+  static constexpr int32_t kRowBlocks = kRowBytes<kSize> / kBlockBytes;
+  static constexpr int32_t kStepBlocks = kStepRows * kRowBlocks;
   // Added to a row's number it makes the bits of a normal float: float order equals row order.
   static constexpr int32_t kFloatBits = 1 << 23;
 
  public:
   // Without the ring's.
-  static constexpr int32_t kUbBytes = 2 * kStageBytes + 2 * kStageBlocks * kWord +
-                                      3 * kChunkRows * kWord + 2 * kRepeatBytes + 4 * kBlockBytes;
+  static constexpr int32_t kUbBytes = kStages * kStageBytes + (kStepRows + kStepBlocks) * kWord +
+                                      kRowBlocks * kBlockBytes + 3 * kChunkRows * kWord +
+                                      2 * kRepeatBytes + 4 * kBlockBytes;
 
   __aicore__ inline Gatherer(TPipe& pipe, GM_ADDR rows, GM_ADDR gathered,
                              const SparseConvWeightGradTiling& tiling)
@@ -35,48 +38,49 @@ class Gatherer {
         side_(GetSubBlockIdx()),
         channels_(tiling.panel[side_]),
         row_blocks_(channels_ * kSize / kBlockBytes),
-        stage_rows_(MinOf(kStageBlocks / row_blocks_ / kFractalRows * kFractalRows,
-                          tiling.step_rows)),
+        stage_rows_(kStageBytes / (channels_ * kSize) / kFractalRows * kFractalRows),
         ring_(pipe, rows, static_cast<int64_t>(tiling.groups) * tiling.panels[side_] * channels_,
               channels_, 1 << tiling.ring_bits),
-        stage_(Take<T>(pipe, 2 * kStageBytes / kSize)),
+        stage_(Take<T>(pipe, kStages * kStageBytes / kSize)),
         rows_(Take<int32_t>(pipe, 2 * kChunkRows)),
         place_(Take<int32_t>(pipe, kChunkRows)),
-        line_(Take<int32_t>(pipe, kStageBlocks)),
-        address_(Take<int32_t>(pipe, kStageBlocks)),
+        line_(Take<int32_t>(pipe, kStepRows)),
+        column_(Take<int32_t>(pipe, kRowBlocks * kBlockWords)),
+        address_(Take<int32_t>(pipe, kStepBlocks)),
         partial_(Take<float>(pipe, 2 * kLanes)),
         range_(Take<float>(pipe, 4 * kBlockWords)) {
     gathered_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(gathered) +
                               GetBlockIdx() / 2 * kSteps * StepElements(tiling) +
                               (side_ == 0 ? 0 : SideElements(tiling, 0)));
-    stage_free_.Init(pipe, 2);
-    stage_full_.Init(pipe, 2);
+    stage_free_.Init(pipe, kStages);
+    stage_full_.Init(pipe, kStages);
     range_known_.Init(pipe, 2);
     CreateVecIndex(line_, 0, kBlockWords);
     PipeBarrier<PIPE_V>();
-    ExtendNumbers(line_, kBlockWords, kStageBlocks);
-    Muls(line_, line_, ring_.row_bytes(), kStageBlocks);
+    ExtendNumbers(line_, kBlockWords, kStepRows);
+    Muls(line_, line_, ring_.row_bytes(), kStepRows);
+    for (int32_t i = 0; i < kRowBlocks; ++i)
+      Duplicate(column_[i * kBlockWords], i * kBlockBytes, kBlockWords);
   }
-  __aicore__ inline void Begin() {
-    stage_free_.SetAll();
-    ring_.Begin();
-  }
+  __aicore__ inline void Begin() { stage_free_.SetAll(); }
   __aicore__ inline void End() {
     stage_free_.WaitAll();
     ring_.End();
   }
 
   // Lists the rows of a chunk, by slots, and looks for the first and the last one.
-  __aicore__ inline void List(int32_t index, const Chunk& chunk,
-                              const LocalTensor<int32_t>& named) {
+  __aicore__ inline void List(int32_t index, Chunks& chunks) {
+    const Chunk& chunk = chunks.Get(index);
     const int32_t lanes = RoundUp(chunk.slots(), kLanes), repeats = lanes / kLanes;
     const LocalTensor<int32_t> rows = rows_[index % 2 * kChunkRows];
     const LocalTensor<float> keys = place_.template ReinterpretCast<float>();
     const LocalTensor<float> range = range_[index % 2 * 2 * kBlockWords];
-    Duplicate(rows, chunk.row, lanes);
+    chunks.TakeRows(index, place_);
+    SetWait<HardEvent::S_V>();  // the rows of the chunk before the last one were read here
+    Duplicate(rows, chunk.low, lanes);
     PipeBarrier<PIPE_V>();
     for (int32_t j = 0; j < kPoints; ++j)
-      if (chunk.rows[j] > 0) Adds(rows[chunk.slot[j]], named[chunk.slot[j]], 0, chunk.rows[j]);
+      if (chunk.rows[j] > 0) Adds(rows[chunk.slot[j]], place_[chunk.slot[j]], 0, chunk.rows[j]);
     PipeBarrier<PIPE_V>();
     Adds(place_, rows, kFloatBits, lanes);
     PipeBarrier<PIPE_V>();
@@ -92,14 +96,27 @@ class Gatherer {
 
   // Begins to load the rows of a chunk, if they lie close together.
   __aicore__ inline void Load(int32_t index, const Chunk& chunk) {
+    ring_.Open(FirstColumn(chunk.unit));
+    close_[index % 2] = ring_.Holds(chunk.low, chunk.high, chunk.slots());
+    if (Close(index)) ring_.Load(chunk.low, chunk.high);
+  }
+  // Whether they may be loaded before the last chunk is gathered.
+  __aicore__ inline bool HasRoom(const Chunk& chunk) const {
+    return ring_.HasRoom(chunk.low, chunk.high);
+  }
+  // Whether the rows of a chunk were loaded together.
+  __aicore__ inline bool Loaded(int32_t index, const Chunk& chunk) {
     const LocalTensor<int32_t> range =
         range_[index % 2 * 2 * kBlockWords].template ReinterpretCast<int32_t>();
     range_known_.Wait(index % 2);
-    const int32_t low = range.GetValue(0) - kFloatBits;
-    const int32_t high = range.GetValue(kBlockWords) - kFloatBits;
-    ring_.Open(FirstColumn(chunk.unit));
-    close_[index % 2] = ring_.Holds(low, high, chunk.slots());
-    if (close_[index % 2]) ring_.Load(low, high);
+    // Lists may not ascend.
+    if (Close(index) && (range.GetValue(0) - kFloatBits < chunk.low ||
+                         range.GetValue(kBlockWords) - kFloatBits > chunk.high)) {
+      ring_.Wait();
+      ring_.Free();
+      close_[index % 2] = false;
+    }
+    return Close(index);
   }
 
   // Opens a chunk to be gathered.
@@ -120,14 +137,19 @@ class Gatherer {
   // Gathers slots [first, first + rows) of the chunk into the workspace of a step.
   __aicore__ inline void Gather(int32_t step, int32_t index, const Chunk& chunk, int32_t first,
                                 int32_t rows) {
-    int64_t to = step % kSteps * StepElements(tiling_);
-    for (int32_t taken; rows > 0; first += taken, rows -= taken) {
-      taken = MinOf(rows, stage_rows_);
-      if (!Close(index)) LoadSlots(chunk, first, taken);
-      TakeSlots(first, taken, gathered_[to]);
-      if (!Close(index)) ring_.Free();
-      to += taken * channels_;
-    }
+    if (!Close(index)) LoadSlots(chunk, first, rows);
+    // Eight rows of eight columns a repeat.
+    for (int32_t i = 0; i < 2 * row_blocks_; i += 2 * kBlockWords)
+      for (int32_t half = 0; half < 2; ++half)
+        Add(address_[(i + half) * kBlockWords], place_[first + half * kBlockWords],
+            column_[i / 2 * kBlockWords], MinOf(kLanes, (row_blocks_ - i / 2) * kBlockWords),
+            rows / kFractalRows, BinaryRepeatParams(2, 0, 1, 2 * row_blocks_, 2, 0));
+    PipeBarrier<PIPE_V>();
+    const int64_t to = step % kSteps * StepElements(tiling_);
+    for (int32_t at = 0; at < rows; at += stage_rows_)
+      TakeRows(at, MinOf(stage_rows_, rows - at), gathered_[to + at * channels_]);
+    PipeBarrier<PIPE_V>();
+    if (!Close(index)) ring_.Free();
   }
   __aicore__ inline void Finish(int32_t index) {
     if (Close(index)) ring_.Free();
@@ -164,25 +186,18 @@ class Gatherer {
     ring_.Wait();
   }
 
-  // Takes slots from the ring to the workspace.
-  __aicore__ inline void TakeSlots(int32_t first, int32_t slots, const GlobalTensor<T>& to) {
+  // Takes rows of the step from the ring to the workspace.
+  __aicore__ inline void TakeRows(int32_t at, int32_t rows, const GlobalTensor<T>& to) {
     const LocalTensor<T> stage = stage_[buffer_ * (kStageBytes / kSize)];
-    for (int32_t i = 0; i < row_blocks_; ++i)
-      Adds(address_[i * kFractalRows], place_[first], i * kBlockBytes, kFractalRows,
-           slots / kFractalRows,
-           UnaryRepeatParams(1, 1, row_blocks_ * kFractalRows / kBlockWords,
-                             kFractalRows / kBlockWords));
-    PipeBarrier<PIPE_V>();
     stage_free_.Wait(buffer_);
     Gatherb(stage.template ReinterpretCast<uint32_t>(),
             ring_.Get().template ReinterpretCast<uint32_t>(),
-            address_.template ReinterpretCast<uint32_t>(), slots * row_blocks_ / kBlockWords,
-            GatherRepeatParams(1, 8));
-    PipeBarrier<PIPE_V>();
+            address_[at * row_blocks_].template ReinterpretCast<uint32_t>(),
+            rows * row_blocks_ / kBlockWords, GatherRepeatParams(1, 8));
     stage_full_.SetWait(buffer_);
-    DataCopy(to, stage, slots * channels_);
+    DataCopy(to, stage, rows * channels_);
     stage_free_.Set(buffer_);
-    buffer_ = 1 - buffer_;
+    buffer_ = (buffer_ + 1) % kStages;
   }
 
   // Of this side, in a unit.
@@ -198,10 +213,11 @@ class Gatherer {
   const int32_t side_, channels_, row_blocks_, stage_rows_;
   RowRing<T> ring_;
   GlobalTensor<T> gathered_;
-  LocalTensor<T> stage_;                // [2, rows, channels]
+  LocalTensor<T> stage_;                // [stages, rows, channels]
   LocalTensor<int32_t> rows_, list_;    // [2, slots]; those of the open chunk
   LocalTensor<int32_t> place_, line_;   // bytes: where slots are in the ring; rows in a line
-  LocalTensor<int32_t> address_;        // of the blocks of a stage
+  LocalTensor<int32_t> column_;         // byte i * 32 in block i
+  LocalTensor<int32_t> address_;        // of the blocks of a step
   LocalTensor<float> partial_, range_;  // the least and the greatest row: of lanes, of two chunks
   Events<HardEvent::MTE3_V> stage_free_;
   Events<HardEvent::V_MTE3> stage_full_;

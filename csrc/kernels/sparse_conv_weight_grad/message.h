@@ -1,5 +1,5 @@
-// The message of a step: the unit, and from bit 48 on for each of its kernel points how many times 16
-// rows the step has.
+// The message of a step: the unit, and from bit 48 on for each of its kernel points how many times
+// 16 rows the step has.
 #pragma once
 
 #include "../common/message.h"
@@ -50,8 +50,8 @@ __aicore__ inline Product ReceiveStep(Receiver& receiver, int32_t index) {
   if (word == kEnd) return product;
   product.unit = static_cast<int64_t>(word & ((1ull << kUnitBits) - 1));
   for (int32_t j = 0; j < kPoints; ++j)
-    product.sixteens[j] = static_cast<int32_t>(word >> (kUnitBits + j * kCountBits) &
-                                               ((1ull << kCountBits) - 1));
+    product.sixteens[j] =
+        static_cast<int32_t>(word >> (kUnitBits + j * kCountBits) & ((1ull << kCountBits) - 1));
   return product;
 }
 
