@@ -126,8 +126,9 @@ at::Tensor weight_grad_npu(const at::Tensor& features, const at::Tensor& grad,
   const int64_t ring_rows = sizes::kRingBytes / (std::max(tiling.panel[0], tiling.panel[1]) * size);
   while (2 << tiling.ring_bits <= ring_rows) tiling.ring_bits++;
   // A chunk's rows take a third of the ring: it holds those of the next one, too, and what lies
-  // between.
-  tiling.tile_parts = ceil_div(3 * kTileRows, int64_t{1} << tiling.ring_bits);
+  // between. The pairs of one point alone are too few for that: they are taken tile by tile.
+  tiling.tile_parts =
+      tiling.points == 1 ? 1 : ceil_div(3 * kTileRows, int64_t{1} << tiling.ring_bits);
   const int64_t sums = groups * tiling.panels[0] * tiling.panels[1] * volume,
                 elements = static_cast<int64_t>(tiling.panel[0]) * tiling.panel[1];
   // Slabs do not depend on the number of blocks: sums have the same order on every device.
