@@ -25,17 +25,21 @@ struct SparseConvTiling {
   int32_t has_bias;
 };
 
-// A unit is the gradient of one kernel point, of one panel of input and one of output channels,
-// from one slab of the tiles: units go slab by slab, then by kernel point, by panels, by group.
+// A unit is the gradient of a few kernel points that follow each other, of one panel of input and
+// one of output channels, from one slab of the tiles: units go slab by slab, then by kernel points,
+// by panels, by group.
 struct SparseConvWeightGradTiling {
   int32_t dtype;  // of features and gradients
   int32_t tiles;
   int32_t volume;
   int32_t groups;
-  int32_t panels[2];  // of the input and the output channels of a group
-  int32_t panel[2];   // channels, a multiple of 16, at most kMatrixRows and kMatrixColumns
-  int32_t slabs;      // parts of the tiles that are summed apart
-  int32_t step_rows;  // pairs that are gathered and multiplied at a time
+  int32_t panels[2];   // of the input and the output channels of a group
+  int32_t panel[2];    // channels, a multiple of 16, at most kMatrixRows and kMatrixColumns
+  int32_t points;      // of a unit, at most kPoints
+  int32_t slabs;       // parts of the tiles that are summed apart
+  int32_t tile_parts;  // chunks of a tile, at least
+  int32_t ring_bits;   // 2^ring_bits rows are at hand
+  int32_t step_rows;   // pairs that are gathered and multiplied at a time
 };
 
 namespace mxd::kernels::sparse_conv {
@@ -90,15 +94,33 @@ __aicore__ constexpr int32_t ChunkElements(const SparseConvTiling& tiling) {
 
 namespace mxd::kernels::sparse_conv_weight_grad {
 
-constexpr int32_t kSteps = 3;  // that the workspace holds
+constexpr int32_t kSteps = 8;   // that the workspace holds
+constexpr int32_t kPoints = 3;  // kernel points of a unit, at most
+__aicore__ constexpr int32_t PointGroups(const SparseConvWeightGradTiling& tiling) {
+  return CeilDiv(tiling.volume, tiling.points);
+}
+
+// A block that has every so many units gets a different slab each time: some are denser than
+// others.
+__aicore__ constexpr int64_t SlabOf(const SparseConvWeightGradTiling& tiling, int64_t unit) {
+  return (unit + unit / tiling.slabs) % tiling.slabs;
+}
+
+// Pairs of a chunk, at most; and their slots: what lies between the points is rounded up.
+constexpr int32_t kChunkPairs = 464;
+constexpr int32_t kChunkRows = RoundUp(kChunkPairs + kPoints * kFractalRows, kLanes);
+constexpr int32_t kRingBytes = 131072;  // of the rows at hand, of one side
+template <int32_t kSize>
+constexpr int32_t kRowBytes = kMatrixColumns * kSize;  // of a row, at most
 constexpr int32_t kMessageBytes = 64;
 
-// Pairs of a step, by the bytes of an element: what L1 holds twice, of both sides.
+// Pairs of a step, by the bytes of an element: what L1 holds kBuffers times, of both sides.
 __aicore__ constexpr int32_t StepRows(int32_t element_bytes) {
   return element_bytes == 4 ? 128 : 256;
 }
-static_assert(2 * StepRows(4) * 4 * (kMatrixRows + kMatrixColumns) <= kL1Bytes &&
-              2 * StepRows(2) * 2 * (kMatrixRows + kMatrixColumns) <= kL1Bytes);
+constexpr int32_t kBuffers = 4;
+static_assert(kBuffers * StepRows(4) * 4 * (kMatrixRows + kMatrixColumns) <= kL1Bytes &&
+              kBuffers * StepRows(2) * 2 * (kMatrixRows + kMatrixColumns) <= kL1Bytes);
 
 // The workspaces of a block, kSteps times: the gathered rows of the input's side (0) and of the
 // gradient's (1), and kMessageBytes. Elements of one step:

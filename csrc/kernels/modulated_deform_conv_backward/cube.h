@@ -6,11 +6,11 @@
 #include "../common/events.h"
 #include "../common/matrix_unit.h"
 #include "../common/nz.h"
+#include "../common/squares.h"
 #include "../modulated_deform_conv/flags.h"
 #include "../modulated_deform_conv/schedule.h"
 #include "kernel_operator.h"
 #include "output_grads.h"
-#include "squares.h"
 #include "weights.h"
 
 namespace mxd::kernels::modulated_deform_conv_backward {
@@ -130,8 +130,9 @@ class CubeCore {
             const int32_t which = group * tiling_.panels + panel;
             const LocalTensor<T> grad = grads_.Get(steps.unit_number(), unit, which);
             matrix_.WaitForSums();
-            SumPositions(grad, columns, sixteens, channels / kFractalRows, channel / kFractalRows,
-                         blocks / kSquare<T>);
+            MultiplyTurned(matrix_, grad, tiling_.panel / kFractalRows, columns,
+                           channels / kFractalRows, channel / kFractalRows, blocks / kSquare<T>, 0,
+                           sixteens, true);
             const int32_t width = tiling_.group_blocks * kElements;
             const int64_t part =
                 (static_cast<int64_t>(unit.part) * tiling_.groups * tiling_.panels + which) *
@@ -146,44 +147,6 @@ class CubeCore {
           }
         });
     columns_free_.Set(buffer);
-  }
-
-  // sums [panel, channels] of the products over `sixteens` times 16 positions. Columns have `width`
-  // squares in a row, of which `wide` from `first` on are wanted.
-  __aicore__ inline void SumPositions(const LocalTensor<T>& grad, const LocalTensor<T>& columns,
-                                      int32_t sixteens, int32_t width, int32_t first,
-                                      int32_t wide) {
-    constexpr int32_t kMost = kContractionBlocks / kSquare<T>;
-    const int32_t high = tiling_.panel / kFractalRows;
-    for (int32_t begin = 0; begin < sixteens; begin += kMost) {
-      const int32_t taken = MinOf(kMost, sixteens - begin), deep = taken * kSquare<T>;
-      matrix_.WaitForOperands();
-      // The shorter way: an instruction for each 16 positions, or for each 16 channels.
-      if (high < taken) {
-        for (int32_t i = 0; i < high; ++i)
-          LoadDataWithTranspose(
-              matrix_.left()[i * deep * kFractalElements<T>], grad,
-              LoadData2dTransposeParams(begin * high + i, taken, high, kSquare<T> - 1, 0));
-      } else {
-        for (int32_t i = 0; i < taken; ++i)
-          LoadDataWithTranspose(
-              matrix_.left()[i * kSquare<T> * kFractalElements<T>], grad,
-              LoadData2dTransposeParams((begin + i) * high, high, 1, deep - 1, 0));
-      }
-      if (wide < taken) {
-        for (int32_t i = 0; i < wide; ++i)
-          LoadDataWithTranspose(matrix_.right()[i * kFractalElements<T>], columns,
-                                LoadData2dTransposeParams(begin * width + first + i, taken, width,
-                                                          kSquare<T> * wide - 1, wide - 1));
-      } else {
-        for (int32_t i = 0; i < taken; ++i)
-          LoadDataWithTranspose(
-              matrix_.right()[i * kSquare<T> * wide * kFractalElements<T>], columns,
-              LoadData2dTransposeParams((begin + i) * width + first, wide, 1, 0, wide - 1));
-      }
-      matrix_.OperandsLoaded();
-      matrix_.Multiply(tiling_.panel, wide * kFractalRows, taken * kFractalRows, begin == 0);
-    }
   }
 
   const ModulatedDeformConvTiling tiling_;

@@ -3,9 +3,9 @@
 
 #include "../common/buffers.h"
 #include "../common/events.h"
+#include "../common/squares.h"
 #include "../modulated_deform_conv/schedule.h"
 #include "kernel_operator.h"
-#include "squares.h"
 
 namespace mxd::kernels::modulated_deform_conv_backward {
 

@@ -170,7 +170,18 @@ at::Tensor weight_grad_npu(const at::Tensor& features, const at::Tensor& grad,
                      tiling.panels[side] * tiling.panel[side])
                      .contiguous();
   }
-  tiling.step_rows = sizes::StepRows(features.element_size());
+  const int64_t size = features.element_size();
+  tiling.step_rows = sizes::StepRows(size);
+  // A line of the kernel, where it has three points or two.
+  tiling.points = std::clamp<int64_t>(
+      kernels::kSumBytes / (static_cast<int64_t>(tiling.panel[0]) * tiling.panel[1] * 4), 1,
+      volume % 3 != 0 && volume % 2 == 0 ? 2 : sizes::kPoints);
+  const int64_t ring_rows = sizes::kRingBytes / (std::max(tiling.panel[0], tiling.panel[1]) * size);
+  while (2 << tiling.ring_bits <= ring_rows) tiling.ring_bits++;
+  // A chunk's rows take a third of the ring: it holds those of the next one, too, and what lies
+  // between. The pairs of one point alone are too few for that: they are taken tile by tile.
+  tiling.tile_parts =
+      tiling.points == 1 ? 1 : ceil_div(3 * kTileRows, int64_t{1} << tiling.ring_bits);
   const int64_t sums = groups * tiling.panels[0] * tiling.panels[1] * volume,
                 elements = static_cast<int64_t>(tiling.panel[0]) * tiling.panel[1];
   // Slabs do not depend on the number of blocks: sums have the same order on every device.
