@@ -35,7 +35,9 @@ class VectorCore {
         sender_(pipe, messages + GetBlockIdx() / 2 * kSteps * kMessageBytes) {}
 
   __aicore__ inline void Process() {
-    SetWait<HardEvent::V_MTE2>();  // zeros are written
+    // Tables and zeros are written.
+    SetWait<HardEvent::V_S>();
+    SetWait<HardEvent::V_MTE2>();
     gatherer_.Begin();
     chunks_.Begin();
     for (int32_t i = 0; i < Chunks::kBuffers; ++i) chunks_.Load(i);

@@ -35,12 +35,10 @@ class CubeCore {
     for (int32_t step = 0;; ++step) {
       CrossCoreWaitFlag(kGathered);
       const Product product = ReceiveStep(receiver_, step);
-      if (product.unit != unit) {
-        if (unit >= 0) Write(unit);
-        if (product.unit < 0) break;
-        unit = product.unit;
-        matrix_.WaitForSums();
-      }
+      if (product.unit != unit && unit >= 0) Write(unit);
+      if (product.unit < 0) break;
+      if (product.unit != unit) matrix_.WaitForSums();
+      unit = product.unit;
       Multiply(step, product);
     }
     rows_free_.WaitAll();

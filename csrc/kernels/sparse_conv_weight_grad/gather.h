@@ -100,8 +100,10 @@ class Gatherer {
     close_[index % 2] = ring_.Holds(chunk.low, chunk.high, chunk.slots());
     if (Close(index)) ring_.Load(chunk.low, chunk.high);
   }
-  // Whether they may be loaded before the last chunk is gathered.
-  __aicore__ inline bool HasRoom(const Chunk& chunk) const {
+  // Whether they may be loaded while those of the last chunk, which were, are gathered.
+  __aicore__ inline bool HasRoom(const Chunk& chunk) {
+    if (chunk.unit < 0) return false;
+    ring_.Open(FirstColumn(chunk.unit));
     return ring_.HasRoom(chunk.low, chunk.high);
   }
   // Whether the rows of a chunk were loaded together.

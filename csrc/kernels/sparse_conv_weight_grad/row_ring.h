@@ -58,7 +58,8 @@ class RowRing {
     begin_ = MaxOf(continues ? begin_ : low, end - rows_);
     end_ = end;
     low_[loaded_ % kUses] = low;
-    EndList();
+    by_list_ = false;
+    full_.Set(loaded_++ % kUses);
   }
   // Whether Load is possible before the current use is over.
   __aicore__ inline bool HasRoom(int32_t low, int32_t high) const {
@@ -68,7 +69,8 @@ class RowRing {
   // Rows by list, one behind the other, take one half of the places, and then the other. Returns
   // the first place.
   __aicore__ inline int32_t StartList() {
-    WaitUntilOver(loaded_ - (end_ > begin_ ? 1 : 2));
+    WaitUntilOver(loaded_ - (by_list_ ? 2 : 1));
+    by_list_ = true;
     Forget();
     return loaded_ % 2 * (rows_ / 2);
   }
@@ -119,6 +121,7 @@ class RowRing {
   Events<HardEvent::V_MTE2> free_;
   Events<HardEvent::MTE2_V> full_;
   int64_t column_ = -1;
+  bool by_list_ = false;                       // the last use
   int32_t begin_ = -1, end_ = -1;              // the rows that are there
   int32_t loaded_ = 0, freed_ = 0, over_ = 0;  // number of uses; `over_` were waited for
   int32_t low_[kUses];                         // the first row of the last uses
