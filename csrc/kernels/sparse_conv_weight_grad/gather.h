@@ -142,8 +142,8 @@ class Gatherer {
     if (!Close(index)) LoadSlots(chunk, first, rows);
     // Eight rows of eight columns a repeat.
     for (int32_t i = 0; i < 2 * row_blocks_; i += 2 * kBlockWords)
-      for (int32_t half = 0; half < 2; ++half)
-        Add(address_[(i + half) * kBlockWords], place_[first + half * kBlockWords],
+      for (int32_t second = 0; second < 2; ++second)
+        Add(address_[(i + second) * kBlockWords], place_[first + second * kBlockWords],
             column_[i / 2 * kBlockWords], MinOf(kLanes, (row_blocks_ - i / 2) * kBlockWords),
             rows / kFractalRows, BinaryRepeatParams(2, 0, 1, 2 * row_blocks_, 2, 0));
     PipeBarrier<PIPE_V>();
