@@ -3,7 +3,7 @@
 The model and the optimizer are the config's; only the data are replaced, and pretrained weights left out. A step before
 it, which allocates the optimizer's state, is not recorded.
 
-    mxd softnpu profile tools/profile_step.py CONFIG INFO.pkl
+    mxd softnpu profile tools/profile_step.py CONFIG INFO.pkl [--amp]
 """
 
 import argparse
@@ -64,6 +64,7 @@ def main() -> None:
     parser.add_argument(
         'info', type=Path, help="mmdet3d info file; the frame's files lie beside it"
     )
+    parser.add_argument('--amp', action='store_true', help='in mixed precision, as tools/train.py')
     args = parser.parse_args()
     record = os.environ.pop(RECORD, None)
 
@@ -71,6 +72,8 @@ def main() -> None:
     init_default_scope(config.get('default_scope', 'mmdet3d'))
     set_random_seed(0)
     from_scratch(config.model)
+    if args.amp:
+        config.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
     model = MODELS.build(config.model).to(get_device())
     optimizer = build_optim_wrapper(model, config.optim_wrapper)
     batch = load_batch(config, args.info)
