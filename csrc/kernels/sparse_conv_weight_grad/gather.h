@@ -111,9 +111,10 @@ class Gatherer {
     const LocalTensor<int32_t> range =
         range_[index % 2 * 2 * kBlockWords].template ReinterpretCast<int32_t>();
     range_known_.Wait(index % 2);
+    const int32_t low = range.GetValue(0) - kFloatBits;
+    const int32_t high = range.GetValue(kBlockWords) - kFloatBits;
     // Lists may not ascend.
-    if (Close(index) && (range.GetValue(0) - kFloatBits < chunk.low ||
-                         range.GetValue(kBlockWords) - kFloatBits > chunk.high)) {
+    if (Close(index) && (low < chunk.low || high > chunk.high)) {
       ring_.Wait();
       ring_.Free();
       close_[index % 2] = false;
