@@ -92,8 +92,9 @@ def draw(path: Path, model: BaseModel, batch: dict, names: Sequence[str], title:
                 mine = points[part == label]
                 color = PALETTE[label % len(PALETTE)]
                 axes.plot(mine[:, 0], mine[:, 1], '.', ms=1, color=color, label=names[label])
-            axes.set(title=f'{name}: {title}', aspect='equal')
+            axes.set(title=name, aspect='equal')
             axes.legend(markerscale=10)
+        figure.suptitle(title)
         figure.savefig(path)
         return f'{(labels == seen).mean():.1%} of the points have their label'
     boxes = found.pred_instances_3d
