@@ -115,7 +115,7 @@ struct ForwardTileAmx {
     const int64_t out_stride = args.groups * args.out_channels;
     const int64_t rows = args.rows(tile);
     const int64_t whole = book.whole_offset(tile, rows);
-    const Pair* const last = book.end(tile, book.volume - 1) - 1;
+    const Pair* const stop = book.end(tile, book.volume - 1);
     cpu::LineVector<BFloat16Pair> left(kBlock * depth.padded());
     cpu::LineVector<float> product(kBlock * args.out_channels);
 
@@ -132,7 +132,7 @@ struct ForwardTileAmx {
           for (int64_t r = 0; r < count; r++) {
             copy_row<W>(in + pair[r].in * in_stride, args.in_channels,
                         left.data() + r * depth.padded());
-            const Pair& next = pair[std::min<int64_t>(r + kBlock, last - pair)];
+            const Pair& next = pair[std::min<int64_t>(r + kBlock, stop - 1 - pair)];
             cpu::prefetch_row(in + next.in * in_stride, args.in_channels);
           }
           cpu::amx::for_each_block(
