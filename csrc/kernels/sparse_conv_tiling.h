@@ -114,13 +114,13 @@ template <int32_t kSize>
 constexpr int32_t kRowBytes = kMatrixColumns * kSize;  // of a row, at most
 constexpr int32_t kMessageBytes = 64;
 
-// Pairs of a step, by the bytes of an element: what L1 holds kBuffers times, of both sides.
+// Pairs of a step, by the bytes of an element: what L1 holds kLoadedSteps times, of both sides.
 __aicore__ constexpr int32_t StepRows(int32_t element_bytes) {
   return element_bytes == 4 ? 128 : 256;
 }
-constexpr int32_t kBuffers = 4;
-static_assert(kBuffers * StepRows(4) * 4 * (kMatrixRows + kMatrixColumns) <= kL1Bytes &&
-              kBuffers * StepRows(2) * 2 * (kMatrixRows + kMatrixColumns) <= kL1Bytes);
+constexpr int32_t kLoadedSteps = 4;
+static_assert(kLoadedSteps * StepRows(4) * 4 * (kMatrixRows + kMatrixColumns) <= kL1Bytes &&
+              kLoadedSteps * StepRows(2) * 2 * (kMatrixRows + kMatrixColumns) <= kL1Bytes);
 
 // The workspaces of a block, kSteps times: the gathered rows of the input's side (0) and of the
 // gradient's (1), and kMessageBytes. Elements of one step:

@@ -18,14 +18,14 @@ class CubeCore {
                              GM_ADDR gathered, GM_ADDR messages, GM_ADDR parts)
       : tiling_(tiling),
         step_elements_(StepElements(tiling)),
-        rows_(Take<T, TPosition::A1>(pipe, kBuffers * step_elements_)),
+        rows_(Take<T, TPosition::A1>(pipe, kLoadedSteps * step_elements_)),
         matrix_(pipe),
         receiver_(messages + GetBlockIdx() * kSteps * kMessageBytes) {
     gathered_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(gathered) +
                               GetBlockIdx() * kSteps * step_elements_);
     Bind(parts_, parts);
-    rows_free_.Init(pipe, kBuffers);
-    rows_full_.Init(pipe, kBuffers);
+    rows_free_.Init(pipe, kLoadedSteps);
+    rows_full_.Init(pipe, kLoadedSteps);
   }
 
   __aicore__ inline void Process() {
@@ -48,7 +48,7 @@ class CubeCore {
  private:
   // Adds the products of a step's pairs, each kernel point's to its own sums.
   __aicore__ inline void Multiply(int32_t step, const Product& product) {
-    const int32_t buffer = step % kBuffers, rows = product.rows();
+    const int32_t buffer = step % kLoadedSteps, rows = product.rows();
     const LocalTensor<T> in = rows_[buffer * step_elements_];
     const LocalTensor<T> grad = in[SideElements(tiling_, 0)];
     const GlobalTensor<T> from = gathered_[step % kSteps * step_elements_];
@@ -90,7 +90,7 @@ class CubeCore {
 
   const SparseConvWeightGradTiling tiling_;
   const int64_t step_elements_;
-  LocalTensor<T> rows_;  // [kBuffers]
+  LocalTensor<T> rows_;  // [kLoadedSteps]
   MatrixUnit<T> matrix_;
   Receiver receiver_;
   GlobalTensor<T> gathered_;
