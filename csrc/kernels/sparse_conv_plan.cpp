@@ -12,6 +12,7 @@
 #include "common/run.h"
 #include "sort/merge.h"
 #include "sort/search.h"
+#include "sparse_conv/pairs.h"
 #include "sparse_conv_plan_tiling.h"
 #include "sparse_conv_rulebook_tiling.h"
 
@@ -25,9 +26,7 @@ class Plan {
   static constexpr int32_t kArena = 4 * kHalf;
   static_assert(6 * kSearchLanes <= kArena && 2 * kPlanRows == kTileRows);
   static constexpr int32_t kBehind = 1 << 30;  // above all rows
-  // Added to a row's number it makes the bits of a normal float: float order equals row order.
-  static constexpr int32_t kFloatBits = 1 << 23;
-  static constexpr int32_t kSort32 = 32;  // keys that one repeat sorts
+  static constexpr int32_t kSort32 = 32;       // keys that one repeat sorts
   static constexpr int32_t kFlags = RoundUp(kPlanPoints * kPlanBlocks, kLanes);
   static constexpr int32_t kBounds = RoundUp(2 * (kPlanPoints + 1), kBlockWords);
 
@@ -196,9 +195,9 @@ class Plan {
                                     const LocalTensor<float>& values, int32_t count) {
     const LocalTensor<int32_t> words = values.ReinterpretCast<int32_t>();
     const LocalTensor<int32_t> range = ranges_.ReinterpretCast<int32_t>();
-    Adds(words, rows, kFloatBits + 1, count);
+    Adds(words, rows, sparse_conv::kFloatBits + 1, count);
     TakeLargest(values);
-    Adds(record_[kPlanHighest], range, -kFloatBits - 1, tiling_.volume);
+    Adds(record_[kPlanHighest], range, -sparse_conv::kFloatBits - 1, tiling_.volume);
     // The lowest row is the furthest below kBehind; where there is no pair it is kBehind.
     Muls(words, rows, -1, count);
     PipeBarrier<PIPE_V>();
@@ -206,11 +205,12 @@ class Plan {
     PipeBarrier<PIPE_V>();
     Mul(words, words, marks, count);
     PipeBarrier<PIPE_V>();
-    Adds(words, words, kFloatBits, count);
+    Adds(words, words, sparse_conv::kFloatBits, count);
     TakeLargest(values);
     Muls(record_[kPlanLowest], range, -1, tiling_.volume);
     PipeBarrier<PIPE_V>();
-    Adds(record_[kPlanLowest], record_[kPlanLowest], kBehind + kFloatBits, tiling_.volume);
+    Adds(record_[kPlanLowest], record_[kPlanLowest], kBehind + sparse_conv::kFloatBits,
+         tiling_.volume);
     PipeBarrier<PIPE_V>();
   }
   // ranges_: the largest of each kernel point's values, which are overwritten.

@@ -7,6 +7,9 @@
 
 namespace mxd::kernels::sparse_conv {
 
+// Added to a row's number it makes the bits of a normal float: float order equals row order.
+constexpr int32_t kFloatBits = 1 << 23;
+
 // Loads pairs, and zeros up to whole blocks.
 __aicore__ inline void LoadPairs(const LocalTensor<int32_t>& to, const GlobalTensor<int32_t>& pairs,
                                  int64_t begin, int32_t count) {

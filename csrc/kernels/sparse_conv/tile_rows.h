@@ -13,8 +13,6 @@ namespace mxd::kernels::sparse_conv {
 // One tile is looked at ahead while another is in use: Look, then Open, then Place.
 class TileRows {
   static constexpr int32_t kScratch = 4 * kTileRows;
-  // Added to a row's number it makes the bits of a normal float: float order equals row order.
-  static constexpr int32_t kFloatBits = 1 << 23;
 
  public:
   static constexpr int32_t kUbBytes =

@@ -23,8 +23,6 @@ class Gatherer {
   static constexpr int32_t kStepRows = StepRows(kSize);
   static constexpr int32_t kRowBlocks = kRowBytes<kSize> / kBlockBytes;
   static constexpr int32_t kStepBlocks = kStepRows * kRowBlocks;
-  // Added to a row's number it makes the bits of a normal float: float order equals row order.
-  static constexpr int32_t kFloatBits = 1 << 23;
 
  public:
   // Without the ring's.
@@ -82,7 +80,7 @@ class Gatherer {
     for (int32_t j = 0; j < kPoints; ++j)
       if (chunk.rows[j] > 0) Adds(rows[chunk.slot[j]], place_[chunk.slot[j]], 0, chunk.rows[j]);
     PipeBarrier<PIPE_V>();
-    Adds(place_, rows, kFloatBits, lanes);
+    Adds(place_, rows, sparse_conv::kFloatBits, lanes);
     PipeBarrier<PIPE_V>();
     constexpr ReduceOrder kValue = ReduceOrder::ORDER_ONLY_VALUE;
     WholeReduceMin(partial_, keys, kLanes, repeats, 1, 1, 8, kValue);
@@ -111,8 +109,8 @@ class Gatherer {
     const LocalTensor<int32_t> range =
         range_[index % 2 * 2 * kBlockWords].template ReinterpretCast<int32_t>();
     range_known_.Wait(index % 2);
-    const int32_t low = range.GetValue(0) - kFloatBits;
-    const int32_t high = range.GetValue(kBlockWords) - kFloatBits;
+    const int32_t low = range.GetValue(0) - sparse_conv::kFloatBits;
+    const int32_t high = range.GetValue(kBlockWords) - sparse_conv::kFloatBits;
     // Lists may not ascend.
     if (Close(index) && (low < chunk.low || high > chunk.high)) {
       ring_.Wait();
