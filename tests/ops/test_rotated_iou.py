@@ -5,11 +5,11 @@ import math
 import mmcv.ops
 import numpy as np
 import pytest
+import shapely
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mmdet3d.models.layers import circle_nms as mmdet3d_circle_nms
-from shapely import Polygon
 
 import mxd_mmplugin
 from mxd_mmplugin.ops import fallback
@@ -28,31 +28,38 @@ def form(request):
             yield
 
 
-def polygon(box):
-    x, y, width, height, angle = box
-    cosine, sine = math.cos(angle), math.sin(angle)
-    corners = [(-1, -1), (1, -1), (1, 1), (-1, 1)]
-    return Polygon(
-        (
-            x + i * width / 2 * cosine - j * height / 2 * sine,
-            y + i * width / 2 * sine + j * height / 2 * cosine,
-        )
-        for i, j in corners
-    )
+def polygons(boxes):
+    """Shapely's polygons of boxes, float64 [..., 5]."""
+    x, y, width, height, angle = np.moveaxis(boxes, -1, 0)
+    cosine, sine = np.cos(angle), np.sin(angle)
+    corners = [
+        (x + i * cosine - j * sine, y + i * sine + j * cosine)
+        for i, j in [
+            (-width / 2, -height / 2),
+            (width / 2, -height / 2),
+            (width / 2, height / 2),
+            (-width / 2, height / 2),
+        ]
+    ]
+    return shapely.polygons(np.moveaxis(np.array(corners), (0, 1), (-2, -1)))
 
 
 def reference(first, second, mode='iou'):
     """Overlaps of all pairs, float64; relative to the first box's middle, as shapely's numbers are absolute."""
-    out = np.zeros((len(first), len(second)))
-    for i, a in enumerate(first.double().tolist()):
-        for j, b in enumerate(second.double().tolist()):
-            if min(a[2], a[3], b[2], b[3]) <= 0:
-                continue
-            one = polygon([0, 0, *a[2:]])
-            other = polygon([b[0] - a[0], b[1] - a[1], *b[2:]])
-            shared = one.intersection(other).area
-            whole = one.area + other.area - shared if mode == 'iou' else one.area
-            out[i, j] = shared if mode == 'area' else shared / whole
+    pairs = np.zeros((2, len(first), len(second), 5))
+    pairs[0], pairs[1] = first.double()[:, None].numpy(), second.double().numpy()
+    is_box = (pairs[..., 2:4] > 0).all((0, -1))
+    one, other = pairs[:, is_box]
+    other[:, :2] -= one[:, :2]
+    one[:, :2] = 0
+    one, other = polygons(one), polygons(other)
+    # Without a grid, edges that lie on each other but for their last bits lose the whole overlap.
+    shared = shapely.area(shapely.intersection(one, other, grid_size=1e-10))
+    whole = shapely.area(one)
+    if mode == 'iou':
+        whole = whole + shapely.area(other) - shared
+    out = np.zeros(is_box.shape)
+    out[is_box] = shared if mode == 'area' else shared / whole
     return torch.from_numpy(out)
 
 
