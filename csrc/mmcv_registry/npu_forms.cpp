@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "forms/mxd_op.h"
+#include "in_threes.h"
 
 namespace mxd::mmcv_registry {
 namespace {
@@ -234,9 +235,9 @@ void points_in_boxes_all(int, int, int, Tensor boxes, Tensor pts, Tensor box_idx
   box_idx_of_points.copy_(inside(boxes, pts));
 }
 
-void three_nn(int, int, int, Tensor unknown, Tensor known, Tensor dist2, Tensor idx) {
+void three_nn(int b, int n, int m, Tensor unknown, Tensor known, Tensor dist2, Tensor idx) {
   // One after the other, and of equally near ones the first: topk would take any.
-  auto distance = squared_distances(unknown, known);
+  auto distance = squared_distances(in_threes(unknown, b, n), in_threes(known, b, m));
   const auto columns = distance.size(-1);
   const auto number = at::arange(columns, distance.options().dtype(at::kFloat));
   for (int64_t rank = 0; rank < 3; rank++) {

@@ -107,6 +107,14 @@ def test_knn_of_wider_rows_reads_them_in_threes():
     assert torch.equal(mmcv.ops.knn(5, rows), mmcv.ops.knn(5, points))
 
 
+def test_three_nn_of_wider_rows_reads_them_in_threes():
+    """As mmcv's kernel does with SASSD's voxels, whose first number is the sample's."""
+    rows, targets = lattice(1, 80).view(1, 60, 4), lattice(1, 20, seed=1).view(1, 15, 4)
+    points, middles = rows.flatten()[:180].view(1, 60, 3), targets.flatten()[:45].view(1, 15, 3)
+    for found, wanted in zip(mmcv.ops.three_nn(targets, rows), mmcv.ops.three_nn(middles, points)):
+        assert torch.equal(found, wanted)
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 2), st.integers(1, 150), st.integers(1, 9), seeds)
 def test_three_nearest_points(batches, count, targets, seed):

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "../../ops/cpu/compute_type.h"
+#include "../in_threes.h"
 #include "check_shape.h"
 #include "cpu_ops.h"
 #include "output.h"
@@ -125,13 +126,6 @@ MXD_INLINE void sift_down(float* distance, Index* idx, int count) {
 }
 
 constexpr int kMostNeighbours = 100;  // of knn
-
-/// The points that mmcv's CUDA kernel of knn makes of wider rows, as DGCNN passes them: it reads
-/// the memory in threes from its begin. Weights that were trained with it know no other neighbours.
-Tensor in_threes(const Tensor& rows, int64_t batches, int64_t count) {
-  if (rows.dim() != 3 || rows.size(2) <= 3) return rows;
-  return rows.flatten().narrow(0, 0, batches * count * 3).view({batches, count, 3});
-}
 
 }  // namespace
 
@@ -298,6 +292,8 @@ void knn(int b, int n, int m, int nsample, Tensor xyz, Tensor new_xyz, Tensor id
 
 void three_nn(int b, int n, int m, Tensor unknown, Tensor known, Tensor dist2, Tensor idx) {
   check_float("unknown", unknown);
+  unknown = in_threes(unknown, b, n);
+  known = in_threes(known, b, m);
   check_shape("unknown", unknown, {b, n, 3});
   check_shape("known", known, {b, m, 3});
   check_int32_shape("idx", idx, {b, n, 3});
