@@ -1,10 +1,11 @@
-"""Train the model of a stock config of mmdet3d on one frame until it knows it, and draw what it then sees in it.
+r"""Train the model of a stock config of mmdet3d on one frame until it knows it, and draw what it then sees in it.
 
 What `overfit_frame.py` does for configs on nuScenes, for those on KITTI and SemanticKITTI with a recorded frame of
 KITTI, and for any config with a generated frame (`zoo_inputs.py`). KITTI has no labels of points: those in a box of a
 car are the car, low ones are the road, all others are vegetation.
 
-    python tools/overfit_stock.py pv_rcnn/pv_rcnn_8xb2-80e_kitti-3d-3class --frame kitti/000008.pkl --steps 100
+    python tools/overfit_stock.py pv_rcnn/pv_rcnn_8xb2-80e_kitti-3d-3class --frame kitti/000008.pkl --steps 100 \
+        --cfg-options model.train_cfg.rcnn.sampler.num=16    # boxes of the second stage: a sixth of the time
     python tools/overfit_stock.py votenet/votenet_8xb8_scannet-3d --steps 100
 """
 
@@ -18,7 +19,7 @@ import torch
 from matplotlib.figure import Figure
 from mmdet3d.registry import MODELS
 from mmdet3d.structures import CameraInstance3DBoxes, Det3DDataSample
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.registry import init_default_scope
@@ -124,9 +125,13 @@ def main() -> None:
     parser.add_argument('--steps', type=int, default=100)
     parser.add_argument('--lr', type=float, default=1e-3, help='highest learning rate')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/one-frame'))
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, help="KEY=VALUE in place of the config's"
+    )
     args = parser.parse_args()
 
     config = Config.fromfile(CONFIGS / f'{args.config}.py')
+    config.merge_from_dict(args.cfg_options or {})
     init_default_scope(config.get('default_scope', 'mmdet3d'))
     set_random_seed(0)
     batch = make_batch(config)

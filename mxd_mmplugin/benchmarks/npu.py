@@ -4,9 +4,11 @@ mxd softnpu profile -m mxd_mmplugin.benchmarks.npu [OP...]
 """
 
 import argparse
+import math
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from ..models.bevfusion.view_transform import LSSTransform
 from ..ops import (
@@ -31,16 +33,16 @@ from ..ops import sparse_conv as convolve
 from .deformable_aggregation import make_inputs
 from .inputs import GRID, cameras, voxels
 from .inputs import points as lidar
+from .npu_rows import MEMORY_BYTES_A_MICROSECOND, Rows, lanes, products, traffic
 from .rotated_iou import OPERATIONS
 from .voxelize import VOXELS, sweep
 
-# Of an Ascend910B3: of device memory, bytes a microsecond.
-MEMORY_BYTES_A_MICROSECOND = 1.6e6
-# Bytes a cycle are those that a core reads from the L2.
-CUBE_CORES, VECTOR_CORES, CYCLES_A_MICROSECOND, L2_BYTES_A_CYCLE = 20, 40, 1800, 110
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix('torch.')
 
 
-def deformable_aggregation() -> None:
+def deformable_aggregation(rows: Rows) -> None:
     """Sparse4D's, forward and backward: an anchor is in the view of one camera, half of its points in the image."""
     inputs = make_inputs(900, everywhere=False)
     maps, spatial_shape, start, locations, weight = inputs
@@ -49,9 +51,12 @@ def deformable_aggregation() -> None:
     seen = torch.arange(anchors).view(-1, 1, 1) % cams == torch.arange(cams)
     inside = torch.rand(anchors, points, 1, 2, generator=generator) * 1.408 - 0.204
     locations = torch.where(seen[..., None], inside, -1.0)[None].requires_grad_()
-    inputs = [maps, spatial_shape, start, locations, weight]
-    out = aggregate(*(tensor.to('npu') for tensor in inputs))
-    out.backward(torch.randn(out.shape, generator=generator).to(out.device))
+    inputs = [tensor.to('npu') for tensor in (maps, spatial_shape, start, locations, weight)]
+    with rows.measure('deformable_aggregation, 900 anchors, forward'):
+        out = aggregate(*inputs)
+    grad = torch.randn(out.shape, generator=generator).to(out.device)
+    with rows.measure('deformable_aggregation, 900 anchors, backward'):
+        out.backward(grad)
 
 
 def _rulebook(indices: Tensor, batch_size: int, stride: int, subm: bool) -> Rulebook:
@@ -59,46 +64,58 @@ def _rulebook(indices: Tensor, batch_size: int, stride: int, subm: bool) -> Rule
     return build_rulebook(indices, batch_size, GRID, kernel, strides, ones, ones, subm)
 
 
-def sparse_conv_rulebook() -> None:
+def sparse_conv_rulebook(rows: Rows) -> None:
     """Of a submanifold convolution and of one with stride 2, and its transpose, on about 80,000 voxels of a sweep."""
     indices, batch_size = voxels(80_000)
-    for stride, subm in ((1, True), (2, False)):
-        book = _rulebook(indices.to('npu'), batch_size, stride, subm)
-    _ = book.transpose
+    sites = indices.to('npu')
+    for name, stride, subm in ('SubM', 1, True), ('stride 2', 2, False):
+        with rows.measure(f'rulebook {name} 3x3x3, {len(indices)} voxels') as row:
+            book = _rulebook(sites, batch_size, stride, subm)
+        row.work += f', {len(book.pairs)} pairs'
+    with rows.measure('rulebook stride 2, transposed'):
+        _ = book.transpose
 
 
-def sparse_conv() -> None:
+def _convolve(
+    rows: Rows, name: str, sites: Tensor, batch_size: int, channels: int, dtype: torch.dtype
+) -> None:
+    """A submanifold layer, kernel 3, as many channels out as in, forward and backward."""
+    book = _rulebook(sites.to('npu'), batch_size, 1, subm=True)
+    name = f'SubMConv3d {channels}->{channels}, {_name(dtype)}, {name}'
+    moved = (len(book.pairs) + len(sites)) * channels * dtype.itemsize
+    bound = max(products(len(book.pairs) * channels**2, dtype), traffic(moved))
+    features = torch.randn(len(sites), channels).to('npu', dtype).requires_grad_()
+    weight = torch.randn(3, 3, 3, channels, channels) / (2 * math.sqrt(channels))
+    weight = weight.to('npu', dtype).requires_grad_()
+    with rows.measure(f'{name}, forward, and what the rulebook needs for it', bound):
+        convolve(features, weight, None, book)
+    with rows.measure(f'{name}, forward', bound):
+        out = convolve(features, weight, None, book)
+    grad = torch.randn(out.shape).to('npu', dtype)
+    with rows.measure(f'{name}, backward', 2 * bound):
+        out.backward(grad)
+
+
+def sparse_conv(rows: Rows) -> None:
     """SubMConv3d 64->64 on 80,000 voxels of a sweep in order, forward and backward, float32 and float16."""
     indices, batch_size = voxels(80_000)
-    indices = indices.unique(dim=0).to('npu')
-    book = _rulebook(indices, batch_size, 1, subm=True)
-    multiplies = len(book.pairs) * 64 * 64
-    for dtype, rate in (torch.float32, 1024), (torch.float16, 4096):
-        bound = multiplies / rate / CUBE_CORES / CYCLES_A_MICROSECOND
-        print(
-            f'SubMConv3d 64->64, {dtype}: {len(indices)} voxels, {len(book.pairs)} pairs, bound {bound:.1f} us'
-        )
-        features = torch.randn(len(indices), 64).to('npu', dtype).requires_grad_()
-        weight = (torch.randn(3, 3, 3, 64, 64) / 16).to('npu', dtype).requires_grad_()
-        convolve(features, weight, None, book).sum().backward()
+    for dtype in torch.float32, torch.float16:
+        _convolve(rows, 'in order', indices.unique(dim=0), batch_size, 64, dtype)
 
 
-def sparse_conv_narrow() -> None:
+def sparse_conv_narrow(rows: Rows) -> None:
     """SubMConv3d 16->16 in float16 on 80,000 voxels, forward and backward, as a sweep gives them and in order."""
     indices, batch_size = voxels(80_000)
-    for rows in indices, indices.unique(dim=0):
-        book = _rulebook(rows.to('npu'), batch_size, 1, subm=True)
-        features = torch.randn(len(rows), 16).to('npu', torch.float16).requires_grad_()
-        weight = (torch.randn(3, 3, 3, 16, 16) / 8).to('npu', torch.float16).requires_grad_()
-        convolve(features, weight, None, book).sum().backward()
+    for name, sites in ('shuffled', indices), ('in order', indices.unique(dim=0)):
+        _convolve(rows, name, sites, batch_size, 16, torch.float16)
 
 
-def modulated_deform_conv() -> None:
+def modulated_deform_conv(rows: Rows) -> None:
     """DCN v2 64->64, kernel 3, on 4 images of 100 x 200, forward and backward; 16 images are four launches of it."""
     images, channels, points, height, width = 4, 64, 9, 100, 200
     taps = images * points * height * width
     generator = torch.Generator().manual_seed(0)
-    for dtype, rate in (torch.float32, 1024), (torch.float16, 4096):
+    for dtype in torch.float32, torch.float16:
         x, offset, mask, weight, bias = (
             torch.randn(*shape, generator=generator).to('npu', dtype).requires_grad_()
             for shape in (
@@ -109,51 +126,47 @@ def modulated_deform_conv() -> None:
                 (channels,),
             )
         )
-        patches = 4 * channels * taps * x.element_size()
-        traffic = patches / L2_BYTES_A_CYCLE / VECTOR_CORES / CYCLES_A_MICROSECOND
-        product = taps * channels * channels / rate / CUBE_CORES / CYCLES_A_MICROSECOND
-        print(
-            f'DCN v2 64->64, {dtype}: {taps} taps, bound {max(traffic, product):.0f} us forward, '
-            f'{max(2 * traffic, 2 * product):.0f} us backward'
-        )
-        out = convolve_deformed(x, offset, mask, weight, bias, padding=1)
-        out.backward(torch.randn(out.shape, generator=generator).to('npu', dtype))
+        patches = traffic(4 * channels * taps * x.element_size())
+        bound = max(patches, products(taps * channels**2, dtype))
+        name = f'DCN v2 {channels}->{channels}, {_name(dtype)}, {taps} taps'
+        with rows.measure(f'{name}, forward', bound):
+            out = convolve_deformed(x, offset, mask, weight, bias, padding=1)
+        grad = torch.randn(out.shape, generator=generator).to('npu', dtype)
+        with rows.measure(f'{name}, backward', 2 * bound):
+            out.backward(grad)
 
 
-def voxelize() -> None:
+def voxelize(rows: Rows) -> None:
     """CenterPoint's hard voxelization at 0.075 m, of one sweep and of 300,000 points."""
     for cloud in lidar(), sweep(300_000):
-        found = voxelization(cloud, *VOXELS)
-        traffic = (
-            cloud.nbytes + sum(tensor.nbytes for tensor in found)
-        ) / MEMORY_BYTES_A_MICROSECOND
-        print(
-            f'hard voxelization: {len(cloud)} points, {len(found[0])} voxels, bound {traffic:.1f} us'
-        )
-        voxelization(cloud.npu(), *VOXELS)  # type: ignore[attr-defined]
+        points = cloud.npu()  # type: ignore[attr-defined]
+        with rows.measure(f'hard voxelization, {len(points)} points') as row:
+            found = voxelization(points, *VOXELS)
+        row.work += f', {len(found[0])} voxels'
+        moved = cloud.nbytes + sum(tensor.nbytes for tensor in found)
+        row.bound = moved / MEMORY_BYTES_A_MICROSECOND
 
 
-def _print_traffic(name: str, moved: int) -> None:
-    """The bound of work that moves so many bytes between the L2 and all cores."""
-    bound = moved / L2_BYTES_A_CYCLE / VECTOR_CORES / CYCLES_A_MICROSECOND
-    print(f'{name}: bound {bound:.1f} us')
-
-
-def bev_pool() -> None:
+def bev_pool(rows: Rows) -> None:
     """A million points of 80 channels on 360 x 360 cells: plan, forward and backward."""
     points, channels, size = 1_000_000, 80, 360
     generator = torch.Generator().manual_seed(0)
     coords = torch.randint(size, (points, 4), generator=generator, dtype=torch.int32)
     coords[:, 2:] = 0
-    plan = bev_pool_plan(coords.to('npu'), 1, 1, size, size)
+    coords = coords.to('npu')
+    with rows.measure(f'bev_pool, {points} points, plan'):
+        plan = bev_pool_plan(coords, 1, 1, size, size)
     feats = torch.randn(points, channels, generator=generator).to('npu').requires_grad_()
-    # More than the L2 holds: from device memory, 1.6 TB/s.
-    bound = (points + size * size) * channels * 4 / 1.6e6
-    print(f'bev_pool: {points} points x {channels}, bound {bound:.0f} us')
-    pool(feats, plan).sum().backward()
+    # More than the L2 holds.
+    bound = (points + size * size) * channels * 4 / MEMORY_BYTES_A_MICROSECOND
+    with rows.measure(f'bev_pool, {points} points x {channels}, forward', bound):
+        out = pool(feats, plan)
+    grad = torch.randn(out.shape, generator=generator).to('npu')
+    with rows.measure(f'bev_pool, {points} points x {channels}, backward', bound):
+        out.backward(grad)
 
 
-def bev_pool_lifted() -> None:
+def bev_pool_lifted(rows: Rows) -> None:
     """BEVFusion's view transform, 6 x 118 x 88 x 32 points of 80 channels: fused, and pooling of the product."""
     channels, image, side = 80, (256, 704), [-54.0, 54.0, 0.3]
     high, deep = [-10.0, 10.0, 20.0], [1.0, 60.0, 0.5]
@@ -167,64 +180,83 @@ def bev_pool_lifted() -> None:
     depth = depth.to('npu').requires_grad_()
     context = context.to('npu').requires_grad_()
     inside = int((plan.cells >= 0).sum())
+    name = f'{inside} points inside of {depth.numel()} x {channels}'
     # A multiplication and addition of a row is a lane's work for each channel; backward two.
-    bound = inside * channels / 64 / VECTOR_CORES / CYCLES_A_MICROSECOND
-    print(
-        f'bev_pool_fused: {inside} points inside of {depth.numel()} x {channels}, '
-        f'bound {bound:.0f} us forward, {2 * bound:.0f} us backward'
-    )
-    bev_pool_fused(depth, context, plan).sum().backward()
-    pool((depth.unsqueeze(-1) * context.unsqueeze(1)).flatten(0, 3), plan).sum().backward()
+    bound = lanes(inside * channels)
+    with rows.measure(f'bev_pool_fused, {name}, forward', bound):
+        out = bev_pool_fused(depth, context, plan)
+    grad = torch.randn(out.shape, generator=generator).to('npu')
+    with rows.measure(f'bev_pool_fused, {name}, backward', 2 * bound):
+        out.backward(grad)
+    with rows.measure(f'product and bev_pool, {name}, forward', bound):
+        out = pool((depth.unsqueeze(-1) * context.unsqueeze(1)).flatten(0, 3), plan)
+    with rows.measure(f'product and bev_pool, {name}, backward', 2 * bound):
+        out.backward(grad)
 
 
-def dynamic_scatter() -> None:
+def dynamic_scatter(rows: Rows) -> None:
     """200,000 points of 64 channels in about 80,000 voxels, in the three ways."""
     points, channels = 200_000, 64
     generator = torch.Generator().manual_seed(0)
     coors = torch.randint(320, (points, 2), generator=generator, dtype=torch.int32).to('npu')
     feats = torch.randn(points, channels, generator=generator).to('npu').requires_grad_()
     for reduce_type in ('sum', 'mean', 'max'):
-        out, _ = scatter(feats, coors, reduce_type)
-        _print_traffic(f'dynamic_scatter {reduce_type}', (points + len(out)) * channels * 4)
-        out.sum().backward()
+        name = f'dynamic_scatter {reduce_type}, {points} points x {channels}'
+        with rows.measure(f'{name}, plan and forward') as row:
+            out, _ = scatter(feats, coors, reduce_type)
+        row.bound = traffic((points + len(out)) * channels * 4)
+        grad = torch.randn(out.shape, generator=generator).to('npu')
+        with rows.measure(f'{name}, backward', row.bound):
+            out.backward(grad)
 
 
-def sparse_pool() -> None:
+def sparse_pool(rows: Rows) -> None:
     """Max pooling, kernel 3, stride 2, of about 80,000 voxels of a sweep, 64 channels."""
     indices, batch_size = voxels(80_000)
     book = _rulebook(indices.to('npu'), batch_size, 2, subm=False)
     features = torch.randn(len(indices), 64).to('npu').requires_grad_()
-    out = sparse_max_pool(features, book)
-    _print_traffic('sparse_max_pool', (len(book.pairs) + 2 * len(out)) * 64 * 4)
-    out.sum().backward()
+    with rows.measure(f'sparse_max_pool, {len(book.pairs)} pairs x 64, forward') as row:
+        out = sparse_max_pool(features, book)
+    row.bound = traffic((len(book.pairs) + 2 * len(out)) * 64 * 4)
+    grad = torch.randn(out.shape).to('npu')
+    with rows.measure('sparse_max_pool, backward', row.bound):
+        out.backward(grad)
 
 
-def sparse_add() -> None:
+def sparse_add(rows: Rows) -> None:
     """The sum of two sparse tensors of about 80,000 voxels each, 64 channels."""
     indices, batch_size = voxels(80_000)
     half = len(indices) // 2
-    parts = [indices[: half + 20_000], indices[half - 20_000 :]]
-    sites, rows = sparse_union([part.to('npu') for part in parts], batch_size, GRID)
+    parts = [part.to('npu') for part in (indices[: half + 20_000], indices[half - 20_000 :])]
+    with rows.measure(f'sparse_union, {" and ".join(str(len(part)) for part in parts)} voxels'):
+        sites, places = sparse_union(parts, batch_size, GRID)
     features = [torch.randn(len(part), 64).to('npu').requires_grad_() for part in parts]
-    _print_traffic('sparse_sum', (len(rows) + len(sites)) * 64 * 4)
-    sparse_sum(features, rows, len(sites)).sum().backward()
+    bound = traffic((len(places) + len(sites)) * 64 * 4)
+    with rows.measure(f'sparse_sum, {len(places)} rows x 64, forward', bound):
+        out = sparse_sum(features, places, len(sites))
+    grad = torch.randn(out.shape).to('npu')
+    with rows.measure(f'sparse_sum, {len(places)} rows x 64, backward', bound):
+        out.backward(grad)
 
 
-def sparse_dense() -> None:
+def sparse_dense(rows: Rows) -> None:
     """The grid of CenterPoint's encoder, 128 channels on 2 x 180 x 180 cells, forward and backward: voxels in order."""
     indices, batch_size = voxels(80_000)
     sites = (indices // torch.tensor([1, 21, 8, 8])).unique(dim=0).int()
     for dtype in torch.float32, torch.float16:
         features = torch.randn(len(sites), 128).to('npu', dtype).requires_grad_()
-        dense = sparse_to_dense(features, sites.to('npu'), batch_size, [2, 180, 180])
-        moved = (features.numel() + dense.numel()) * dense.element_size()
-        _print_traffic(
-            f'dense grid, {dtype}: {len(sites)} voxels in {dense[:, 0].numel()} cells', moved
-        )
-        dense.backward(torch.ones_like(dense))
+        places = sites.to('npu')
+        name = f'{_name(dtype)}, {len(sites)} voxels x 128'
+        with rows.measure(f'to_dense, {name}') as row:
+            dense = sparse_to_dense(features, places, batch_size, [2, 180, 180])
+        row.work += f' in {dense[:, 0].numel()} cells'
+        row.bound = traffic((features.numel() + dense.numel()) * dense.element_size())
+        grad = torch.ones_like(dense)
+        with rows.measure(f'its gradient, {name}', row.bound):
+            dense.backward(grad)
 
 
-def rotated_iou() -> None:
+def rotated_iou(rows: Rows) -> None:
     """Overlaps of 200 x 60 boxes, as an assigner of BEVFusion asks, and NMS of 1,000 boxes, by overlap and distance.
 
     The bound is the operations of the pairs, in lanes of 64.
@@ -232,14 +264,15 @@ def rotated_iou() -> None:
     generator = torch.Generator().manual_seed(0)
     spread = torch.tensor([54.0, 54.0, 4.0, 4.0, 6.0])
     boxes, others = (torch.rand(count, 5, generator=generator) * spread for count in (1000, 60))
-    for name, pairs in ('IoU of 200 x 60', 12_000), ('NMS of 1,000', 500_000):
-        bound = pairs * OPERATIONS / 64 / VECTOR_CORES / CYCLES_A_MICROSECOND
-        print(f'{name} rotated boxes: bound {bound:.2f} us')
     boxes, others = boxes.npu(), others.npu()  # type: ignore[attr-defined]
     scores = torch.rand(1000, generator=generator).npu()  # type: ignore[attr-defined]
-    box_iou_rotated(boxes[:200], others)
-    nms_rotated(boxes, scores, 0.2)
-    suppress_near(boxes[:, :2], scores, 1.0)
+    some, centers = boxes[:200].contiguous(), boxes[:, :2].contiguous()
+    with rows.measure('box_iou_rotated, 200 x 60', lanes(12_000 * OPERATIONS)):
+        box_iou_rotated(some, others)
+    with rows.measure('nms_rotated, 1000 boxes', lanes(500_000 * OPERATIONS)):
+        nms_rotated(boxes, scores, 0.2)
+    with rows.measure('circle_nms, 1000 boxes'):
+        suppress_near(centers, scores, 1.0)
 
 
 OPS = {
@@ -266,9 +299,10 @@ def main() -> None:
     """Run the operators that the command line names, or all."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('op', nargs='*', help=f'which of {", ".join(OPS)}; all without')
-    for op in parser.parse_args().op or OPS:
-        OPS[op]()
-    torch.npu.synchronize()  # type: ignore[attr-defined]
+    rows = Rows()
+    for op in tqdm(parser.parse_args().op or OPS, unit='op'):
+        OPS[op](rows)
+    rows.print()
 
 
 if __name__ == '__main__':
