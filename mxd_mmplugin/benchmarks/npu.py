@@ -111,8 +111,8 @@ def sparse_conv_narrow(rows: Rows) -> None:
 
 
 def modulated_deform_conv(rows: Rows) -> None:
-    """DCN v2 64->64, kernel 3, on 4 images of 100 x 200, forward and backward; 16 images are four launches of it."""
-    images, channels, points, height, width = 4, 64, 9, 100, 200
+    """DCN v2 64->64, kernel 3, on 16 images of 100 x 200, forward and backward."""
+    images, channels, points, height, width = 16, 64, 9, 100, 200
     taps = images * points * height * width
     generator = torch.Generator().manual_seed(0)
     for dtype in torch.float32, torch.float16:
