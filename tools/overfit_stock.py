@@ -21,6 +21,7 @@ from mmdet3d.registry import MODELS
 from mmdet3d.structures import CameraInstance3DBoxes, Det3DDataSample
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
+from mmengine.logging import MMLogger
 from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.registry import init_default_scope
 from mmengine.runner import set_random_seed
@@ -138,7 +139,10 @@ def main() -> None:
     if args.frame:
         recorded(batch, args.frame, config)
     from_scratch(config.model)
-    model = revert_sync_batchnorm(MODELS.build(config.model)).to(get_device())
+    model = revert_sync_batchnorm(MODELS.build(config.model))
+    MMLogger.get_instance('overfit_stock', log_level='WARNING')  # or each parameter is told of
+    model.init_weights()  # the biases of heads, without which focal losses begin at some thousands
+    model = model.to(get_device())
     losses = overfit(model, batch, args.steps, args.lr)
     print(f'loss {losses[0]:.3f} -> {losses[-1]:.3f} ({losses[-1] / losses[0]:.3f} of the first)')
 

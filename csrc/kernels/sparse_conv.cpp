@@ -29,16 +29,11 @@
 namespace mxd::kernels::sparse_conv {
 namespace {
 
-// Everything that a vector core keeps in UB, for panels of the largest width of each kind.
-template <typename T>
-__aicore__ constexpr int32_t UbBytes(int32_t panel) {
-  return Schedule::kUbBytes + TileRows::kUbBytes + Steps::UbBytes(MostStepRows(panel)) +
-         Gatherer<T>::UbBytes(IsWide(panel)) + Epilogue<T>::UbBytes(panel) + Sender::kUbBytes;
-}
-
 template <typename T>
 class VectorCore {
-  static_assert(UbBytes<T>(kMatrixColumns) <= kUbBytes && UbBytes<T>(64) <= kUbBytes);
+  static_assert(Schedule::kUbBytes + TileRows::kUbBytes + Steps::kUbBytes + Gatherer<T>::kUbBytes +
+                    Epilogue<T>::kUbBytes + Sender::kUbBytes <=
+                kernels::kUbBytes);
 
  public:
   __aicore__ inline VectorCore(TPipe& pipe, const SparseConvTiling& tiling, GM_ADDR features,

@@ -53,14 +53,16 @@ static_assert((1 + kMaxPieces) * sizeof(uint32_t) <= kMessageBytes);
 constexpr int32_t kStepBytes = 65536;  // of a step's input rows, twice in L1
 static_assert(2 * kStepBytes + 2 * kMatrixColumns * kContractionBytes <= kL1Bytes);
 
+// Columns of which UB holds a tile's sums beside long steps and stages. With twice as many, steps
+// are short, and units of work are too few for equal shares: that takes 1.4 to 1.6 times as long.
+constexpr int32_t kMaxPanel = 64;
+constexpr int32_t kMaxStepRows = 192;
+
 // The two vector cores of a block share the columns of a panel: how many a core adds up.
 __aicore__ constexpr int32_t ColumnsOf(int32_t panel, int32_t side) {
   const int32_t first = RoundUp((panel + 1) / 2, kFractalRows);
   return side == 0 ? first : panel - first;
 }
-// Sums of wide panels take most of UB: they leave room for shorter steps and stages.
-__aicore__ constexpr bool IsWide(int32_t panel) { return panel > 64; }
-__aicore__ constexpr int32_t MostStepRows(int32_t panel) { return IsWide(panel) ? 128 : 192; }
 
 // The workspaces of a block, kSteps times: gathered rows in the dtype of the features, products in
 // fp32, and kMessageBytes. Elements of one step:

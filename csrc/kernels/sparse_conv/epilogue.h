@@ -13,15 +13,13 @@ namespace mxd::kernels::sparse_conv {
 
 template <typename T>
 class Epilogue {
-  __aicore__ static constexpr int32_t StageBytes(bool wide) { return wide ? 4096 : 8192; }
-  __aicore__ static constexpr int32_t Stages(bool wide) { return wide ? 2 : 3; }
+  static constexpr int32_t kStages = 3;
+  static constexpr int32_t kStage = 2048;  // elements
 
  public:
-  __aicore__ static constexpr int32_t UbBytes(int32_t panel) {
-    const bool wide = IsWide(panel);
-    return kTileRows * ColumnsOf(panel, 0) * kWord + (Stages(wide) + 1) * StageBytes(wide) +
-           StageBytes(wide) / kBlockBytes * kWord + 2 * kLanes * kWord;
-  }
+  static constexpr int32_t kUbBytes = (kTileRows * ColumnsOf(kMaxPanel, 0) +
+                                       (kStages + 1) * kStage + kStage / kBlockWords + 2 * kLanes) *
+                                      kWord;
 
   __aicore__ inline Epilogue(TPipe& pipe, GM_ADDR products, GM_ADDR bias, GM_ADDR out,
                              const SparseConvTiling& tiling, TileRows& tile_rows)
@@ -30,24 +28,22 @@ class Epilogue {
         side_(GetSubBlockIdx()),
         width_(ColumnsOf(tiling.panel, side_)),
         width_blocks_(width_ / kBlockWords),
-        stages_(Stages(IsWide(tiling.panel))),
-        stage_elements_(StageBytes(IsWide(tiling.panel)) / kWord),
         sums_(Take<float>(pipe, kTileRows * ColumnsOf(tiling.panel, 0))),
-        stage_(Take<float>(pipe, stages_ * stage_elements_)),
-        rows_(Take<float>(pipe, stage_elements_)),
-        to_rows_(Take<uint32_t>(pipe, stage_elements_ / kBlockWords)),
+        stage_(Take<float>(pipe, kStages * kStage)),
+        rows_(Take<float>(pipe, kStage)),
+        to_rows_(Take<uint32_t>(pipe, kStage / kBlockWords)),
         bias_row_(Take<float>(pipe, kLanes)),
         head_(Take<T>(pipe, kLanes)) {
     products_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(products) +
                               GetBlockIdx() / 2 * kSteps * ProductElements(tiling) +
                               side_ * tiling.step_rows * ColumnsOf(tiling.panel, 0));
     Bind(bias_, bias, out_, out);
-    stage_free_.Init(pipe, stages_);
-    stage_full_.Init(pipe, stages_);
+    stage_free_.Init(pipe, kStages);
+    stage_full_.Init(pipe, kStages);
     sums_free_.Init(pipe, kParts);
-    Duplicate(stage_, 0.0f, stages_ * stage_elements_);  // instructions read beyond what is loaded
+    Duplicate(stage_, 0.0f, kStages * kStage);  // instructions read beyond what is loaded
     if (width_ == 0) return;
-    slots_ = stage_elements_ / width_ / kFractalRows * kFractalRows;
+    slots_ = kStage / width_ / kFractalRows * kFractalRows;
     ArrangeBlocks(to_rows_, width_ / kFractalRows, 2 * kBlockBytes, slots_ * 2 * kBlockBytes, 2,
                   tile_rows.numbers(), tile_rows.scratch());
   }
@@ -71,7 +67,7 @@ class Epilogue {
     int32_t piece = 0;
     for (int32_t first = 0; first < step.rows; first += slots_) {
       const int32_t rows = MinOf(slots_, step.rows - first);
-      const LocalTensor<float> stage = stage_[buffer_ * stage_elements_];
+      const LocalTensor<float> stage = stage_[buffer_ * kStage];
       stage_free_.Wait(buffer_);
       DataCopy(stage, products_[index % kSteps * ProductElements(tiling_) + first * kFractalRows],
                DataCopyParams(width_ / kFractalRows, rows * 2, (tiling_.step_rows - rows) * 2,
@@ -95,7 +91,7 @@ class Epilogue {
         if (end > first + rows) break;
       }
       stage_free_.Set(buffer_);
-      buffer_ = buffer_ + 1 == stages_ ? 0 : buffer_ + 1;
+      buffer_ = buffer_ + 1 == kStages ? 0 : buffer_ + 1;
     }
     if (step.last) Write(step);
   }
@@ -218,7 +214,6 @@ class Epilogue {
   const SparseConvTiling& tiling_;
   TileRows& tile_rows_;
   const int32_t side_, width_, width_blocks_;
-  const int32_t stages_, stage_elements_;
   GlobalTensor<float> products_, bias_;
   GlobalTensor<T> out_;
   LocalTensor<float> sums_;   // [rows of the tile, width]

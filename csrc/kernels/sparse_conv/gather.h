@@ -12,12 +12,10 @@ namespace mxd::kernels::sparse_conv {
 
 template <typename T>
 class Gatherer {
-  __aicore__ static constexpr int32_t StageBytes(bool wide) { return wide ? 4096 : 12288; }
+  static constexpr int32_t kStageBytes = 12288;
 
  public:
-  __aicore__ static constexpr int32_t UbBytes(bool wide) {
-    return 4 * StageBytes(wide) + StageBytes(wide) / kBlockBytes * kWord;
-  }
+  static constexpr int32_t kUbBytes = 4 * kStageBytes + kStageBytes / kBlockBytes * kWord;
 
   __aicore__ inline Gatherer(TPipe& pipe, GM_ADDR features, GM_ADDR gathered,
                              const SparseConvTiling& tiling, const NumberTable<kTileRows>& numbers,
@@ -25,7 +23,7 @@ class Gatherer {
       : tiling_(tiling),
         features_(features, static_cast<int64_t>(tiling.groups) * tiling.in_channels,
                   tiling.in_channels),
-        stage_elements_(StageBytes(IsWide(tiling.panel)) / static_cast<int32_t>(sizeof(T))),
+        stage_elements_(kStageBytes / static_cast<int32_t>(sizeof(T))),
         stage_rows_(stage_elements_ / tiling.in_channels),
         stage_(Take<T>(pipe, 2 * stage_elements_)),
         fractals_(Take<T>(pipe, 2 * stage_elements_)),

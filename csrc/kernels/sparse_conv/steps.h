@@ -12,22 +12,16 @@
 namespace mxd::kernels::sparse_conv {
 
 class Steps {
-  // Rounded up to whole vector instructions.
-  __aicore__ static constexpr int32_t ListRows(int32_t step_rows) {
-    return RoundUp(step_rows, kLanes);
-  }
-
  public:
-  __aicore__ static constexpr int32_t UbBytes(int32_t step_rows) {
-    return ListRows(step_rows) * (2 * 2 * kWord + kWord + kLists * (kWord + 2));
-  }
+  static constexpr int32_t kUbBytes =
+      RoundUp(kMaxStepRows, kLanes) * (2 * 2 * kWord + kWord + kLists * (kWord + 2));
 
   __aicore__ inline Steps(TPipe& pipe, GM_ADDR pairs, const SparseConvTiling& tiling,
                           Schedule& schedule, TileRows& tile_rows)
       : tiling_(tiling),
         schedule_(schedule),
         tile_rows_(tile_rows),
-        list_rows_(ListRows(tiling.step_rows)),
+        list_rows_(RoundUp(tiling.step_rows, kLanes)),
         pairs_(Take<int32_t>(pipe, 2 * 2 * list_rows_)),
         in_(Take<int32_t>(pipe, kLists * list_rows_)),
         out_(Take<int32_t>(pipe, list_rows_)),

@@ -22,11 +22,13 @@ class Gatherer {
   static constexpr int32_t kListRows = 2 * kAddresses;  // of a list, at most
   static constexpr int32_t kStages = 3;
   static constexpr int32_t kMostRows = 2048;  // of a window
+  static constexpr int32_t kRowBlocks = 16;   // of an input row, at most
+  static constexpr int32_t kRepeatBlocks = kRepeatBytes / kBlockBytes;
 
  public:
   // Without the windows, which take the rest.
-  static constexpr int32_t kUbBytes =
-      2 * kListRows * kWord + kStages * kChunkBytes + 2 * kAddresses * kWord;
+  static constexpr int32_t kUbBytes = 2 * kListRows * kWord + kStages * kChunkBytes +
+                                      2 * kAddresses * kWord + kRowBlocks * kBlockBytes;
 
   // `left`: bytes of UB for the windows.
   __aicore__ inline Gatherer(TPipe& pipe, GM_ADDR features, GM_ADDR gathered,
@@ -41,6 +43,7 @@ class Gatherer {
         stage_(Take<T>(pipe, kStages * chunk_)),
         row_address_(Take<int32_t>(pipe, kAddresses)),
         address_(Take<int32_t>(pipe, kAddresses)),
+        in_row_(Take<int32_t>(pipe, kRowBlocks * kBlockWords)),
         windows_(Take<T>(pipe, 2 * (window_rows_ + 2) * tiling.in_channels)),
         part_(Take<T>(pipe, Elements())) {
     gathered_.SetGlobalBuffer(
@@ -53,6 +56,8 @@ class Gatherer {
     window_full_.Init(pipe, 2);
     for (current_ = 1; current_ >= 0; --current_) Clear(0);
     current_ = 0;
+    for (int32_t i = 0; i < features_.row_blocks(); ++i)
+      Duplicate(in_row_[i * kBlockWords], i * kBlockBytes, kBlockWords);
   }
   __aicore__ inline void Begin() {
     stage_free_.SetAll();
@@ -123,6 +128,7 @@ class Gatherer {
 
  private:
   __aicore__ inline int32_t Elements() const { return kPlanBlockRows * tiling_.in_channels; }
+  __aicore__ inline int32_t row_bytes() const { return features_.row_blocks() * kBlockBytes; }
   __aicore__ inline int32_t window_elements() const {
     return (window_rows_ + 2) * tiling_.in_channels;
   }
@@ -137,17 +143,20 @@ class Gatherer {
     list_rows_ = list_rows_[ahead_];
     unlisted_ -= ahead_;
   }
-  // rows_: the next `count` input rows.
+  // row_offset_: the next `count` input rows.
   __aicore__ inline void NextRows(int32_t count) {
     if (at_ == listed_) {
       list_ = 1 - list_;
       listed_ = ahead_;
       at_ = ahead_ = 0;
       list_full_.Wait(list_);
+      const LocalTensor<int32_t> rows = lists_[list_ * kListRows];
+      Muls(rows, rows, row_bytes(), listed_);
+      PipeBarrier<PIPE_V>();
     } else if (ahead_ == 0 && unlisted_ > 0) {
       List();  // not before a chunk of this list: the other one's last rows are in use until then
     }
-    rows_ = lists_[list_ * kListRows + at_];
+    row_offset_ = lists_[list_ * kListRows + at_];
     at_ += count;
   }
 
@@ -214,19 +223,25 @@ class Gatherer {
   }
 
   // Takes blocks [first, first + count) of the chunk from the window, zeros for what is not in it.
-  __aicore__ inline void TakeBlocks(const LocalTensor<T>& to, int32_t first, int32_t count) {
+  // Rows that are none are negative; `far`: others may lie outside of the window, too.
+  __aicore__ inline void TakeBlocks(const LocalTensor<T>& to, int32_t first, int32_t count,
+                                    bool far = false) {
     const int32_t rows = count * kPlanBlockRows, row_blocks = features_.row_blocks();
-    Adds(row_address_, rows_[first * kPlanBlockRows], 1 - begin_, rows);
+    Adds(row_address_, row_offset_[first * kPlanBlockRows], (1 - begin_) * row_bytes(), rows);
     PipeBarrier<PIPE_V>();
     Maxs(row_address_, row_address_, 0, rows);
     PipeBarrier<PIPE_V>();
-    Mins(row_address_, row_address_, end_ - begin_ + 1, rows);
-    PipeBarrier<PIPE_V>();
-    Muls(row_address_, row_address_, row_blocks * kBlockBytes, rows);
-    PipeBarrier<PIPE_V>();
-    for (int32_t i = 0; i < row_blocks; ++i)
-      Adds(address_[i * kFractalRows], row_address_, i * kBlockBytes, kFractalRows,
-           rows / kFractalRows, UnaryRepeatParams(1, 1, row_blocks * 2, 2));
+    if (far) {
+      Mins(row_address_, row_address_, (end_ - begin_ + 1) * row_bytes(), rows);
+      PipeBarrier<PIPE_V>();
+    }
+    // The fractals of 16 rows, up to 8 at once; a half of the rows is a block of addresses in each.
+    for (int32_t i = 0; i < row_blocks; i += kRepeatBlocks)
+      for (int32_t half = 0; half < 2; ++half)
+        Add(address_[i * kFractalRows + half * kBlockWords], row_address_[half * kBlockWords],
+            in_row_[i * kBlockWords],
+            static_cast<uint64_t>(MinOf(kRepeatBlocks, row_blocks - i) * kBlockWords),
+            rows / kFractalRows, BinaryRepeatParams(2, 0, 1, row_blocks * 2, 2, 0));
     PipeBarrier<PIPE_V>();
     Gatherb(to.template ReinterpretCast<uint32_t>(), window().template ReinterpretCast<uint32_t>(),
             address_.ReinterpretCast<uint32_t>(), rows * row_blocks / 8, GatherRepeatParams(1, 8));
@@ -240,11 +255,11 @@ class Gatherer {
       Use(low, MinOf(highest + 1, low + window_rows_));
       if (end_ <= highest) Load(end_, MinOf(highest + 1, end_ + window_rows_));
       if (low == lowest) {
-        TakeBlocks(stage[first * Elements()], first, count);
+        TakeBlocks(stage[first * Elements()], first, count, /*far=*/true);
         continue;
       }
       for (int32_t i = first; i < first + count; ++i) {
-        TakeBlocks(part_, i, 1);
+        TakeBlocks(part_, i, 1, /*far=*/true);
         const LocalTensor<uint16_t> bits =
             stage[i * Elements()].template ReinterpretCast<uint16_t>();
         Or(bits, bits, part_.template ReinterpretCast<uint16_t>(), Elements() * kSize / 2);
@@ -259,9 +274,10 @@ class Gatherer {
   const int32_t window_rows_;
   GlobalTensor<T> gathered_;
   GlobalTensor<int32_t> list_rows_;             // that are not listed yet
-  LocalTensor<int32_t> lists_, rows_;           // [2, rows]: input rows; those of the chunk
+  LocalTensor<int32_t> lists_, row_offset_;     // [2, rows]: bytes before input rows; the chunk's
   LocalTensor<T> stage_;                        // [kStages, chunk]
   LocalTensor<int32_t> row_address_, address_;  // of the rows, and of their fractals' rows
+  LocalTensor<int32_t> in_row_;                 // [row_blocks, 8]: bytes before a fractal's rows
   LocalTensor<T> windows_;                      // [2, rows], each between two rows of zeros
   LocalTensor<T> part_;
   Events<HardEvent::MTE3_V> stage_free_;

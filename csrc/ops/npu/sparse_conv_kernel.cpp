@@ -87,7 +87,7 @@ at::Tensor forward_by_pairs(const Operands& operands, const at::Tensor& pairs,
   tiling.tiles = bounds.size(0);
   tiling.step_rows = std::clamp<int64_t>(
       step_rows(tiling, operands.rows.element_size(), sizes::kStepBytes, kFractal), kFractal,
-      sizes::MostStepRows(tiling.panel));
+      sizes::kMaxStepRows);
   const int64_t units = static_cast<int64_t>(tiling.tiles) * tiling.groups * tiling.panels;
   const int64_t blocks = std::min(npu::cube_cores(), units);
   const auto gathered =
@@ -136,9 +136,9 @@ at::Tensor forward_npu(const at::Tensor& features, const at::Tensor& weight,
   // The end of a plan is the order of voxels that have another one, and each voxel's place in it.
   const at::Tensor order = planned ? plan_order(*plan, num_out, weight.size(0)) : at::Tensor();
   const bool in_order = !planned || order.numel() == 0;
-  const Operands operands(in_order ? features : features.index_select(0, order[0]), weight, bias,
-                          num_out, groups,
-                          planned ? kernels::sparse_conv_planned::kMaxPanel : kMatrixColumns);
+  const Operands operands(
+      in_order ? features : features.index_select(0, order[0]), weight, bias, num_out, groups,
+      planned ? kernels::sparse_conv_planned::kMaxPanel : kernels::sparse_conv::kMaxPanel);
   const at::Tensor result =
       (planned ? forward_by_plan(operands, *plan) : forward_by_pairs(operands, pairs, bounds))
           .narrow(2, 0, out)

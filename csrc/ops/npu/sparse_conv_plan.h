@@ -1,6 +1,8 @@
 // Which convolutions a plan serves.
 #pragma once
 
+#include <limits>
+
 #include "integers.h"
 #include "sparse_conv.h"
 #include "sparse_conv_tiling.h"
@@ -16,7 +18,8 @@ inline bool plan_serves(const at::Tensor& features, const at::Tensor& weight,
   const int64_t volume = weight.size(0), channels = npu::round_up(weight.size(1), 16);
   return channels * features.element_size() <= kMostRowBytes && volume % 2 == 1 &&
          volume <= kernels::sparse_conv_planned::kPlanPoints && pairs.size(0) > 0 &&
-         weight.numel() > 0;
+         weight.numel() > 0 &&
+         features.size(0) * kMostRowBytes <= std::numeric_limits<int32_t>::max();
 }
 
 // [2, rows]: the order of the voxels and each one's place in it, or empty if they are in order.
