@@ -193,6 +193,7 @@ def _mmdet3d_table(swap: bool) -> list[Entry]:
                 (parent, cls, owner, 'which sorts integers')
                 for parent, cls, owner in (
                     (MMDET_MODELS, host_targets.RPNHead, "mmdet's"),
+                    (MMDET_MODELS, host_targets.Shared2FCBBoxHead, "mmdet's"),
                     (MMDET_TASK_UTILS, host_targets.RandomSampler, "mmdet's"),
                     (TASK_UTILS, host_targets.IoUNegPiecewiseSampler, "mmdet3d's"),
                 )

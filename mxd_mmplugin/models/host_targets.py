@@ -11,6 +11,7 @@ from typing import Any, Callable
 
 import torch
 from mmdet.models import dense_heads as mmdet_heads
+from mmdet.models.roi_heads import bbox_heads
 from mmdet.models.task_modules import AssignResult, samplers
 from mmdet.models.task_modules.samplers import SamplingResult
 from mmdet3d.models import dense_heads, layers, roi_heads, segmentors
@@ -27,12 +28,15 @@ def _to(value: Any, device: torch.device) -> Any:
         return value.to(device)
     if isinstance(value, (list, tuple)):
         return type(value)(_to(item, device) for item in value)
+    if isinstance(value, dict):
+        return {name: _to(item, device) for name, item in value.items()}
     if isinstance(value, _RECORDS):
         moved = copy.copy(value)
         for name, item in vars(value).items():
             setattr(moved, name, _to(item, device))
         return moved
-    return value.to(device) if hasattr(value, 'to') else value
+    # A sample's record names the class of its boxes.
+    return value.to(device) if hasattr(value, 'to') and not isinstance(value, type) else value
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
@@ -42,6 +46,8 @@ def _tensors(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, (list, tuple)):
         for item in value:
             yield from _tensors(item)
+    elif isinstance(value, dict):
+        yield from _tensors(list(value.values()))
     elif hasattr(value, '__dict__'):
         yield from _tensors(list(vars(value).values()))
 
@@ -70,24 +76,65 @@ class _TargetsOnHost:
         return _on_host(super().multiclass_nms_single, *args, **kwargs)  # type: ignore[misc]
 
 
+class _LossOnHost(_TargetsOnHost):
+    """Replaces the loss, too: one of a few hundred boxes, which writes integers to places on its way."""
+
+    def loss_by_feat(self, *args: Any, **kwargs: Any) -> Any:
+        """See mmdet3d."""
+        return _on_host(super().loss_by_feat, *args, **kwargs)  # type: ignore[misc]
+
+
 class VoteHead(_TargetsOnHost, dense_heads.VoteHead):
     """mmdet3d's `VoteHead`; arguments: see there."""
 
 
-class GroupFree3DHead(_TargetsOnHost, dense_heads.GroupFree3DHead):
+class GroupFree3DHead(_LossOnHost, dense_heads.GroupFree3DHead):
     """mmdet3d's `GroupFree3DHead`; arguments: see there."""
 
 
-class SSD3DHead(_TargetsOnHost, dense_heads.SSD3DHead):
+class SSD3DHead(_LossOnHost, dense_heads.SSD3DHead):
     """mmdet3d's `SSD3DHead`; arguments: see there."""
 
 
-class PointRPNHead(_TargetsOnHost, dense_heads.PointRPNHead):
+class PointRPNHead(_LossOnHost, dense_heads.PointRPNHead):
     """mmdet3d's `PointRPNHead`; arguments: see there."""
 
 
 class RPNHead(_TargetsOnHost, mmdet_heads.RPNHead):
     """mmdet's `RPNHead`; arguments: see there."""
+
+
+class Shared2FCBBoxHead(bbox_heads.Shared2FCBBoxHead):
+    """mmdet's `Shared2FCBBoxHead`; arguments: see there."""
+
+    def loss(
+        self,
+        cls_score: Tensor,
+        bbox_pred: Tensor,
+        rois: Tensor,
+        labels: Tensor,
+        *args: Any,
+        **kwargs: Any,
+    ) -> dict:
+        """See mmdet. The box of each region's own class is gathered, not found by a mask and labels together."""
+        if self.reg_class_agnostic or self.reg_decoded_bbox or bbox_pred is None:  # type: ignore[has-type]
+            return super().loss(cls_score, bbox_pred, rois, labels, *args, **kwargs)
+        boxes = bbox_pred.view(len(bbox_pred), self.num_classes, -1)
+        own = labels.clamp(0, self.num_classes - 1).view(-1, 1, 1).expand(-1, 1, boxes.shape[2])
+        boxes = boxes.gather(1, own).squeeze(1)
+        self.reg_class_agnostic = True
+        try:
+            return super().loss(cls_score, boxes, rois, labels, *args, **kwargs)
+        finally:
+            self.reg_class_agnostic = False
+
+    def refine_bboxes(
+        self, sampling_results: list[SamplingResult], bbox_results: dict, batch_img_metas: list
+    ) -> Any:
+        """See mmdet."""
+        names = 'bbox_targets', 'cls_score', 'rois', 'bbox_pred'
+        read = {name: bbox_results[name] for name in names}
+        return _on_host(super().refine_bboxes, sampling_results, read, batch_img_metas)
 
 
 class PointwiseSemanticHead(_TargetsOnHost, roi_heads.PointwiseSemanticHead):
