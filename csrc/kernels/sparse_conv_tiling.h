@@ -77,7 +77,7 @@ __aicore__ constexpr int64_t ProductElements(const SparseConvTiling& tiling) {
 
 namespace mxd::kernels::sparse_conv_planned {
 
-constexpr int32_t kSteps = 6;           // that the workspace of gathered rows holds
+constexpr int32_t kSteps = 9;           // that the workspace of gathered rows holds
 constexpr int32_t kChunkBytes = 16384;  // of a vector core in a step
 constexpr int32_t kMaxPanel = 64;       // columns of which L0C holds two tiles
 static_assert(2 * kPlanRows * kMaxPanel * kWord <= kL0cBytes && 2 * kChunkBytes <= kOperandBytes);

@@ -14,7 +14,7 @@ template <typename T>
 class Epilogue {
   static constexpr int32_t kSize = static_cast<int32_t>(sizeof(T));
   static constexpr int32_t kRowBytes = 128;  // of the columns at a time, at most
-  static constexpr int32_t kRows = 32;
+  static constexpr int32_t kRows = 64;
   static constexpr int32_t kStored = kPlanRows * kRowBytes / kSize,
                            kPiece = kRows * kRowBytes / kSize;
 

@@ -20,7 +20,7 @@ class Gatherer {
   static constexpr int32_t kSize = static_cast<int32_t>(sizeof(T));
   static constexpr int32_t kAddresses = kChunkBytes / kBlockBytes;
   static constexpr int32_t kListRows = 2 * kAddresses;  // of a list, at most
-  static constexpr int32_t kStages = 3;
+  static constexpr int32_t kStages = 2;
   static constexpr int32_t kMostRows = 2048;  // of a window
   static constexpr int32_t kRowBlocks = 16;   // of an input row, at most
   static constexpr int32_t kRepeatBlocks = kRepeatBytes / kBlockBytes;
