@@ -237,8 +237,8 @@ class Gatherer {
     }
     // The fractals of 16 rows, up to 8 at once; a half of the rows is a block of addresses in each.
     for (int32_t i = 0; i < row_blocks; i += kRepeatBlocks)
-      for (int32_t half = 0; half < 2; ++half)
-        Add(address_[i * kFractalRows + half * kBlockWords], row_address_[half * kBlockWords],
+      for (int32_t upper = 0; upper < 2; ++upper)
+        Add(address_[i * kFractalRows + upper * kBlockWords], row_address_[upper * kBlockWords],
             in_row_[i * kBlockWords],
             static_cast<uint64_t>(MinOf(kRepeatBlocks, row_blocks - i) * kBlockWords),
             rows / kFractalRows, BinaryRepeatParams(2, 0, 1, row_blocks * 2, 2, 0));
