@@ -30,10 +30,11 @@ from ..ops import deformable_aggregation as aggregate
 from ..ops import dynamic_scatter as scatter
 from ..ops import modulated_deform_conv2d as convolve_deformed
 from ..ops import sparse_conv as convolve
+from ..softnpu.roofline import DEVICE_BYTES_A_US
 from .deformable_aggregation import make_inputs
 from .inputs import GRID, cameras, voxels
 from .inputs import points as lidar
-from .npu_rows import MEMORY_BYTES_A_MICROSECOND, Rows, lanes, products, traffic
+from .npu_rows import Rows, lanes, products, traffic
 from .rotated_iou import OPERATIONS
 from .voxelize import VOXELS, sweep
 
@@ -144,7 +145,7 @@ def voxelize(rows: Rows) -> None:
             found = voxelization(points, *VOXELS)
         row.work += f', {len(found[0])} voxels'
         moved = cloud.nbytes + sum(tensor.nbytes for tensor in found)
-        row.bound = moved / MEMORY_BYTES_A_MICROSECOND
+        row.bound = moved / DEVICE_BYTES_A_US
 
 
 def bev_pool(rows: Rows) -> None:
@@ -158,7 +159,7 @@ def bev_pool(rows: Rows) -> None:
         plan = bev_pool_plan(coords, 1, 1, size, size)
     feats = torch.randn(points, channels, generator=generator).to('npu').requires_grad_()
     # More than the L2 holds.
-    bound = (points + size * size) * channels * 4 / MEMORY_BYTES_A_MICROSECOND
+    bound = (points + size * size) * channels * 4 / DEVICE_BYTES_A_US
     with rows.measure(f'bev_pool, {points} points x {channels}, forward', bound):
         out = pool(feats, plan)
     grad = torch.randn(out.shape, generator=generator).to('npu')

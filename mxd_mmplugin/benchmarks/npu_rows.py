@@ -11,27 +11,22 @@ from rich.console import Console
 from rich.table import Table
 
 from ..softnpu import profile, usage
-
-# Of an Ascend910B3: bytes a microsecond of device memory, bytes a cycle that a core reads from the L2, and
-# multiplications a cycle of a cube core.
-MEMORY_BYTES_A_MICROSECOND = 1.6e6
-CUBE_CORES, VECTOR_CORES, CYCLES_A_MICROSECOND, L2_BYTES_A_CYCLE = 20, 40, 1800, 110
-MULTIPLICATIONS = {torch.float32: 1024, torch.float16: 4096, torch.bfloat16: 4096}
+from ..softnpu.roofline import CUBE_CORES, CYCLES_A_US, L2_READ, MULTIPLIES, VECTOR_CORES
 
 
 def products(count: int, dtype: torch.dtype) -> float:
     """The microseconds that all cube cores need for so many multiplications and additions."""
-    return count / MULTIPLICATIONS[dtype] / CUBE_CORES / CYCLES_A_MICROSECOND
+    return count / MULTIPLIES[str(dtype).removeprefix('torch.')] / CUBE_CORES / CYCLES_A_US
 
 
 def lanes(operations: float) -> float:
     """The microseconds that all vector cores need for so many operations, 64 of them at once."""
-    return operations / 64 / VECTOR_CORES / CYCLES_A_MICROSECOND
+    return operations / 64 / VECTOR_CORES / CYCLES_A_US
 
 
 def traffic(moved: int) -> float:
     """The microseconds in which so many bytes pass between the L2 and all vector cores."""
-    return moved / L2_BYTES_A_CYCLE / VECTOR_CORES / CYCLES_A_MICROSECOND
+    return moved / L2_READ / VECTOR_CORES / CYCLES_A_US
 
 
 @dataclass
