@@ -34,13 +34,9 @@ from ..softnpu.roofline import DEVICE_BYTES_A_US
 from .deformable_aggregation import make_inputs
 from .inputs import GRID, cameras, voxels
 from .inputs import points as lidar
-from .npu_rows import Rows, lanes, products, traffic
+from .npu_rows import Rows, lanes, name_of, products, traffic
 from .rotated_iou import OPERATIONS
 from .voxelize import VOXELS, sweep
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix('torch.')
 
 
 def deformable_aggregation(rows: Rows) -> None:
@@ -82,7 +78,7 @@ def _convolve(
 ) -> None:
     """A submanifold layer, kernel 3, as many channels out as in, forward and backward."""
     book = _rulebook(sites.to('npu'), batch_size, 1, subm=True)
-    name = f'SubMConv3d {channels}->{channels}, {_name(dtype)}, {name}'
+    name = f'SubMConv3d {channels}->{channels}, {name_of(dtype)}, {name}'
     moved = (len(book.pairs) + len(sites)) * channels * dtype.itemsize
     bound = max(products(len(book.pairs) * channels**2, dtype), traffic(moved))
     features = torch.randn(len(sites), channels).to('npu', dtype).requires_grad_()
@@ -129,7 +125,7 @@ def modulated_deform_conv(rows: Rows) -> None:
         )
         patches = traffic(4 * channels * taps * x.element_size())
         bound = max(patches, products(taps * channels**2, dtype))
-        name = f'DCN v2 {channels}->{channels}, {_name(dtype)}, {taps} taps'
+        name = f'DCN v2 {channels}->{channels}, {name_of(dtype)}, {taps} taps'
         with rows.measure(f'{name}, forward', bound):
             out = convolve_deformed(x, offset, mask, weight, bias, padding=1)
         grad = torch.randn(out.shape, generator=generator).to('npu', dtype)
@@ -247,7 +243,7 @@ def sparse_dense(rows: Rows) -> None:
     for dtype in torch.float32, torch.float16:
         features = torch.randn(len(sites), 128).to('npu', dtype).requires_grad_()
         places = sites.to('npu')
-        name = f'{_name(dtype)}, {len(sites)} voxels x 128'
+        name = f'{name_of(dtype)}, {len(sites)} voxels x 128'
         with rows.measure(f'to_dense, {name}') as row:
             dense = sparse_to_dense(features, places, batch_size, [2, 180, 180])
         row.work += f' in {dense[:, 0].numel()} cells'

@@ -14,9 +14,14 @@ from ..softnpu import profile, usage
 from ..softnpu.roofline import CUBE_CORES, CYCLES_A_US, L2_READ, MULTIPLIES, VECTOR_CORES
 
 
+def name_of(dtype: torch.dtype) -> str:
+    """A dtype's name without its package."""
+    return str(dtype).removeprefix('torch.')
+
+
 def products(count: int, dtype: torch.dtype) -> float:
     """The microseconds that all cube cores need for so many multiplications and additions."""
-    return count / MULTIPLIES[str(dtype).removeprefix('torch.')] / CUBE_CORES / CYCLES_A_US
+    return count / MULTIPLIES[name_of(dtype)] / CUBE_CORES / CYCLES_A_US
 
 
 def lanes(operations: float) -> float:

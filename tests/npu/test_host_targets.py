@@ -89,12 +89,7 @@ def test_refined_regions():
         samples = [SamplingResult.random(rng=i).to(device) for i in range(2)]
         for sample in samples:
             sample.pos_is_gt = torch.tensor([1, 0, 1], dtype=torch.uint8, device=device)
-        given = {
-            name: tuple(x.to(device) for x in value)
-            if isinstance(value, tuple)
-            else value.to(device)
-            for name, value in found.items()
-        }
+        given = host_targets._to(found, torch.device(device))
         refined = region_head(cls).to(device).refine_bboxes(samples, given, metas)
         results.append([result.bboxes for result in refined])
     assert_same(*results)
