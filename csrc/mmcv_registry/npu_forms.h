@@ -7,11 +7,6 @@
 namespace mxd::mmcv_registry {
 
 // Over torch.ops.mxd.
-int hard_voxelize(const Tensor& points, Tensor& voxels, Tensor& coors, Tensor& num_points_per_voxel,
-                  std::vector<float> voxel_size, std::vector<float> coors_range, int max_points,
-                  int max_voxels, int ndim);
-void dynamic_voxelize(const Tensor& points, Tensor& coors, std::vector<float> voxel_size,
-                      std::vector<float> coors_range, int ndim);
 void box_iou_rotated(Tensor boxes1, Tensor boxes2, Tensor ious, int mode_flag, bool aligned);
 void boxes_overlap_bev(int num_a, Tensor boxes_a, int num_b, Tensor boxes_b, Tensor overlap);
 void nms3d(Tensor boxes, Tensor& keep, Tensor& keep_num, float threshold);

@@ -135,6 +135,17 @@ def test_gradients_of_halves_are_summed_in_float32(dtype):
     )
 
 
+def test_nondeterministic_voxelization_is_the_deterministic_one():
+    geometry = dict(voxel_size=[0.5, 0.5, 1], point_cloud_range=[-3, -4, -2, 3, 4, 2])
+    points = torch.randn(400, 5) * 3
+    fast, steady = (
+        mmcv.ops.Voxelization(max_num_points=3, max_voxels=20, deterministic=wanted, **geometry)
+        for wanted in (False, True)
+    )
+    for found, expected in zip(fast(points), steady(points)):
+        assert torch.equal(found, expected)
+
+
 @pytest.mark.parametrize('reduce_type', ['max', 'mean', 'sum'])
 def test_dynamic_scatter(reduce_type):
     """As our own: points outside of the grid count nothing, the first maximum has the gradient."""

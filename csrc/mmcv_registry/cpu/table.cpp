@@ -15,6 +15,7 @@ namespace {
 // clang-format off
 std::vector<Served> fill_table(void* library) {
   return {
+      MXD(nondeterministic_hard_voxelize_forward_impl, hard_voxelize),
       MXD(dynamic_point_to_voxel_forward_impl, dynamic_point_to_voxel_forward),
       MXD(dynamic_point_to_voxel_backward_impl, dynamic_point_to_voxel_backward),
       KERNEL(furthest_point_sampling_forward_impl, furthest_point_sampling),

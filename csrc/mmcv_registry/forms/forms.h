@@ -6,6 +6,12 @@
 
 namespace mxd::mmcv_registry {
 
+int hard_voxelize(const Tensor& points, Tensor& voxels, Tensor& coors, Tensor& num_points_per_voxel,
+                  std::vector<float> voxel_size, std::vector<float> coors_range, int max_points,
+                  int max_voxels, int ndim);
+void dynamic_voxelize(const Tensor& points, Tensor& coors, std::vector<float> voxel_size,
+                      std::vector<float> coors_range, int ndim);
+
 std::vector<Tensor> dynamic_point_to_voxel_forward(const Tensor& feats, const Tensor& coors,
                                                    reduce_t reduce_type);
 void dynamic_point_to_voxel_backward(Tensor& grad_feats, const Tensor& grad_reduced_feats,
