@@ -146,6 +146,7 @@ def _mmdet3d_table(swap: bool) -> list[Entry]:
     from .models.minkunet import MinkUNetBackbone, MinkUNetBackboneV2, SPVCNNBackbone
     from .models.mono3d_heads import FCOSMono3DHead, PGDHead
     from .models.smoke_coder import SMOKECoder
+    from .models.sparse_encoder import SparseEncoder
     from .models.swin import SwinTransformer
 
     note = "for mmdet3d's, which needs np.long"
@@ -188,6 +189,7 @@ def _mmdet3d_table(swap: bool) -> list[Entry]:
                     host_targets.VoteFusion,
                 )
             ),
+            (MMDET3D_MODELS, SparseEncoder, "mmdet3d's", 'which takes voxels in any order'),
             (TASK_UTILS, SMOKECoder, "mmdet3d's", 'whose inverse of a matrix is on the AI CPU'),
             *(
                 (parent, cls, owner, 'which sorts integers')

@@ -58,7 +58,7 @@ def pytest_collection_modifyitems(items):
 def run(folder, *command, env=None) -> str:
     """Run Python with a command line in a folder; by default in the environment of this process.
 
-    Configs are not laid out, see tests/stand_ins/yapf.
+    Configs are not laid out, and numba keeps what it compiles, see tests/stand_ins.
 
     Returns:
         str: the standard output.

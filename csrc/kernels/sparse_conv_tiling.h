@@ -108,6 +108,15 @@ __aicore__ constexpr int64_t SlabOf(const SparseConvWeightGradTiling& tiling, in
   return (unit + unit / tiling.slabs) % tiling.slabs;
 }
 
+// Where the sums of a unit's kernel point `j` stand among the parts: [groups and panels, volume,
+// slabs].
+__aicore__ constexpr int64_t PartOf(const SparseConvWeightGradTiling& tiling, int64_t unit,
+                                    int32_t j) {
+  const int64_t line = unit / tiling.slabs, lines = PointGroups(tiling);
+  const int64_t point = line / lines * tiling.volume + line % lines * tiling.points + j;
+  return point * tiling.slabs + SlabOf(tiling, unit);
+}
+
 // Pairs of a chunk, at most; and their slots: what lies between the points is rounded up.
 constexpr int32_t kChunkPairs = 464;
 constexpr int32_t kChunkRows = RoundUp(kChunkPairs + kPoints * kFractalRows, kLanes);

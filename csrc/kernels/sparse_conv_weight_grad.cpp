@@ -8,11 +8,12 @@
 // which adds up all steps of the unit in L0C. The host adds up the slabs, in their order: results
 // are the same from run to run.
 //
-// sparse_conv_weight_grad/ holds the stages: chunks, row_ring, gather, message, cube.
+// sparse_conv_weight_grad/ holds the stages: chunks, empty_sums, row_ring, gather, message, cube.
 #include "common/run.h"
 #include "sparse_conv_tiling.h"
 #include "sparse_conv_weight_grad/chunks.h"
 #include "sparse_conv_weight_grad/cube.h"
+#include "sparse_conv_weight_grad/empty_sums.h"
 #include "sparse_conv_weight_grad/gather.h"
 #include "sparse_conv_weight_grad/message.h"
 
@@ -22,15 +23,16 @@ namespace {
 template <typename T>
 class VectorCore {
   static_assert(kRingBytes + kRowBytes<sizeof(T)> + Gatherer<T>::kUbBytes + Chunks::kUbBytes +
-                    Sender::kUbBytes <=
+                    Sender::kUbBytes + EmptySums::kUbBytes <=
                 kUbBytes);
 
  public:
   __aicore__ inline VectorCore(TPipe& pipe, const SparseConvWeightGradTiling& tiling,
                                GM_ADDR features, GM_ADDR grad, GM_ADDR pairs, GM_ADDR bounds,
-                               GM_ADDR gathered, GM_ADDR messages)
+                               GM_ADDR gathered, GM_ADDR messages, GM_ADDR parts)
       : tiling_(tiling),
-        chunks_(pipe, pairs, bounds, tiling_),
+        empty_(pipe, tiling_, parts),
+        chunks_(pipe, pairs, bounds, tiling_, empty_),
         gatherer_(pipe, GetSubBlockIdx() == 0 ? features : grad, gathered, tiling_),
         sender_(pipe, messages + GetBlockIdx() / 2 * kSteps * kMessageBytes) {}
 
@@ -38,6 +40,7 @@ class VectorCore {
     // Tables and zeros are written.
     SetWait<HardEvent::V_S>();
     SetWait<HardEvent::V_MTE2>();
+    empty_.Begin();
     gatherer_.Begin();
     chunks_.Begin();
     for (int32_t i = 0; i < Chunks::kBuffers; ++i) chunks_.Load(i);
@@ -89,6 +92,7 @@ class VectorCore {
   }
 
   const SparseConvWeightGradTiling tiling_;
+  EmptySums empty_;
   Chunks chunks_;
   Gatherer<T> gatherer_;
   Sender sender_;
@@ -110,6 +114,6 @@ extern "C" __global__ __aicore__ void sparse_conv_weight_grad(GM_ADDR features, 
   }
   if ASCEND_IS_AIV {
     RunFor<sparse_conv_weight_grad::VectorCore>(tiling, features, grad, pairs, bounds, gathered,
-                                                messages);
+                                                messages, parts);
   }
 }

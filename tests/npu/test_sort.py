@@ -120,3 +120,14 @@ def test_take(monkeypatch, rows, count, columns, blocks, flip):
     )
     expected = table[chosen]
     np.testing.assert_array_equal(out.cpu().numpy(), expected[:, ::-1] if flip else expected)
+
+
+@pytest.mark.parametrize('sizes', [(2, 41, 144, 144), (3, 2**20, 2**20, 2**10)])
+def test_order_of_voxels(sizes):
+    rng = np.random.default_rng(0)
+    voxels = np.stack([rng.integers(0, size, 3000) for size in sizes], 1).astype(np.int32)
+    found = torch.ops.mxd._voxel_order(torch.from_numpy(voxels).npu(), sizes).cpu().numpy()
+    np.testing.assert_array_equal(found, np.lexsort(voxels.T[::-1]))
+    assert torch.ops.mxd._voxel_order(torch.zeros(0, 4).int().npu(), sizes).numel() == 0
+    with pytest.raises(ValueError, match='indices must be rows of 4 numbers'):
+        torch.ops.mxd._voxel_order(torch.zeros(5, 3).int().npu(), sizes)

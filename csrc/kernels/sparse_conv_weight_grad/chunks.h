@@ -5,6 +5,7 @@
 #include "../common/events.h"
 #include "../sparse_conv/pairs.h"
 #include "../sparse_conv_tiling.h"
+#include "empty_sums.h"
 #include "kernel_operator.h"
 
 namespace mxd::kernels::sparse_conv_weight_grad {
@@ -30,8 +31,9 @@ class Chunks {
   static constexpr int32_t kUbBytes = kTiles * kBlockBytes + kBuffers * 2 * kChunkRows * kWord;
 
   __aicore__ inline Chunks(TPipe& pipe, GM_ADDR pairs, GM_ADDR bounds,
-                           const SparseConvWeightGradTiling& tiling)
+                           const SparseConvWeightGradTiling& tiling, const EmptySums& empty)
       : tiling_(tiling),
+        empty_(empty),
         window_(Take<int64_t>(pipe, kTiles * kEntry)),
         pairs_(Take<int32_t>(pipe, kBuffers * 2 * kChunkRows)),
         unit_(GetBlockIdx() / 2 - static_cast<int64_t>(GetBlockNum())) {
@@ -104,17 +106,27 @@ class Chunks {
 
   // The next tile of the unit that has pairs, or of the next unit.
   __aicore__ inline bool NextTile() {
-    if (tile_ == tile_end_ && !OpenUnit()) return false;
+    if (tile_ == tile_end_) {
+      CloseUnit();
+      if (!OpenUnit()) return false;
+    }
     int32_t total = 0;
     for (int32_t j = 0; j < kPoints; ++j) {
       first_[j] = Bound(j);
       count_[j] = static_cast<int32_t>(Bound(j + 1) - first_[j]);
+      empty_point_[j] = empty_point_[j] && count_[j] == 0;
       total += count_[j];
     }
     part_ = 0;
     parts_ = total == 0 ? 0 : MaxOf(tiling_.tile_parts, CeilDiv(total, kChunkPairs));
     ++tile_;
     return true;
+  }
+  __aicore__ inline void CloseUnit() {
+    for (int32_t j = 0; j < Points(); ++j) {
+      if (empty_point_[j]) empty_.Write(unit_, j);
+      empty_point_[j] = false;
+    }
   }
   __aicore__ inline bool OpenUnit() {
     unit_ += GetBlockNum();
@@ -126,12 +138,17 @@ class Chunks {
     tile_ = static_cast<int32_t>(slab * tiling_.tiles / tiling_.slabs);
     tile_end_ = static_cast<int32_t>((slab + 1) * tiling_.tiles / tiling_.slabs);
     window_tile_ = -1;
+    for (int32_t j = 0; j < kPoints; ++j) empty_point_[j] = true;
     return true;
+  }
+  // The unit's kernel points.
+  __aicore__ inline int32_t Points() const {
+    return MinOf(tiling_.points, tiling_.volume - point_);
   }
 
   // Where the tile's pairs for the unit's point `j` begin; behind the last point, where they end.
   __aicore__ inline int64_t Bound(int32_t j) {
-    const int32_t points = MinOf(tiling_.points, tiling_.volume - point_);
+    const int32_t points = Points();
     if (window_tile_ < 0 || tile_ >= window_tile_ + kTiles) {
       window_tile_ = tile_;
       const int64_t stride = (tiling_.volume + 1) * static_cast<int64_t>(sizeof(int64_t));
@@ -148,6 +165,7 @@ class Chunks {
   }
 
   const SparseConvWeightGradTiling& tiling_;
+  const EmptySums& empty_;
   GlobalTensor<int32_t> all_pairs_, bounds_;
   LocalTensor<int64_t> window_;
   LocalTensor<int32_t> pairs_;  // [buffers, slots, 2]
@@ -159,7 +177,8 @@ class Chunks {
   int32_t window_tile_ = -1;                     // the window's first
   int64_t first_[kPoints];                       // pair of each point in the tile
   int32_t count_[kPoints], part_ = 0, parts_ = 0;
-  Chunk chunks_[kBuffers + 1];  // one in use, one listed, those being loaded
+  bool empty_point_[kPoints] = {};  // whether no tile of the unit so far had pairs of it
+  Chunk chunks_[kBuffers + 1];      // one in use, one listed, those being loaded
 };
 
 }  // namespace mxd::kernels::sparse_conv_weight_grad

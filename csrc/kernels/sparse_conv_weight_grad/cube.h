@@ -70,17 +70,14 @@ class CubeCore {
     rows_free_.Set(buffer);
   }
 
-  // Writes the sums of a unit's kernel points that had pairs.
+  // Writes the sums of a unit's kernel points that had pairs; those of the others: EmptySums.
   __aicore__ inline void Write(int64_t unit) {
     const int32_t elements = tiling_.panel[0] * tiling_.panel[1];
-    const int64_t slab = SlabOf(tiling_, unit), points = unit / tiling_.slabs;
-    const int64_t first = points / PointGroups(tiling_) * tiling_.volume +
-                          points % PointGroups(tiling_) * tiling_.points;
     const LocalTensor<float> sums = matrix_.FinishSums();
     for (int32_t j = 0; j < kPoints; ++j) {
       if (summed_[j])
         Fixpipe<float, float, CFG_ROW_MAJOR>(
-            parts_[((first + j) * tiling_.slabs + slab) * elements], sums[j * elements],
+            parts_[PartOf(tiling_, unit, j) * elements], sums[j * elements],
             FixpipeParamsV220(tiling_.panel[1], tiling_.panel[0], tiling_.panel[0],
                               tiling_.panel[1], false));
       summed_[j] = false;

@@ -12,4 +12,8 @@ namespace mxd::npu {
 at::Tensor find_cells(const at::Tensor& rows, at::IntArrayRef limit, at::IntArrayRef step,
                       int64_t shift = 0);
 
+// The same of any grid of fewer than 2**63 cells, as words for `sort_words`: of rows int32 [N,
+// columns] in a grid of `sizes`. Cells of rows that are outside say nothing.
+at::Tensor find_cell_words(const at::Tensor& rows, at::IntArrayRef sizes);
+
 }  // namespace mxd::npu

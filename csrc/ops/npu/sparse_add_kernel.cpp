@@ -6,19 +6,12 @@
 
 #include "../sparse_add.h"
 #include "../voxel_check.h"
+#include "cells.h"
 #include "segment_reduce.h"
 #include "sort.h"
 
 namespace mxd::sparse_add {
 namespace {
-
-// The cells of voxels as words. Those of voxels that are outside say nothing.
-at::Tensor cell_words(const at::Tensor& voxels, at::IntArrayRef sizes) {
-  at::Tensor cell = at::zeros({voxels.size(0)}, voxels.options().dtype(at::kLong));
-  for (size_t column = 0; column < sizes.size(); column++)
-    cell = cell * sizes[column] + voxels.select(1, column);
-  return npu::to_words(cell.clamp_min(0));
-}
 
 // Which of the tensors, one behind the other, a row is of.
 at::Tensor tensor_of(const at::Tensor& rows, at::TensorList tensors) {
@@ -48,7 +41,7 @@ std::tuple<at::Tensor, at::Tensor> union_npu(at::TensorList indices, int64_t bat
                     spatial_shape, " and ", batch_size);
   if (count == 0) return {voxels, at::empty({0}, voxels.options())};
 
-  const npu::Sorted sorted = npu::sort_words(cell_words(voxels, sizes), count);
+  const npu::Sorted sorted = npu::sort_words(npu::find_cell_words(voxels, sizes), count);
   const at::Tensor total = at::zeros({1}, voxels.options());
   const npu::Unique unique = npu::unique_keys(sorted.keys, count, total, /*begins=*/true);
   const at::Tensor number = npu::number_keys(sorted.keys, count);

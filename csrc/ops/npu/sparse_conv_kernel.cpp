@@ -192,7 +192,7 @@ at::Tensor weight_grad_npu(const at::Tensor& features, const at::Tensor& grad,
       at::empty({blocks, sizes::kSteps, sizes::StepElements(tiling)}, features.options());
   const auto messages =
       at::empty({blocks, sizes::kSteps, sizes::kMessageBytes}, features.options().dtype(at::kByte));
-  const auto parts = at::zeros({groups, tiling.panels[0], tiling.panels[1], volume, tiling.slabs,
+  const auto parts = at::empty({groups, tiling.panels[0], tiling.panels[1], volume, tiling.slabs,
                                 tiling.panel[0], tiling.panel[1]},
                                features.options().dtype(at::kFloat));
   npu::launch(aclrtlaunch_sparse_conv_weight_grad, "sparse_conv_weight_grad", blocks, rows[0],

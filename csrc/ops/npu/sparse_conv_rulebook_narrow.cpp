@@ -133,9 +133,12 @@ Join count_pairs(const Voxels& windows, const Voxels& voxels, const KernelRows& 
   // they are right.
   const bool same = windows.cells.is_same(voxels.cells);
   if (!same && windows.count >= 0) heads_of(windows, true, stats);
+  const int64_t volume = kernel.rows * kernel.run, bounds = tiles * (volume + 1);
+  const int64_t words = mxd::npu::whole_blocks(2 * bounds);
+  const at::Tensor zeros = at::zeros({words + tiles * volume}, options);
   const Join join{windows, voxels, kernel, heads_of(voxels, voxels.count >= 0, stats),
-                  at::zeros({tiles, kernel.rows * kernel.run + 1}, options.dtype(at::kLong))};
-  const at::Tensor counts = at::zeros({tiles, kernel.run, kernel.rows}, options);
+                  zeros.narrow(0, 0, 2 * bounds).view(at::kLong).view({tiles, volume + 1})};
+  const at::Tensor counts = zeros.narrow(0, words, tiles * volume);
   launch(aclrtlaunch_sparse_conv_rulebook_count, "sparse_conv_rulebook_count",
          join_blocks(room(windows)), windows.cells, voxels.cells, join.heads, stats, counts,
          make_tiling(windows, voxels, kernel));

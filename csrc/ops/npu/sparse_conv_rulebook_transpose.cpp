@@ -54,8 +54,9 @@ std::tuple<at::Tensor, at::Tensor> transpose(const at::Tensor& pairs, const at::
   const int64_t tiles = tile_count(num_in), volume = bounds.size(1) - 1;
   check_bins(pairs, tiles, volume);
   const at::Tensor from = pairs.contiguous();
-  const at::Tensor stats = at::zeros({kRulebookStats}, pairs.options());
-  const at::Tensor bins = at::zeros({pairs.size(0)}, pairs.options());
+  const at::Tensor zeros = at::zeros({kRulebookStats + pairs.size(0)}, pairs.options());
+  const at::Tensor stats = zeros.narrow(0, 0, kRulebookStats);
+  const at::Tensor bins = zeros.narrow(0, kRulebookStats, pairs.size(0));
   if (pairs.size(0) > 0) {
     SparseConvBinsTiling tiling{};
     tiling.tiles = bounds.size(0);

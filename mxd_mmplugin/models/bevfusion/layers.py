@@ -14,6 +14,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from ...ops.sizes import takes_whole_numbers, wholes
+from ..sparse_encoder import in_order
 
 
 class BEVFusionSparseEncoder(SparseEncoder):
@@ -84,9 +85,8 @@ class BEVFusionSparseEncoder(SparseEncoder):
             tensors of the stages.
         """
         with torch.autocast(voxel_features.device.type, enabled=False):
-            x = SparseConvTensor(
-                voxel_features.float(), coors.int(), self.sparse_shape, int(batch_size)
-            )
+            voxels = in_order(voxel_features.float(), coors, batch_size, self.sparse_shape)
+            x = SparseConvTensor(*voxels, self.sparse_shape, int(batch_size))
             x = self.conv_input(x)
             stages = []
             for layer in self.encoder_layers:
