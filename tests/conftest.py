@@ -1,6 +1,7 @@
 """Fixtures that several test files use."""
 
 import fcntl
+import gc
 import os
 import shutil
 import subprocess
@@ -53,6 +54,12 @@ def pytest_collection_modifyitems(items):
     """The files that take longest come first: then several processes end at about the same time."""
     place = {name: number for number, name in enumerate(LONG)}
     items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
+
+
+def pytest_collection_finish(session):
+    """What is there by now stays: the garbage collector need not look through it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def run(folder, *command, env=None) -> str:
