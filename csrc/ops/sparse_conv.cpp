@@ -42,8 +42,9 @@ at::Tensor plan_meta(const at::Tensor& features, const at::Tensor& weight, const
 }
 
 at::Tensor weight_grad_meta(const at::Tensor& features, const at::Tensor& grad,
-                            const at::Tensor& pairs, const at::Tensor& bounds, int64_t groups) {
-  check_weight_grad(features, grad, pairs, bounds, groups);
+                            const at::Tensor& pairs, const at::Tensor& bounds, int64_t groups,
+                            const c10::optional<at::Tensor>& plan) {
+  check_weight_grad(features, grad, pairs, bounds, groups, plan);
   return at::empty_symint({bounds.sym_size(1) - 1, features.sym_size(1) / groups, grad.sym_size(1)},
                           features.options());
 }
@@ -74,7 +75,7 @@ TORCH_LIBRARY_FRAGMENT(mxd, m) {
          check_forward, forward_meta);
   define(m,
          "sparse_conv_weight_grad(Tensor features, Tensor grad, Tensor pairs, Tensor bounds, int "
-         "groups) -> Tensor",
+         "groups, Tensor? plan=None) -> Tensor",
          check_weight_grad, weight_grad_meta);
   // Plain PyTorch forms call it when a voxel is outside or there twice: it says which.
   m.def("_check_voxels(Tensor indices, int batch_size, int[] spatial_shape) -> ()", check_voxels);

@@ -173,6 +173,12 @@ inline void check_features(const at::Tensor& features) {
   check_dim("features", features, 2, "[voxels, channels]");
 }
 
+inline void check_given_plan(const c10::optional<at::Tensor>& plan, const at::Tensor& features) {
+  if (!plan) return;
+  check_int32("plan", *plan);
+  check_same_device("plan", *plan, "features", features);
+}
+
 inline void check_forward(const at::Tensor& features, const at::Tensor& weight,
                           const c10::optional<at::Tensor>& bias, const at::Tensor& pairs,
                           const at::Tensor& bounds, c10::SymInt num_out, int64_t groups,
@@ -197,10 +203,7 @@ inline void check_forward(const at::Tensor& features, const at::Tensor& weight,
   TORCH_CHECK_VALUE(bounds.sym_size(1) == weight.sym_size(0) + 1, "bounds must have shape [tiles, ",
                     weight.sym_size(0) + 1, "] for a weight of ", weight.sym_size(0),
                     " kernel points, was ", bounds.sym_sizes());
-  if (plan) {
-    check_int32("plan", *plan);
-    check_same_device("plan", *plan, "features", features);
-  }
+  check_given_plan(plan, features);
   check_same_device("weight", weight, "features", features);
   check_same_device("pairs", pairs, "features", features);
   check_same_device("bounds", bounds, "features", features);
@@ -213,7 +216,8 @@ inline void check_plan(const at::Tensor& features, const at::Tensor& weight,
 }
 
 inline void check_weight_grad(const at::Tensor& features, const at::Tensor& grad,
-                              const at::Tensor& pairs, const at::Tensor& bounds, int64_t groups) {
+                              const at::Tensor& pairs, const at::Tensor& bounds, int64_t groups,
+                              const c10::optional<at::Tensor>& plan) {
   check_features(features);
   check_dim("grad", grad, 2, "[output voxels, channels]");
   check_same_dtype("grad", grad, "features", features);
@@ -222,6 +226,7 @@ inline void check_weight_grad(const at::Tensor& features, const at::Tensor& grad
       "groups must divide the channels of features, ", features.sym_size(1), ", and of grad, ",
       grad.sym_size(1), ", was ", groups);
   check_rulebook(pairs, bounds);
+  check_given_plan(plan, features);
   check_same_device("grad", grad, "features", features);
   check_same_device("pairs", pairs, "features", features);
   check_same_device("bounds", bounds, "features", features);

@@ -268,7 +268,7 @@ def input_gradient(
 class SparseConvFunction(Function):
     """Autograd of `sparse_conv`; weight is [K, in / groups, out].
 
-    `plan` is that of the pairs, and of the input's gradient where the rulebook is symmetric; else None.
+    `plan` is that of the pairs, and of both gradients where the rulebook is symmetric; else None.
 
     `back_pairs` and `back_bounds` are the rulebook of the input's gradient. They are None where no such gradient is
     asked for, and where it is the forward's own, with the kernel reversed if `symmetric`. (torch.compile takes no
@@ -310,7 +310,7 @@ class SparseConvFunction(Function):
             )
         if ctx.needs_input_grad[1]:
             grad_weight = torch.ops.mxd.sparse_conv_weight_grad(
-                features, grad, pairs, bounds, groups
+                features, grad, pairs, bounds, groups, plan
             )
         if ctx.needs_input_grad[2]:
             grad_bias = grad.sum(0)

@@ -63,7 +63,7 @@ def rows_of_plan(plan, count, volume):
     found = found[:, :count]
     order = plan[tiles * (words + volume * ROWS) :]
     if len(order):
-        order, place = order.view(2, count).long()
+        order, place = order[: 2 * count].view(2, count).long()
         assert torch.equal(order[place], torch.arange(count))
         found = torch.where(found < 0, -1, order[found.clamp(min=0).long()].int())[:, place]
     return found

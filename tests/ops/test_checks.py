@@ -70,8 +70,14 @@ CASES = {
         ],
     ),
     'sparse_conv_weight_grad': (
-        (torch.randn(2, 4), torch.randn(2, 6), PAIRS, BOUNDS, 2),
-        [(0, torch.randn(2)), (1, torch.randn(6)), (1, torch.randn(2, 6).double()), (4, 3)],
+        (torch.randn(2, 4), torch.randn(2, 6), PAIRS, BOUNDS, 2, None),
+        [
+            (0, torch.randn(2)),
+            (1, torch.randn(6)),
+            (1, torch.randn(2, 6).double()),
+            (4, 3),
+            (5, torch.zeros(3)),
+        ],
     ),
     'sparse_max_pool': (
         (torch.randn(2, 4), PAIRS, BOUNDS, 2),

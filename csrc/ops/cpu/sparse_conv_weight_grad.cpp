@@ -208,8 +208,9 @@ at::Tensor weight_grad_in(at::Tensor features, at::Tensor grad, const Rulebook& 
 }
 
 at::Tensor weight_grad_cpu(const at::Tensor& features, const at::Tensor& grad,
-                           const at::Tensor& pairs, const at::Tensor& bounds, int64_t groups) {
-  check_weight_grad(features, grad, pairs, bounds, groups);
+                           const at::Tensor& pairs, const at::Tensor& bounds, int64_t groups,
+                           const c10::optional<at::Tensor>& plan) {
+  check_weight_grad(features, grad, pairs, bounds, groups, plan);
   const CheckedRulebook rulebook(pairs, bounds, features.size(0), grad.size(0));
   return cpu::with_product_type(features,
                                 [&](auto number, const auto& convert, const auto&) {

@@ -133,22 +133,22 @@ at::Tensor forward_npu(const at::Tensor& features, const at::Tensor& weight,
     return bias ? empty.add_(*bias) : empty;
   }
   const bool planned = plan && plan->numel() > 0 && plan_serves(features, weight, pairs);
-  // The end of a plan is the order of voxels that have another one, and each voxel's place in it.
-  const at::Tensor order = planned ? plan_order(*plan, num_out, weight.size(0)) : at::Tensor();
-  const bool in_order = !planned || order.numel() == 0;
+  const PlanOrder by_place = planned ? order_of_plan(plan, num_out, weight.size(0)) : PlanOrder{};
+  const bool in_order = !by_place.order.defined();
   const Operands operands(
-      in_order ? features : features.index_select(0, order[0]), weight, bias, num_out, groups,
+      in_order ? features : features.index_select(0, by_place.order), weight, bias, num_out, groups,
       planned ? kernels::sparse_conv_planned::kMaxPanel : kernels::sparse_conv::kMaxPanel);
   const at::Tensor result =
       (planned ? forward_by_plan(operands, *plan) : forward_by_pairs(operands, pairs, bounds))
           .narrow(2, 0, out)
           .reshape({num_out, groups * out});
-  return in_order ? result : result.index_select(0, order[1]);
+  return in_order ? result : result.index_select(0, by_place.place);
 }
 
 at::Tensor weight_grad_npu(const at::Tensor& features, const at::Tensor& grad,
-                           const at::Tensor& pairs, const at::Tensor& bounds, int64_t groups) {
-  check_weight_grad(features, grad, pairs, bounds, groups);
+                           const at::Tensor& pairs, const at::Tensor& bounds, int64_t groups,
+                           const c10::optional<at::Tensor>& plan) {
+  check_weight_grad(features, grad, pairs, bounds, groups, plan);
   const int32_t dtype = npu::kernel_dtype("features", features);
   check_tiles(bounds, grad.size(0));
   const int64_t volume = bounds.size(1) - 1,
@@ -162,7 +162,11 @@ at::Tensor weight_grad_npu(const at::Tensor& features, const at::Tensor& grad,
   tiling.tiles = bounds.size(0);
   tiling.volume = volume;
   tiling.groups = groups;
-  at::Tensor rows[2] = {features, grad};
+  // Rows in order are gathered in runs.
+  const PlanOrder by_place = order_of_plan(plan, grad.size(0), volume);
+  const bool in_order = !by_place.order.defined();
+  at::Tensor rows[2] = {in_order ? features : features.index_select(0, by_place.order),
+                        in_order ? grad : grad.index_select(0, by_place.order)};
   for (int side = 0; side < 2; side++) {
     tiling.panels[side] = ceil_div(channels[side], kMatrixColumns);
     tiling.panel[side] = round_up(ceil_div(channels[side], tiling.panels[side]), kFractal);
@@ -196,7 +200,8 @@ at::Tensor weight_grad_npu(const at::Tensor& features, const at::Tensor& grad,
                                 tiling.panel[0], tiling.panel[1]},
                                features.options().dtype(at::kFloat));
   npu::launch(aclrtlaunch_sparse_conv_weight_grad, "sparse_conv_weight_grad", blocks, rows[0],
-              rows[1], pairs.contiguous(), bounds.contiguous(), gathered, messages, parts, tiling);
+              rows[1], in_order ? pairs.contiguous() : by_place.pairs, bounds.contiguous(),
+              gathered, messages, parts, tiling);
   // [groups, in panels, out panels, K, in, out] -> [K, in, groups * out]
   return parts.sum(4)
       .permute({3, 1, 4, 0, 2, 5})

@@ -5,7 +5,6 @@
 #include <ATen/ops/arange.h>
 #include <ATen/ops/argsort.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
 #include <ATen/ops/equal.h>
 #include <ATen/ops/index_select.h>
 #include <torch/library.h>
@@ -34,12 +33,6 @@ at::Tensor plan(const at::Tensor& features, const at::Tensor& weight, const at::
   const at::Tensor order = voxels_in_order(pairs, bounds, num_out);
   const at::Tensor numbers = at::arange(num_out, pairs.options());
   const bool in_order = at::equal(order, numbers);
-  at::Tensor place, sorted = pairs;
-  if (!in_order) {
-    place = at::empty_like(order).scatter_(0, order.to(at::kLong), numbers);
-    sorted = place.index_select(0, pairs.flatten());
-  }
-
   SparseConvPlanTiling tiling{};
   tiling.rows = num_out;
   tiling.volume = weight.size(0);
@@ -48,10 +41,19 @@ at::Tensor plan(const at::Tensor& features, const at::Tensor& weight, const at::
   const at::Tensor records = at::empty({tiles, sizes::kPlanWords}, pairs.options());
   const at::Tensor counts =
       at::empty({tiles, kernels::kBlockWords}, pairs.options().dtype(at::kFloat));
-  at::Tensor plan = at::empty({words + (in_order ? 0 : 2 * num_out)}, pairs.options());
+  at::Tensor plan =
+      at::empty({words + (in_order ? 0 : 2 * num_out + pairs.numel())}, pairs.options());
+  const PlanOrder end = order_of_plan(plan, num_out, tiling.volume);
+  if (!in_order) {
+    end.order.copy_(order);
+    end.place.scatter_(0, order.to(at::kLong), numbers);
+    at::Tensor places = end.pairs.flatten();
+    at::index_select_out(places, end.place, 0, pairs.flatten());
+  }
   npu::launch(aclrtlaunch_sparse_conv_plan, "sparse_conv_plan",
-              std::min(tile_count(num_out), npu::vector_cores()), sorted.contiguous(),
-              bounds.contiguous(), records, counts, plan, tiling);
+              std::min(tile_count(num_out), npu::vector_cores()),
+              in_order ? pairs.contiguous() : end.pairs, bounds.contiguous(), records, counts, plan,
+              tiling);
   // Tiles with many blocks first, so that the cores are done at about the same time. (CANN sorts no
   // single number on the AI core.)
   at::Tensor first = plan.narrow(0, 0, records.numel()).view_as(records);
@@ -60,11 +62,6 @@ at::Tensor plan(const at::Tensor& features, const at::Tensor& weight, const at::
   else
     at::index_select_out(first, records, 0,
                          at::argsort(counts.select(1, 0), /*stable=*/true, 0, /*descending=*/true));
-  if (!in_order) {
-    const at::Tensor orders = plan_order(plan, num_out, tiling.volume);
-    orders[0].copy_(order);
-    orders[1].copy_(place);
-  }
   return plan;
 }
 

@@ -22,12 +22,21 @@ inline bool plan_serves(const at::Tensor& features, const at::Tensor& weight,
          features.size(0) * kMostRowBytes <= std::numeric_limits<int32_t>::max();
 }
 
-// [2, rows]: the order of the voxels and each one's place in it, or empty if they are in order.
-inline at::Tensor plan_order(const at::Tensor& plan, int64_t rows, int64_t volume) {
+// The end of a plan, where voxels are not in order.
+struct PlanOrder {
+  at::Tensor order, place;  // [rows]: the order of the voxels, and each one's place in it
+  at::Tensor pairs;         // [pairs, 2], of places
+};
+
+// Without tensors where the voxels are in order, and where there is no plan.
+inline PlanOrder order_of_plan(const c10::optional<at::Tensor>& plan, int64_t rows,
+                               int64_t volume) {
+  if (!plan || plan->numel() == 0) return {};
   namespace sizes = kernels::sparse_conv_planned;
   const int64_t tiles = npu::ceil_div(rows, sizes::kPlanRows);
-  const at::Tensor order = plan.slice(0, sizes::ListOf(tiles, tiles, volume));
-  return order.view({order.numel() / rows, rows});
+  const at::Tensor end = plan->slice(0, sizes::ListOf(tiles, tiles, volume));
+  if (end.numel() == 0) return {};
+  return {end.narrow(0, 0, rows), end.narrow(0, rows, rows), end.slice(0, 2 * rows).view({-1, 2})};
 }
 
 }  // namespace mxd::sparse_conv

@@ -137,7 +137,12 @@ def forward(
 
 @plain_form('sparse_conv_weight_grad')
 def weight_grad(
-    features: Tensor, grad: Tensor, pairs: Tensor, bounds: Tensor, groups: int
+    features: Tensor,
+    grad: Tensor,
+    pairs: Tensor,
+    bounds: Tensor,
+    groups: int,
+    plan: Optional[Tensor] = None,
 ) -> Tensor:
     """Gradient of the weight, [K, in / groups, out]."""
     offsets = offset_of_pairs(bounds)
