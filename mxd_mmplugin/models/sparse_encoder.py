@@ -28,7 +28,7 @@ def in_order(
     coors = coors.int()
     if coors.device.type != 'npu':
         return voxel_features, coors
-    order = torch.ops.mxd._voxel_order(coors, [int(batch_size), *map(int, sparse_shape)])
+    order = torch.ops.mxd._voxel_order(coors, [batch_size, *map(int, sparse_shape)])
     return voxel_features.index_select(0, order), coors.index_select(0, order)
 
 
@@ -39,6 +39,7 @@ class SparseEncoder(middle_encoders.SparseEncoder):
         self, voxel_features: Tensor, coors: Tensor, batch_size: int
     ) -> Union[Tensor, tuple[Tensor, list]]:
         """See mmdet3d's; the sparse tensors of the stages have their voxels in order."""
+        batch_size = int(batch_size)  # a tensor in some models: waited for once
         return super().forward(
             *in_order(voxel_features, coors, batch_size, self.sparse_shape), batch_size
         )

@@ -84,9 +84,10 @@ class BEVFusionSparseEncoder(SparseEncoder):
             Tensor or tuple: [B, output_channels * Z, X, Y], and with return_middle_feats the sparse
             tensors of the stages.
         """
+        batch_size = int(batch_size)  # waited for once where it is a tensor
         with torch.autocast(voxel_features.device.type, enabled=False):
             voxels = in_order(voxel_features.float(), coors, batch_size, self.sparse_shape)
-            x = SparseConvTensor(*voxels, self.sparse_shape, int(batch_size))
+            x = SparseConvTensor(*voxels, self.sparse_shape, batch_size)
             x = self.conv_input(x)
             stages = []
             for layer in self.encoder_layers:
