@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from from_scratch import from_scratch
 from matplotlib.figure import Figure
 from mmdet3d.registry import MODELS
 from mmdet3d.structures import CameraInstance3DBoxes, Det3DDataSample
@@ -27,7 +28,6 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import set_random_seed
 from mmengine.structures import InstanceData
 from overfit_frame import overfit, settle_norms
-from profile_step import from_scratch
 from zoo import CONFIGS
 from zoo_inputs import make_batch
 

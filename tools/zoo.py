@@ -27,13 +27,13 @@ from typing import Any, Optional
 
 import mmdet3d
 import torch
+from from_scratch import from_scratch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from mmengine.runner import set_random_seed
-from profile_step import from_scratch
 from tqdm import tqdm
 from zoo_inputs import innermost, make_batch
 from zoo_instances import make_instances

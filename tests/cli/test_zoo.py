@@ -12,7 +12,7 @@ from mmdet3d.structures import CameraInstance3DBoxes, DepthInstance3DBoxes, LiDA
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, on_cpu, run
 
 sys.path.insert(0, str(ROOT / 'tools'))
 import zoo
@@ -149,3 +149,8 @@ def test_the_table(tmp_path):
     assert r'| `b/two` | a \| b | not tried |' in text
     zoo.write_table(page, results)
     assert page.read_text() == text
+
+
+def test_mmdet3d_alone_is_without_this_package():
+    code = 'import sys, zoo; print([name for name in sys.modules if name.startswith("mxd")])'
+    assert run(ROOT / 'tools', '-c', code, env=on_cpu()).strip().endswith('[]')
