@@ -100,12 +100,18 @@ void Core::Start(int core_index, int block_index, int sub_block_index, bool is_c
       s.partial_at[p].assign(blocks, 0);
     }
     if (m == kUb) s.holds.assign(blocks, 0);
+    s.top = kMemoryBytes[m];
   }
   // What earlier launches left is not of this one. NaNs show what is read without having been
   // written.
   for (int m = 0; m < kMemories; ++m) {
     if (memory[m] == nullptr) continue;
-    std::fill(shadow[m].holds.begin(), shadow[m].holds.end(), 0u);
+    if (g_checks) {
+      const uint32_t used = std::exchange(shadow[m].top, 0);
+      const uint32_t blocks = (used + kBlock - 1) / kBlock;
+      std::memset(memory[m], 0xFF, blocks * kBlock);
+      if (m == kUb) std::fill_n(shadow[m].holds.begin(), blocks, 0u);
+    }
     if (number > (1 << 30)) {
       for (int p = 0; p < kPipes; ++p) {
         for (auto* values : {&shadow[m].written[p], &shadow[m].read[p], &shadow[m].partial_at[p]})
@@ -113,7 +119,6 @@ void Core::Start(int core_index, int block_index, int sub_block_index, bool is_c
         shadow[m].last_written[p] = shadow[m].last_read[p] = 0;
       }
     }
-    if (g_checks) std::memset(memory[m], 0xFF, kMemoryBytes[m]);
   }
   if (number > (1 << 30)) number = 1;
   first_number = ++number;
@@ -218,8 +223,9 @@ void Core::Conflict(const char* what, Memory where, uint32_t block_index, Pipe o
 
 template <bool kWrite>
 void Core::Access(Memory where, uint32_t offset, uint32_t bytes, Pipe ordered) {
-  if (!g_checks || bytes == 0) return;
   Shadow& s = shadow[where];
+  if (kWrite) s.top = std::max(s.top, std::min(offset + bytes, kMemoryBytes[where]));
+  if (!g_checks || bytes == 0) return;
   const uint32_t first = offset / kBlock, last = (offset + bytes - 1) / kBlock;
   if (last >= kMemoryBytes[where] / kBlock)
     Reject("bytes [%u, %u) are out of %s", offset, offset + bytes, kMemoryNames[where]);
@@ -304,9 +310,11 @@ void Core::Write(Memory where, uint32_t offset, uint32_t bytes, Pipe ordered) {
 
 template <bool kWrite>
 void Core::AccessBlocks(uint32_t offset, uint32_t step, uint32_t count) {
-  if (!g_checks || count == 0) return;
+  if (count == 0) return;
   Shadow& s = shadow[kUb];
   const uint32_t first = offset / kBlock, end = first + step * count;
+  if (kWrite) s.top = std::max(s.top, std::min(end * kBlock, kMemoryBytes[kUb]));
+  if (!g_checks) return;
   bool sound = offset % kBlock == 0;
   for (int i = 0; i < kReach[kUb].count && sound; ++i) {
     const Pipe p = kReach[kUb].pipes[i];

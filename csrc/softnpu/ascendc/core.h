@@ -133,6 +133,7 @@ struct Shadow {
       partial[kPipes];  // the bytes of the last write, where it wrote a part of the 32
   std::vector<int32_t> partial_at[kPipes];
   std::vector<uint32_t> holds;  // a bit for each byte that was ever written; of UB alone
+  uint32_t top = 0;             // the end of what was written since the core has started
   int32_t last_written[kPipes] = {};
   int32_t last_read[kPipes] = {};
 };
