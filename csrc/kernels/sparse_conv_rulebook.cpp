@@ -46,7 +46,7 @@ class Join {
                          GM_ADDR window_rows, GM_ADDR voxels, GM_ADDR voxel_rows, GM_ADDR heads,
                          GM_ADDR stats, GM_ADDR bounds, GM_ADDR out)
       : tiling_(tiling),
-        all_windows_(Resolve(tiling.windows, stats)),
+        all_windows_(kFill || InOrder(stats) ? Resolve(tiling.windows, stats) : 0),
         heads_(pipe, heads, Resolve(tiling.voxels, stats)) {
     Bind(windows_, windows, window_rows_, window_rows, voxels_, voxels, voxel_rows_, voxel_rows,
          bounds_, bounds, out_, out);
@@ -309,7 +309,8 @@ class Join {
 }  // namespace
 }  // namespace mxd::kernels
 
-// Counts the pairs: adds to counts int32 [tiles, run, rows], which must hold zeros.
+// Counts the pairs: adds to counts int32 [tiles, run, rows], which must hold zeros. Counts none
+// where stats say that voxels are not in order.
 extern "C" __global__ __aicore__ void sparse_conv_rulebook_count(GM_ADDR windows, GM_ADDR voxels,
                                                                  GM_ADDR heads, GM_ADDR stats,
                                                                  GM_ADDR counts,

@@ -16,6 +16,13 @@ __aicore__ inline int32_t Resolve(int32_t count, GM_ADDR stats) {
   return numbers.GetValue(kRulebookOutputs);
 }
 
+// Whether the voxels' cells are in ascending order: with others a search would lead anywhere.
+__aicore__ inline bool InOrder(GM_ADDR stats) {
+  GlobalTensor<int32_t> numbers;
+  Bind(numbers, stats);
+  return numbers.GetValue(kRulebookBad) == 0;
+}
+
 class Heads {
  public:
   static constexpr int32_t kBytes = kRulebookHeads * kWord;  // of UB

@@ -16,6 +16,7 @@
 
 namespace mxd::sparse_conv::npu {
 
+using mxd::kernels::kRulebookBad;
 using mxd::kernels::kRulebookMaxCell;
 using mxd::kernels::kRulebookRun;
 
@@ -58,7 +59,8 @@ KernelRows kernel_rows(const KeySteps& steps, const Geometry& g, int64_t shift) 
 namespace {
 
 // Cells by kernels. The device is waited for once, for the error flag and the numbers of outputs
-// and pairs.
+// and pairs; once more where voxels are not in the order of their cells. Most are: those of layers
+// that have made their own, and of encoders that have sorted them. A sort is several launches.
 Result build(const at::Tensor& indices, const Geometry& g, const KeySteps& steps) {
   using namespace narrow;
   std::array<int64_t, kMaxDims> one, zero{};
@@ -67,36 +69,43 @@ Result build(const at::Tensor& indices, const Geometry& g, const KeySteps& steps
   const Numbering window_cells = number_cells(steps, g, g.stride, zero);
   const at::Tensor stats = at::zeros({mxd::kernels::kRulebookStats}, indices.options());
   // Transposed, the inputs are the windows, over the outputs.
-  const Voxels inputs = sort_voxels(indices, g, g.transposed ? window_cells : voxel_cells);
+  Voxels inputs = find_voxels(indices, g, g.transposed ? window_cells : voxel_cells), outputs;
   at::Tensor out_indices;
-  Join join;
-  if (g.subm) {
-    join = count_pairs(inputs, inputs, kernel_rows(steps, g, -voxel_cells.shift), stats);
-  } else {
+  if (!g.subm) {
     const KeySteps out_steps(g.out_shape, g.ndim, g.batch_size);
-    Voxels outputs;
     std::tie(out_indices, outputs) = decode(reached(indices, g, out_steps, stats), g, out_steps,
                                             g.transposed ? voxel_cells : window_cells, stats);
-    join = g.transposed ? count_pairs(inputs, outputs, kernel_rows(steps, g, 0), stats)
-                        : count_pairs(outputs, inputs, kernel_rows(steps, g, 0), stats);
   }
-  const at::Tensor known = stats.cpu();
+  const auto count = [&] {
+    if (g.subm)
+      return count_pairs(inputs, inputs, kernel_rows(steps, g, -voxel_cells.shift), stats);
+    return g.transposed ? count_pairs(inputs, outputs, kernel_rows(steps, g, 0), stats)
+                        : count_pairs(outputs, inputs, kernel_rows(steps, g, 0), stats);
+  };
+  Join join = count();
+  at::Tensor known = stats.cpu();
+  if (known.const_data_ptr<int32_t>()[kRulebookBad]) {
+    stats.narrow(0, kRulebookBad, 1).zero_();
+    inputs = sort_voxels(inputs);
+    join = count();
+    known = stats.cpu();
+  }
   const auto* numbers = known.const_data_ptr<int32_t>();
   // Only in this case are the voxels copied to the host, to say which one is wrong.
-  if (numbers[mxd::kernels::kRulebookBad])
+  if (numbers[kRulebookBad])
     check_voxels(indices, g.batch_size, at::IntArrayRef(g.in_shape.data(), g.ndim));
   int64_t pairs;
   std::memcpy(&pairs, numbers + mxd::kernels::kRulebookPairs, sizeof(pairs));
   TORCH_CHECK_VALUE(pairs <= std::numeric_limits<int32_t>::max(),
                     "a rulebook must have fewer than 2**31 pairs on ", indices.device(), ", had ",
                     pairs);
-  const int64_t outputs = g.subm ? indices.size(0) : numbers[mxd::kernels::kRulebookOutputs];
-  if (outputs == 0) return nothing(indices, g);
-  const auto [to, bounds] = write_pairs(join, outputs, pairs);
+  const int64_t num_out = g.subm ? indices.size(0) : numbers[mxd::kernels::kRulebookOutputs];
+  if (num_out == 0) return nothing(indices, g);
+  const auto [to, bounds] = write_pairs(join, num_out, pairs);
   if (g.subm) return {indices.clone(), to, bounds};
-  out_indices = out_indices.slice(0, 0, outputs).clone();  // the rest goes back
+  out_indices = out_indices.slice(0, 0, num_out).clone();  // the rest goes back
   if (!g.transposed) return {out_indices, to, bounds};
-  const auto [own_pairs, own_bounds] = transpose(to, bounds, outputs, /*trusted=*/true);
+  const auto [own_pairs, own_bounds] = transpose(to, bounds, num_out, /*trusted=*/true);
   return {out_indices, own_pairs, own_bounds};
 }
 

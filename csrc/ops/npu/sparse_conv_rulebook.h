@@ -25,9 +25,9 @@ struct KernelRows {
   std::array<int64_t, kMaxDims> kernel{}, step{};
 };
 
-// Cells in ascending order, and the rows of the voxels that they belong to (int32; undefined: 0, 1,
-// 2 ...). `count` is -1 for as many as the outputs, whose number only the device knows; the lists
-// then have room for all there may be.
+// Cells, and the rows of the voxels that they belong to (int32; undefined: 0, 1, 2 ...). A join
+// needs them in ascending order. `count` is -1 for as many as the outputs, whose number only the
+// device knows; the lists then have room for all there may be.
 struct Voxels {
   at::Tensor cells, rows;
   int64_t count;
@@ -45,8 +45,11 @@ struct Join {
 // between count_pairs and write_pairs.
 namespace narrow {
 
-// The voxels in the order of their cells, -1 for those outside.
-Voxels sort_voxels(const at::Tensor& indices, const Geometry& g, const Numbering& numbering);
+// The cells of voxels in the order that they have, -1 for those outside.
+Voxels find_voxels(const at::Tensor& indices, const Geometry& g, const Numbering& numbering);
+
+// Voxels in the order of their cells.
+Voxels sort_voxels(const Voxels& voxels);
 
 // Cells of all outputs that the voxels reach, in ascending order; their number comes to stats.
 Voxels reached(const at::Tensor& indices, const Geometry& g, const KeySteps& steps,
@@ -57,7 +60,8 @@ std::tuple<at::Tensor, Voxels> decode(const Voxels& outputs, const Geometry& g,
                                       const KeySteps& steps, const Numbering& numbering,
                                       const at::Tensor& stats);
 
-// That an input's cell is none or there twice comes to stats, and the number of pairs.
+// That the inputs' cells are not in order, one of them is none or there twice, comes to stats; if
+// not, the number of pairs.
 Join count_pairs(const Voxels& windows, const Voxels& voxels, const KernelRows& kernel,
                  const at::Tensor& stats);
 

@@ -60,12 +60,16 @@ int64_t join_blocks(int64_t windows) { return std::min(tile_count(windows), vect
 
 }  // namespace
 
-Voxels sort_voxels(const at::Tensor& indices, const Geometry& g, const Numbering& numbering) {
+Voxels find_voxels(const at::Tensor& indices, const Geometry& g, const Numbering& numbering) {
   std::vector<int64_t> limit{g.batch_size};
   limit.insert(limit.end(), g.in_shape.begin(), g.in_shape.begin() + g.ndim);
-  const mxd::npu::Sorted sorted =
-      mxd::npu::sort_keys(mxd::npu::find_cells(indices, limit, numbering.step, numbering.shift));
-  return {sorted.keys, sorted.rows, indices.size(0)};
+  return {
+      mxd::npu::find_cells(indices, limit, numbering.step, numbering.shift), {}, indices.size(0)};
+}
+
+Voxels sort_voxels(const Voxels& voxels) {
+  const mxd::npu::Sorted sorted = mxd::npu::sort_keys(voxels.cells);
+  return {sorted.keys, sorted.rows, voxels.count};
 }
 
 Voxels reached(const at::Tensor& indices, const Geometry& g, const KeySteps& steps,
@@ -129,8 +133,7 @@ Join count_pairs(const Voxels& windows, const Voxels& voxels, const KernelRows& 
                  const at::Tensor& stats) {
   const int64_t tiles = tile_count(room(windows));
   const auto options = windows.cells.options();
-  // Both inputs and outputs are sorted; of the inputs, and only of them, it is to be known that
-  // they are right.
+  // Outputs are in order; of the inputs it is to be known, and that each is inside and there once.
   const bool same = windows.cells.is_same(voxels.cells);
   if (!same && windows.count >= 0) heads_of(windows, true, stats);
   const int64_t volume = kernel.rows * kernel.run, bounds = tiles * (volume + 1);
@@ -157,7 +160,8 @@ std::tuple<at::Tensor, at::Tensor> write_pairs(const Join& join, int64_t outputs
     if (!voxels.rows.defined()) voxels.rows = at::arange(voxels.count, voxels.cells.options());
     return voxels;
   };
-  const Voxels windows = known(join.windows), voxels = known(join.voxels);
+  const Voxels windows = known(join.windows);
+  const Voxels voxels = join.voxels.cells.is_same(windows.cells) ? windows : known(join.voxels);
   const at::Tensor to = at::zeros({pairs, 2}, windows.cells.options());
   if (pairs > 0)
     launch(aclrtlaunch_sparse_conv_rulebook_fill, "sparse_conv_rulebook_fill",
