@@ -5,7 +5,7 @@
 //   1. of every kernel point it finds the input row of each output row: the pairs of a kernel point
 //      are in the order of their output rows, so all rows search for theirs in lockstep;
 //   2. it sorts the rows of each half by their kernel points, the rare ones first, so that rows of
-//      like neighbours are together;
+//      like neighbours are together, section by section where there are some;
 //   3. it takes the rows in this order and drops the blocks that have no pair.
 #include "common/buffers.h"
 #include "common/events.h"
@@ -27,6 +27,8 @@ class Plan {
   static_assert(6 * kSearchLanes <= kArena && 2 * kPlanRows == kTileRows);
   static constexpr int32_t kBehind = 1 << 30;  // above all rows
   static constexpr int32_t kSort32 = 32;       // keys that one repeat sorts
+  static constexpr int32_t kSectionRows = kPlanRows / kPlanSections;
+  static constexpr int32_t kSectionBlocks = kPlanBlocks / kPlanSections;
   static constexpr int32_t kFlags = RoundUp(kPlanPoints * kPlanBlocks, kLanes);
   static constexpr int32_t kBounds = RoundUp(2 * (kPlanPoints + 1), kBlockWords);
 
@@ -40,8 +42,9 @@ class Plan {
     Take(pipe, kArena, arena_);
     Take(pipe, kTileRows, key_);
     Take(pipe, kPlanRows, order_);
-    Take(pipe, kFlags, flags_);
-    Take(pipe, kLanes, bit_, ranges_);
+    Take(pipe, kFlags, flags_, by_section_);
+    Take(pipe, kLanes, bit_);
+    Take(pipe, RoundUp(kPlanRanges, kLanes), ranges_);
     Take(pipe, kPlanWords, record_);
     Take(pipe, kBounds, bounds_);
   }
@@ -50,7 +53,7 @@ class Plan {
     CreateVecIndex(target_, 0, kTileRows);
     Duplicate(record_, 0, kPlanWords);
     Duplicate(flags_, 0.0f, kFlags);
-    PipeBarrier<PIPE_V>();
+    ListSections();
     for (int32_t i = 1; i < kPoints; ++i) DataCopy(target_[i * kTileRows], target_, kTileRows);
     for (int32_t i = 0; i < kPlanBlocks; ++i) bit_.SetValue(i, static_cast<float>(1 << i));
     SetWait<HardEvent::S_V>();
@@ -67,6 +70,42 @@ class Plan {
   }
 
  private:
+  // by_section_: where in [volume, kPlanSections, kSectionBlocks] fp32 the elements of
+  // [kPlanSections, volume, kSectionBlocks] are.
+  __aicore__ inline void ListSections() {
+    const int32_t in_section = tiling_.volume * kSectionBlocks;
+    const LocalTensor<int32_t> index = arena_, section = arena_[kFlags], above = arena_[2 * kFlags];
+    CreateVecIndex(index, 0, kFlags);
+    Duplicate(section, 0, kFlags);
+    PipeBarrier<PIPE_V>();
+    for (int32_t i = 1; i < kPlanSections; ++i) {
+      Adds(above, index, 1 - i * in_section, kFlags);
+      PipeBarrier<PIPE_V>();
+      Maxs(above, above, 0, kFlags);
+      PipeBarrier<PIPE_V>();
+      Mins(above, above, 1, kFlags);
+      PipeBarrier<PIPE_V>();
+      Add(section, section, above, kFlags);
+      PipeBarrier<PIPE_V>();
+    }
+    Muls(above, section, in_section, kFlags);
+    PipeBarrier<PIPE_V>();
+    Sub(index, index, above, kFlags);  // in the section
+    PipeBarrier<PIPE_V>();
+    constexpr int32_t kShift = 2;
+    static_assert(kSectionBlocks == 1 << kShift);
+    ShiftRight(above, index, kShift, kFlags);  // the kernel point
+    Muls(section, section, kSectionBlocks, kFlags);
+    PipeBarrier<PIPE_V>();
+    Muls(above, above, kPlanBlocks - kSectionBlocks, kFlags);
+    Add(index, index, section, kFlags);
+    PipeBarrier<PIPE_V>();
+    Add(index, index, above, kFlags);
+    PipeBarrier<PIPE_V>();
+    Muls(by_section_, index, kWord, kFlags);
+    PipeBarrier<PIPE_V>();
+  }
+
   // map_: the input row of each kernel point and row of the tile, -1 for none.
   __aicore__ inline void FindRows(int32_t tile) {
     const int32_t volume = tiling_.volume;
@@ -153,51 +192,90 @@ class Plan {
     PipeBarrier<PIPE_V>();
   }
 
-  // to: the places of a plan tile's keys, the largest first.
-  __aicore__ inline void SortKeys(const LocalTensor<float>& keys, const LocalTensor<int32_t>& to) {
+  // to: the places of a plan tile's keys, the largest first in each `length` of them.
+  __aicore__ inline void SortKeys(const LocalTensor<float>& keys, const LocalTensor<int32_t>& to,
+                                  int32_t length) {
     const LocalTensor<float> pairs = arena_.ReinterpretCast<float>();
+    const LocalTensor<float> others = pairs[kPairWords * kPlanRows];
+    LocalTensor<float> sorted;
     Sort32(pairs, keys, target_.ReinterpretCast<uint32_t>(), kPlanRows / kSort32);
     PipeBarrier<PIPE_V>();
-    const LocalTensor<float> sorted =
-        MergeEqual(pairs, pairs[kPairWords * kPlanRows], kSort32, kPlanRows);
+    for (int32_t at = kPlanRows - length; at >= 0; at -= length)
+      sorted = MergeEqual(pairs[kPairWords * at], others[kPairWords * at], kSort32, length);
     PairWords(to, sorted.ReinterpretCast<int32_t>(), 1, kPlanRows);
     PipeBarrier<PIPE_V>();
   }
 
   // Writes the record and the blocks of a tile of the plan, a half of the rulebook's.
   __aicore__ inline void Arrange(int32_t own, int32_t side) {
-    const int32_t volume = tiling_.volume, count = volume * kPlanRows;
     const LocalTensor<int32_t> rows = arena_, list = arena_[kHalf], marks = arena_[2 * kHalf];
     const LocalTensor<float> values = arena_[3 * kHalf].ReinterpretCast<float>();
-    SortKeys(key_[side * kPlanRows], order_);
+    int32_t sections = 1;
+    OrderRows(side, kPlanRows, rows, marks, values);
+    FindRanges(rows, marks, values, sections);
+    if (IsFar(values)) {
+      sections = kPlanSections;
+      OrderRows(side, kSectionRows, rows, marks, values);
+      FindRanges(rows, marks, values, sections);
+    }
+    Duplicate(record_, own, kPlanMasks);
+    FlagBlocks(marks, values, sections);
+    if (sections > 1) {
+      const int32_t map = side * kPlanRows;
+      for (int32_t i = 0; i < sections; ++i)
+        for (int32_t k = 0; k < tiling_.volume; ++k)
+          Gather(rows[(i * tiling_.volume + k) * kSectionRows], map_[k * kTileRows + map],
+                 order_[i * kSectionRows].ReinterpretCast<uint32_t>(), 0, kSectionRows);
+      PipeBarrier<PIPE_V>();
+    }
+    Write(own, rows, list, marks.ReinterpretCast<int16_t>());
+  }
+
+  // The order of the rows, in each `length` of them, the rows of all kernel points in it, and which
+  // are there.
+  __aicore__ inline void OrderRows(int32_t side, int32_t length, const LocalTensor<int32_t>& rows,
+                                   const LocalTensor<int32_t>& marks,
+                                   const LocalTensor<float>& values) {
+    SortKeys(key_[side * kPlanRows], order_, length);
     // The inverse: the order of the places.
     Cast(values, order_, RoundMode::CAST_RINT, kPlanRows);
     PipeBarrier<PIPE_V>();
     Muls(values, values, -1.0f, kPlanRows);
     PipeBarrier<PIPE_V>();
-    SortKeys(values, record_[kPlanPlaces]);
-    Duplicate(record_, own, kPlanMasks);
+    SortKeys(values, record_[kPlanPlaces], kPlanRows);
     Muls(order_, order_, kWord, kPlanRows);
     PipeBarrier<PIPE_V>();
-    for (int32_t k = 0; k < volume; ++k)
+    for (int32_t k = 0; k < tiling_.volume; ++k)
       Gather(rows[k * kPlanRows], map_[k * kTileRows + side * kPlanRows],
              order_.ReinterpretCast<uint32_t>(), 0, kPlanRows);
     PipeBarrier<PIPE_V>();
-    MarkRows(marks, rows, count);
-    FindRanges(rows, marks, values, count);
-    FlagBlocks(marks, values);
-    Write(own, rows, list, marks.ReinterpretCast<int16_t>());
+    MarkRows(marks, rows, tiling_.volume * kPlanRows);
   }
 
-  // record_: the lowest and the highest input row of every kernel point.
+  // Whether a window has no room for the rows of a kernel point.
+  __aicore__ inline bool IsFar(const LocalTensor<float>& values) {
+    const LocalTensor<int32_t> span = values[kLanes].ReinterpretCast<int32_t>();
+    Sub(span, record_[kPlanHighest], record_[kPlanLowest], tiling_.volume);
+    PipeBarrier<PIPE_V>();
+    Cast(values, span, RoundMode::CAST_RINT, tiling_.volume);
+    PipeBarrier<PIPE_V>();
+    WholeReduceMax(ranges_, values, tiling_.volume, 1, 1, 1, 1, ReduceOrder::ORDER_ONLY_VALUE);
+    SetWait<HardEvent::V_S>();
+    const bool far = ranges_.GetValue(0) >= static_cast<float>(tiling_.window);
+    SetWait<HardEvent::S_V>();
+    return far;
+  }
+
+  // record_: the lowest and the highest input row of every kernel point and section.
   __aicore__ inline void FindRanges(const LocalTensor<int32_t>& rows,
                                     const LocalTensor<int32_t>& marks,
-                                    const LocalTensor<float>& values, int32_t count) {
+                                    const LocalTensor<float>& values, int32_t sections) {
+    const int32_t count = tiling_.volume * kPlanRows, ranges = tiling_.volume * sections;
     const LocalTensor<int32_t> words = values.ReinterpretCast<int32_t>();
     const LocalTensor<int32_t> range = ranges_.ReinterpretCast<int32_t>();
     Adds(words, rows, sparse_conv::kFloatBits + 1, count);
-    TakeLargest(values);
-    Adds(record_[kPlanHighest], range, -sparse_conv::kFloatBits - 1, tiling_.volume);
+    TakeLargest(values, sections);
+    Adds(record_[kPlanHighest], range, -sparse_conv::kFloatBits - 1, ranges);
     // The lowest row is the furthest below kBehind; where there is no pair it is kBehind.
     Muls(words, rows, -1, count);
     PipeBarrier<PIPE_V>();
@@ -206,34 +284,32 @@ class Plan {
     Mul(words, words, marks, count);
     PipeBarrier<PIPE_V>();
     Adds(words, words, sparse_conv::kFloatBits, count);
-    TakeLargest(values);
-    Muls(record_[kPlanLowest], range, -1, tiling_.volume);
+    TakeLargest(values, sections);
+    Muls(record_[kPlanLowest], range, -1, ranges);
     PipeBarrier<PIPE_V>();
-    Adds(record_[kPlanLowest], record_[kPlanLowest], kBehind + sparse_conv::kFloatBits,
-         tiling_.volume);
+    Adds(record_[kPlanLowest], record_[kPlanLowest], kBehind + sparse_conv::kFloatBits, ranges);
     PipeBarrier<PIPE_V>();
   }
-  // ranges_: the largest of each kernel point's values, which are overwritten.
-  __aicore__ inline void TakeLargest(const LocalTensor<float>& values) {
-    const int32_t volume = tiling_.volume;
-    constexpr int32_t kBlocksARow = kPlanRows / kBlockWords;
-    const BinaryRepeatParams rows(1, 1, 1, kBlocksARow, kBlocksARow, kBlocksARow);
-    for (int32_t size = kPlanRows / 2; size >= kLanes; size /= 2) {
+  // ranges_: the largest of each kernel point's and section's values, which are overwritten.
+  __aicore__ inline void TakeLargest(const LocalTensor<float>& values, int32_t sections) {
+    const int32_t ranges = tiling_.volume * sections, length = kPlanRows / sections;
+    const auto blocks = static_cast<uint8_t>(length / kBlockWords);
+    const BinaryRepeatParams rows(1, 1, 1, blocks, blocks, blocks);
+    for (int32_t size = length / 2; size >= kLanes; size /= 2) {
       PipeBarrier<PIPE_V>();
       for (int32_t at = 0; at < size; at += kLanes)
-        Max(values[at], values[at], values[at + size], kLanes, volume, rows);
+        Max(values[at], values[at], values[at + size], kLanes, ranges, rows);
     }
     PipeBarrier<PIPE_V>();
-    WholeReduceMax(ranges_, values, kLanes, volume, 1, 1, kBlocksARow,
-                   ReduceOrder::ORDER_ONLY_VALUE);
+    WholeReduceMax(ranges_, values, kLanes, ranges, 1, 1, blocks, ReduceOrder::ORDER_ONLY_VALUE);
     PipeBarrier<PIPE_V>();
   }
 
   // Flags blocks that have a pair: in record_ a bit for each, in `marks` 16 bits for each, which
-  // are those of its rows. The middle kernel point has all its blocks, so that no sum stays
-  // unwritten.
+  // are those of its rows, by section. The middle kernel point has all its blocks, so that no sum
+  // stays unwritten.
   __aicore__ inline void FlagBlocks(const LocalTensor<int32_t>& marks,
-                                    const LocalTensor<float>& values) {
+                                    const LocalTensor<float>& values, int32_t sections) {
     constexpr int32_t kAtOnce = 240, kBlocksARow = kPlanBlockRows / kBlockWords;
     const int32_t volume = tiling_.volume, blocks = volume * kPlanBlocks;
     Cast(values, marks, RoundMode::CAST_RINT, volume * kPlanRows);
@@ -246,10 +322,14 @@ class Plan {
     PipeBarrier<PIPE_V>();
     Duplicate(flags_[volume / 2 * kPlanBlocks], 1.0f, kPlanBlocks);
     PipeBarrier<PIPE_V>();
-    Muls(values, flags_, -1.0f, blocks);
+    if (sections > 1) {
+      Gather(values, flags_, by_section_.ReinterpretCast<uint32_t>(), 0, blocks);
+      PipeBarrier<PIPE_V>();
+    }
+    Muls(values, sections > 1 ? values : flags_, -1.0f, blocks);
     Mul(values[kFlags], flags_, bit_, kLanes, kFlags / kLanes,
         BinaryRepeatParams(1, 1, 1, 8, 8, 0));
-    Duplicate(ranges_, 0.0f, kLanes);
+    Duplicate(ranges_, sections > 1 ? 1.0f : 0.0f, kLanes);
     PipeBarrier<PIPE_V>();
     Cast(marks.ReinterpretCast<int16_t>(), values, RoundMode::CAST_RINT, blocks);
     WholeReduceSum(ranges_, values[kFlags], kPlanBlocks, volume, 1, 1, kBlocksARow);
@@ -295,7 +375,7 @@ class Plan {
   LocalTensor<int32_t> arena_;       // of what one step needs
   LocalTensor<float> key_, flags_;   // of the tile's rows; of the blocks
   LocalTensor<float> bit_, ranges_;  // the values of the bits of a mask, several times
-  LocalTensor<int32_t> order_, record_, bounds_;
+  LocalTensor<int32_t> order_, record_, bounds_, by_section_;
 };
 
 }  // namespace

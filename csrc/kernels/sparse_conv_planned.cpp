@@ -6,7 +6,8 @@
 // in which those with the same kernel points are together, and its pairs as blocks of a few rows
 // for one kernel point. In steps of a chunk of blocks:
 //   1. each vector core gathers its chunk's input rows, zeros where there is no pair, into a
-//      workspace (it stays in L2);
+//      workspace (it stays in L2); of wide rows a part of the channels at a time, so that windows
+//      of enough rows fit into UB;
 //   2. the cube core multiplies every block by the weight of its kernel point, which stays in L1,
 //      and adds the products to the tile's sums in L0C, which begin with the bias;
 // and when a tile is done:
@@ -31,8 +32,7 @@ template <typename T>
 class VectorCore {
   // The heads of both tiles' records.
   static constexpr int32_t kHeadWords = kPlanPlaces;
-  static constexpr int32_t kLeft =
-      kUbBytes - 2 * kHeadWords * kWord - Epilogue<T>::kUbBytes - Gatherer<T>::kUbBytes;
+  static_assert(2 * kHeadWords * kWord + Epilogue<T>::kUbBytes + Gatherer<T>::kUbBytes <= kUbBytes);
 
  public:
   __aicore__ inline VectorCore(TPipe& pipe, const SparseConvTiling& tiling, GM_ADDR features,
@@ -42,13 +42,13 @@ class VectorCore {
         units_(couples_ * tiling.groups * tiling.panels),
         heads_(Take<int32_t>(pipe, 2 * kHeadWords)),
         epilogue_(pipe, sums, out, tiling_),
-        gatherer_(pipe, features, gathered, tiling_, kLeft) {
+        gatherer_(pipe, features, gathered, tiling_) {
     plan_.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t*>(plan));
   }
 
   __aicore__ inline void Process() {
     PipeBarrier<PIPE_ALL>();  // zeros are written
-    gatherer_.Begin();
+    gatherer_.FreeAll();
     epilogue_.Begin();
     const int32_t core_block = GetBlockIdx() / 2, side = GetSubBlockIdx();
     LoadHeads(core_block);
@@ -58,9 +58,9 @@ class VectorCore {
       const bool there = record < tiling_.tiles;
       SetWait<HardEvent::MTE2_S>();
       const int32_t tile = there ? heads_.GetValue(side * kHeadWords + kPlanTile) : 0;
-      Open(record, there, static_cast<int64_t>(panel / tiling_.panels) * tiling_.in_channels);
+      Open(record, there);
       LoadHeads(next);
-      Gather();
+      Gather(panel / tiling_.panels);
       epilogue_.Finish();
       epilogue_.Open(round % 2, plan_[static_cast<int64_t>(record) * kPlanWords + kPlanPlaces],
                      tile, panel, there);
@@ -84,7 +84,7 @@ class VectorCore {
   }
 
   // Reads the heads.
-  __aicore__ inline void Open(int32_t record, bool there, int64_t column) {
+  __aicore__ inline void Open(int32_t record, bool there) {
     const int32_t side = GetSubBlockIdx(), first = record - side;
     for (int32_t i = 0; i < 2; ++i) {
       blocks_[i].Open(first + i < tiling_.tiles ? tiling_.volume : 0);
@@ -95,15 +95,19 @@ class VectorCore {
     if (!there) return;
     const LocalTensor<int32_t> head = heads_[side * kHeadWords];
     const int64_t list = ListOf(head.GetValue(kPlanTile), tiling_.tiles, tiling_.volume);
-    gatherer_.Open(plan_[list], blocks_[side].count(), head.ReinterpretCast<int64_t>(), column);
+    gatherer_.Open(plan_[list], blocks_[side], head.ReinterpretCast<int64_t>());
   }
 
-  // Gathers a unit's steps; between them the unit before is finished, once the cube core has
-  // probably done so.
-  __aicore__ inline void Gather() {
+  // Gathers a unit's steps, of a group's channels; between them the unit before is finished, once
+  // the cube core has probably done so.
+  __aicore__ inline void Gather(int32_t group) {
     Blocks& own = blocks_[GetSubBlockIdx()];
-    const int32_t steps = Steps(blocks_, tiling_);
-    for (int32_t i = 0; i < steps; ++i, ++step_) {
+    const int32_t part_steps = Steps(blocks_, tiling_), parts = Parts(tiling_);
+    for (int32_t i = 0; i < part_steps * parts; ++i, ++step_) {
+      if (i % part_steps == 0) {
+        own.Begin();
+        if (own.count() > 0) gatherer_.Begin(group * parts + i / part_steps);
+      }
       if (step_ >= kSteps) CrossCoreWaitFlag(kTaken);
       const int32_t count = MinOf(tiling_.step_rows / kPlanBlockRows, own.left());
       if (count > 0) gatherer_.Gather(step_, own, count);

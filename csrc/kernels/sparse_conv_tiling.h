@@ -77,19 +77,20 @@ __aicore__ constexpr int64_t ProductElements(const SparseConvTiling& tiling) {
 
 namespace mxd::kernels::sparse_conv_planned {
 
-constexpr int32_t kSteps = 9;           // that the workspace of gathered rows holds
+constexpr int32_t kSteps = 12;          // that the workspace of gathered rows holds
 constexpr int32_t kChunkBytes = 16384;  // of a vector core in a step
 constexpr int32_t kMaxPanel = 64;       // columns of which L0C holds two tiles
+constexpr int32_t kPartBytes = 128;     // of an input row that are gathered at a time, at most
 static_assert(2 * kPlanRows * kMaxPanel * kWord <= kL0cBytes && 2 * kChunkBytes <= kOperandBytes);
 
 // Blocks of a chunk. SparseConvTiling is used as follows: `tiles` of kPlanRows rows, `step_rows` of
-// a chunk, `in_step` all channels. Workspaces of a block: kSteps times two chunks, twice two tiles'
-// sums, in the dtype of the features.
+// a chunk, `in_step` channels that are gathered at a time. Workspaces of a block: kSteps times two
+// chunks, twice two tiles' sums, in the dtype of the features.
 __aicore__ constexpr int32_t SumElements(const SparseConvTiling& tiling) {
   return kPlanRows * tiling.panel;
 }
 __aicore__ constexpr int32_t ChunkElements(const SparseConvTiling& tiling) {
-  return tiling.step_rows * tiling.in_channels;
+  return tiling.step_rows * tiling.in_step;
 }
 
 }  // namespace mxd::kernels::sparse_conv_planned

@@ -161,7 +161,7 @@ def test_errors():
 
 
 def test_kernels_run(tmp_path, monkeypatch):
-    """In the profile, two convolutions and a weight gradient for a forward and a backward; a plan for narrow layers."""
+    """A forward and a backward are two convolutions and a weight gradient, and a plan but for wide layers."""
     path = tmp_path / 'profile.jsonl'
     monkeypatch.setenv('MXD_SOFTNPU_PROFILE', str(path))
     indices, grid = scattered(600)
@@ -178,7 +178,7 @@ def test_kernels_run(tmp_path, monkeypatch):
             'sparse_conv_weight_grad',
         ]
         path.unlink()
-        wide = [t.to('npu', dtype) for t in layer(80, 80, 600)]
+        wide = [t.to('npu', dtype) for t in layer(144, 144, 600)]
         run(to_npu(subm(indices, grid=grid)), *wide, None, 1)
         launched = [json.loads(text)['kernel'] for text in path.read_text().splitlines()]
         assert sorted(launched) == ['sparse_conv', 'sparse_conv', 'sparse_conv_weight_grad']
@@ -192,7 +192,8 @@ def test_cost(sweep, tmp_path, monkeypatch):
     book = subm(indices.unique(dim=0), batch_size)
     features, weight = (t.to('npu') for t in layer(64, 64, len(indices)))
     sparse_conv(features, weight, None, to_npu(book)).cpu()
-    (launch,) = (json.loads(text) for text in path.read_text().splitlines())
+    plan, launch = (json.loads(text) for text in path.read_text().splitlines())
+    assert plan['kernel'] == 'sparse_conv_plan'
     bound = (
         len(book.pairs) * 64 * 64 / 1024 / 20 / 1800
     )  # us: fp32, a cycle's products, cores, cycles a us

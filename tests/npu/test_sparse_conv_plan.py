@@ -1,5 +1,7 @@
 """Submanifold convolution by a plan: the plan holds the pairs, and results are the CPU's."""
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
@@ -13,8 +15,8 @@ from .test_sparse_conv import SETTINGS, TOLERANCE, layer, scattered, subm, to_np
 
 pytestmark = pytest.mark.npu
 DTYPES = list(TOLERANCE)
-ROWS, BLOCK = 256, 16  # of a tile of the plan, and of a block
-MASKS, LOWEST, HIGHEST, PLACES = 8, 24, 56, 88  # in a record
+ROWS, BLOCK, SECTIONS = 256, 16, 4  # of a tile of the plan, of a block, of a tile that has sections
+MASKS, LOWEST, HIGHEST, PLACES = 8, 24, 136, 248  # in a record
 
 
 def make_plan(book, dtype=torch.float16, channels=16):
@@ -36,27 +38,36 @@ def rows_of(book):
 
 
 def rows_of_plan(plan, count, volume):
-    """The same by a plan; checks what else a record says."""
+    """The same by a plan, and how many tiles have sections; checks what else a record says."""
     tiles = -(-count // ROWS)
     words = PLACES + ROWS
     records = plan[: tiles * words].view(tiles, words)
     lists = plan[tiles * words :][: tiles * volume * ROWS].view(tiles, volume * ROWS)
     found = torch.full((volume, tiles * ROWS), -1, dtype=torch.int32)
-    sizes = []
+    sizes, with_sections = [], 0
     for record in records:
         tile, at = int(record[0]), 0
         masks = record[MASKS : MASKS + 14].contiguous().view(torch.int16)
+        sections = SECTIONS if masks[volume] else 1
+        with_sections += sections > 1
+        length = ROWS // sections
         ordered = torch.full((volume, ROWS), -1, dtype=torch.int32)
-        for k in range(volume):
-            for block in range(ROWS // BLOCK):
-                if int(masks[k]) >> block & 1:
-                    ordered[k, block * BLOCK :][:BLOCK] = lists[tile][at : at + BLOCK]
+        for section, k in itertools.product(range(sections), range(volume)):
+            begin = section * length
+            for place in range(begin, begin + length, BLOCK):
+                if int(masks[k]) >> place // BLOCK & 1:
+                    ordered[k, place : place + BLOCK] = lists[tile][at : at + BLOCK]
                     at += BLOCK
-            there = ordered[k][ordered[k] >= 0]
+            there = ordered[k, begin : begin + length]
+            there, which = there[there >= 0], k * sections + section
             if len(there):
-                assert record[LOWEST + k] == there.min() and record[HIGHEST + k] == there.max()
+                found_range = record[LOWEST + which], record[HIGHEST + which]
+                assert found_range == (there.min(), there.max())
             else:
-                assert record[LOWEST + k] > count and record[HIGHEST + k] == -1
+                assert record[LOWEST + which] > count and record[HIGHEST + which] == -1
+        # The rows of a section follow each other.
+        own = record[PLACES:].view(sections, length) // length
+        assert (own == torch.arange(sections)[:, None]).all()
         sizes.append(at)
         found[:, tile * ROWS : (tile + 1) * ROWS] = ordered[:, record[PLACES:].long()]
     assert sizes == sorted(sizes, reverse=True)
@@ -66,7 +77,7 @@ def rows_of_plan(plan, count, volume):
         order, place = order[: 2 * count].view(2, count).long()
         assert torch.equal(order[place], torch.arange(count))
         found = torch.where(found < 0, -1, order[found.clamp(min=0).long()].int())[:, place]
-    return found
+    return found, with_sections
 
 
 @pytest.mark.parametrize('blocks', [1, 40])
@@ -78,14 +89,44 @@ def test_plan_has_the_pairs(monkeypatch, count, order, blocks):
     if order == 'shuffled':
         indices = indices[torch.randperm(count)]
     book = subm(indices, grid=grid)
-    plan = make_plan(to_npu(book)).cpu()
-    assert torch.equal(rows_of_plan(plan, count, 27), rows_of(book))
+    rows, _ = rows_of_plan(make_plan(to_npu(book)).cpu(), count, 27)
+    assert torch.equal(rows, rows_of(book))
+
+
+def two_planes():
+    """Voxels of two planes, each of more than a window of input rows holds."""
+    plane = torch.stack(torch.meshgrid(torch.arange(70), torch.arange(90), indexing='ij'), -1)
+    plane = plane.reshape(-1, 2)
+    rows = [torch.cat([torch.tensor([[0, z]]).expand(len(plane), 2), plane], 1) for z in (0, 1)]
+    return torch.cat(rows).int(), [2, 70, 90]
+
+
+def lines(steps):
+    """Voxels of three lines, neighbours of each other, of which the middle one has few: every 'steps'th."""
+    rows = [(0, 0, z, x) for z in range(3) for x in range(0, 6000, steps if z == 1 else 1)]
+    return torch.tensor(rows, dtype=torch.int32), [1, 3, 6000]
+
+
+@pytest.mark.parametrize('steps', [1, 2, 40])
+@pytest.mark.parametrize('channels', [1, 64])
+def test_tiles_with_sections(steps, channels):
+    """Where the rows of a kernel point are too far from each other for a window."""
+    indices, grid = lines(steps)
+    book = subm(indices, grid=grid)
+    plan = make_plan(to_npu(book), channels=channels).cpu()
+    rows, with_sections = rows_of_plan(plan, len(indices), 27)
+    assert torch.equal(rows, rows_of(book))
+    tiles = -(-len(indices) // ROWS)
+    assert with_sections < tiles and (with_sections > 0) == (
+        steps > 1 and (channels == 64 or steps > 2)
+    )
+    compare(book, *layer(channels, 16, len(indices)))
 
 
 def test_where_a_plan_serves():
     indices, grid = scattered(300)
     book = to_npu(subm(indices, grid=grid))
-    for dtype, most in (torch.float32, 32), (torch.float16, 64), (torch.bfloat16, 64):
+    for dtype, most in (torch.float32, 64), (torch.float16, 128), (torch.bfloat16, 128):
         assert make_plan(book, dtype, most).numel()
         assert not make_plan(book, dtype, most + 1).numel()
     assert not make_plan(to_npu(subm(indices[:0], grid=grid))).numel()
@@ -112,7 +153,7 @@ def layers(draw):
         coordinates(chosen, [2, *shape]), 2, shape, kernel, one, one, numbers([1, 2, 5]), subm=True
     )
     groups = draw(st.sampled_from([1, 1, 2]))
-    inputs, outputs = (groups * draw(st.sampled_from([1, 16, 17, 32])) for _ in range(2))
+    inputs, outputs = (groups * draw(st.sampled_from([1, 16, 17, 32, 60])) for _ in range(2))
     features, weight = layer(inputs, outputs, count, kernel, groups)
     return book, features, weight, draw(st.sampled_from([None, torch.randn(outputs)])), groups
 
@@ -152,7 +193,7 @@ def test_equals_cpu(monkeypatch, problem, blocks, dtype):
 
 
 @pytest.mark.parametrize('dtype', DTYPES)
-@pytest.mark.parametrize('inputs, outputs', [(5, 16), (32, 64), (32, 130)])
+@pytest.mark.parametrize('inputs, outputs', [(5, 16), (32, 64), (60, 130), (64, 128)])
 def test_same_for_any_blocks(monkeypatch, inputs, outputs, dtype):
     indices, grid = scattered(3000)
     book = subm(indices[torch.randperm(3000)], grid=grid)
@@ -164,13 +205,11 @@ def test_same_for_any_blocks(monkeypatch, inputs, outputs, dtype):
             assert torch.equal(ours, other)
 
 
-def test_rows_far_from_each_other():
-    """Two planes of more voxels than a window of input rows holds."""
-    plane = torch.stack(torch.meshgrid(torch.arange(70), torch.arange(90), indexing='ij'), -1)
-    plane = plane.reshape(-1, 2)
-    rows = [torch.cat([torch.tensor([[0, z]]).expand(len(plane), 2), plane], 1) for z in (0, 1)]
-    indices = torch.cat(rows).int()
-    compare(subm(indices, grid=[2, 70, 90]), *layer(64, 16, len(indices)))
+@pytest.mark.parametrize('inputs', [64, 128])
+def test_rows_far_from_each_other(inputs):
+    """Each row of a plane has neighbours in the other one."""
+    indices, grid = two_planes()
+    compare(subm(indices, grid=grid), *layer(inputs, 16, len(indices)))
 
 
 def test_sweep(sweep):

@@ -18,7 +18,7 @@ class CubeCore {
                              GM_ADDR bias, GM_ADDR plan, GM_ADDR gathered, GM_ADDR sums)
       : tiling_(tiling),
         chunk_(ChunkElements(tiling)),
-        block_(kPlanBlockRows * tiling.in_channels),
+        block_(kPlanBlockRows * tiling.in_step),
         words_(Blocks::Words(tiling.volume)),
         couples_(CeilDiv(tiling.tiles, 2)),
         rows_(Take<T, TPosition::A1>(pipe, 2 * 2 * chunk_)),
@@ -60,11 +60,14 @@ class CubeCore {
       weights_.Open(unit / couples_);
       LoadBias(unit / couples_);
       blocks_ = all_blocks_[turn];
-      const int32_t steps = Steps(all_blocks_[turn], tiling_);
+      Begin();
+      const int32_t part_steps = Steps(all_blocks_[turn], tiling_);
+      const int32_t steps = part_steps * Parts(tiling_);
       Open(next, units, 1 - turn);
       for (int32_t i = 0; i < steps; ++i) {
+        if (i > 0 && i % part_steps == 0) Begin();
         Load(step);
-        for (int32_t side = 0; side < 2; ++side) Multiply(step, side, i == 0);
+        for (int32_t side = 0; side < 2; ++side) Multiply(step, side, i / part_steps, i == 0);
         left_free_.Set(step++ % 2);
         Read((i + 1) * 2 * words_ / steps - i * 2 * words_ / steps);
       }
@@ -136,19 +139,24 @@ class CubeCore {
     rows_free_.Set(buffer);
   }
 
-  // Adds the products of one side's chunk.
-  __aicore__ inline void Multiply(int32_t step, int32_t side, bool first_step) {
+  // Begins with the tiles' first blocks, for a part of the channels.
+  __aicore__ inline void Begin() {
+    for (int32_t side = 0; side < 2; ++side) blocks_[side].Begin();
+  }
+
+  // Adds the products of one side's chunk, with a part of the channels.
+  __aicore__ inline void Multiply(int32_t step, int32_t side, int32_t part, bool first_step) {
     Blocks& blocks = blocks_[side];
     const int32_t count = InChunk(side);
     if (first_step && count > 0) sums_free_.Wait(side);
     for (int32_t i = 0; i < count;) {
       const int32_t point = blocks.Point();
-      const LocalTensor<T> weight = weights_.Load(point, 0);
+      const LocalTensor<T> weight = weights_.Load(point, part);
       right_free_.Wait(buffer_);
       LoadData(
           right_[buffer_ * kOperand], weight,
           LoadData2DParams(0, weights_.block_elements() / kFractalElements<T>, 1, 0, 0, false, 0));
-      weights_.Free(point, 0);
+      weights_.Free(point, part);
       operands_full_.SetWait();
       PipeBarrier<PIPE_M>();
       for (; i < count && blocks.Point() == point; ++i) {
@@ -157,7 +165,7 @@ class CubeCore {
         const LocalTensor<float> sums = sums_[side * kSum + place * kPlanBlockRows * tiling_.panel];
         const LocalTensor<T> rows = left_[step % 2 * kOperand + side * chunk_ + i * block_];
         const bool biased = first && tiling_.has_bias;
-        const MmadParams how(kPlanBlockRows, tiling_.panel, tiling_.in_channels, 0, false,
+        const MmadParams how(kPlanBlockRows, tiling_.panel, tiling_.in_step, 0, false,
                              first && !biased);
         if (biased)
           Mmad(sums, rows, right_[buffer_ * kOperand], bias_table_, how);

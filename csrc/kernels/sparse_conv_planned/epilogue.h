@@ -14,7 +14,8 @@ template <typename T>
 class Epilogue {
   static constexpr int32_t kSize = static_cast<int32_t>(sizeof(T));
   static constexpr int32_t kRowBytes = 128;  // of the columns at a time, at most
-  static constexpr int32_t kRows = 64;
+  static constexpr int32_t kRowElements = kRowBytes / kSize;
+  static constexpr int32_t kRows = 32;
   static constexpr int32_t kStored = kPlanRows * kRowBytes / kSize,
                            kPiece = kRows * kRowBytes / kSize;
 
@@ -23,9 +24,9 @@ class Epilogue {
 
   __aicore__ inline Epilogue(TPipe& pipe, GM_ADDR sums, GM_ADDR out, const SparseConvTiling& tiling)
       : tiling_(tiling),
-        columns_(tiling.panel * kSize <= kRowBytes ? tiling.panel
-                 : tiling.panel % 32 == 0          ? 32
-                                                   : 16),
+        columns_(tiling.panel * kSize <= kRowBytes  ? tiling.panel
+                 : tiling.panel % kRowElements == 0 ? kRowElements
+                                                    : kFractalRows),
         row_blocks_(columns_ * kSize / kBlockBytes),
         stored_(Take<T>(pipe, kStored)),
         rows_(Take<T>(pipe, 2 * kPiece)),

@@ -3,7 +3,7 @@
 //
 // Rows of neighbours are neighbours, where voxels are sorted: the input rows that a tile's blocks
 // name lie in a few windows, which are loaded whole. Blocks are gathered within UB, from a window
-// while the next one is loaded.
+// while the next one is loaded. The features are [groups, parts, rows, in_step].
 #pragma once
 
 #include "../common/buffers.h"
@@ -20,32 +20,26 @@ class Gatherer {
   static constexpr int32_t kSize = static_cast<int32_t>(sizeof(T));
   static constexpr int32_t kAddresses = kChunkBytes / kBlockBytes;
   static constexpr int32_t kListRows = 2 * kAddresses;  // of a list, at most
-  static constexpr int32_t kStages = 2;
-  static constexpr int32_t kMostRows = 2048;  // of a window
-  static constexpr int32_t kRowBlocks = 16;   // of an input row, at most
-  static constexpr int32_t kRepeatBlocks = kRepeatBytes / kBlockBytes;
+  static constexpr int32_t kStages = 3;
+  static constexpr int32_t kRowBlocks = kPartBytes / kBlockBytes;  // of an input row, at most
 
  public:
-  // Without the windows, which take the rest.
   static constexpr int32_t kUbBytes = 2 * kListRows * kWord + kStages * kChunkBytes +
-                                      2 * kAddresses * kWord + kRowBlocks * kBlockBytes;
+                                      2 * kAddresses * kWord + kRowBlocks * kBlockBytes +
+                                      2 * kWindowBytes;
 
-  // `left`: bytes of UB for the windows.
   __aicore__ inline Gatherer(TPipe& pipe, GM_ADDR features, GM_ADDR gathered,
-                             const SparseConvTiling& tiling, int32_t left)
+                             const SparseConvTiling& tiling)
       : tiling_(tiling),
         chunk_(ChunkElements(tiling)),
-        features_(features, static_cast<int64_t>(tiling.groups) * tiling.in_channels,
-                  tiling.in_channels),
-        window_rows_(
-            MinOf((left / (tiling.in_channels * kSize) - kPlanBlockRows) / 2 - 2, kMostRows)),
+        features_(features, tiling.in_step, tiling.in_step),
+        window_rows_(WindowRows(tiling.in_step * kSize)),
         lists_(Take<int32_t>(pipe, 2 * kListRows)),
         stage_(Take<T>(pipe, kStages * chunk_)),
         row_address_(Take<int32_t>(pipe, kAddresses)),
         address_(Take<int32_t>(pipe, kAddresses)),
         in_row_(Take<int32_t>(pipe, kRowBlocks * kBlockWords)),
-        windows_(Take<T>(pipe, 2 * (window_rows_ + 2) * tiling.in_channels)),
-        part_(Take<T>(pipe, Elements())) {
+        windows_(Take<T>(pipe, 2 * (window_rows_ + 2) * tiling.in_step)) {
     gathered_.SetGlobalBuffer(
         reinterpret_cast<__gm__ T*>(gathered) +
         (static_cast<int64_t>(GetBlockIdx() / 2) * kSteps * 2 + GetSubBlockIdx()) * chunk_);
@@ -59,7 +53,7 @@ class Gatherer {
     for (int32_t i = 0; i < features_.row_blocks(); ++i)
       Duplicate(in_row_[i * kBlockWords], i * kBlockBytes, kBlockWords);
   }
-  __aicore__ inline void Begin() {
+  __aicore__ inline void FreeAll() {
     stage_free_.SetAll();
     list_free_.SetAll();
     window_free_.SetAll();
@@ -73,24 +67,32 @@ class Gatherer {
     window_free_.WaitAll();
   }
 
-  // Begins a tile: `rows` are the input rows of its `count` blocks, `record` has their ranges; of
-  // each row the channels from `column` on are taken.
-  __aicore__ inline void Open(const GlobalTensor<int32_t>& rows, int32_t count,
-                              const LocalTensor<int64_t>& record, int64_t column) {
-    column_ = column;
-    list_rows_ = rows;
-    unlisted_ = count * kPlanBlockRows;
+  // Takes over a tile: `rows` are the input rows of its blocks, `record` has their ranges.
+  __aicore__ inline void Open(const GlobalTensor<int32_t>& rows, const Blocks& blocks,
+                              const LocalTensor<int64_t>& record) {
+    const int32_t sections = blocks.sections();
+    rows_ = rows;
+    count_ = blocks.count();
+    ranges_ = tiling_.volume * sections;
+    for (int32_t i = 0; i < ranges_; i += 2) {
+      const uint64_t low = record.GetValue((kPlanLowest + i) / 2);
+      const uint64_t high = record.GetValue((kPlanHighest + i) / 2);
+      const int32_t here = i % sections * tiling_.volume + i / sections;
+      const int32_t next = sections == 1 ? here + 1 : here + tiling_.volume;
+      lowest_[here] = static_cast<int32_t>(low);
+      lowest_[next] = static_cast<int32_t>(low >> 32);
+      highest_[here] = static_cast<int32_t>(high);
+      highest_[next] = static_cast<int32_t>(high >> 32);
+    }
+  }
+  // Begins with the tile's first block, and a part of the channels.
+  __aicore__ inline void Begin(int32_t part) {
+    column_ = static_cast<int64_t>(part) * tiling_.num_out * tiling_.in_step;
+    list_rows_ = rows_;
+    unlisted_ = count_ * kPlanBlockRows;
     listed_ = at_ = 0;
     ahead_ = 0;
     if (unlisted_ > 0) List();
-    for (int32_t k = 0; k < tiling_.volume; k += 2) {
-      const uint64_t low = record.GetValue((kPlanLowest + k) / 2);
-      const uint64_t high = record.GetValue((kPlanHighest + k) / 2);
-      lowest_[k] = static_cast<int32_t>(low);
-      lowest_[k + 1] = static_cast<int32_t>(low >> 32);
-      highest_[k] = static_cast<int32_t>(high);
-      highest_[k + 1] = static_cast<int32_t>(high >> 32);
-    }
     begin_ = end_ = 0;
     LoadAhead(0);
   }
@@ -101,21 +103,21 @@ class Gatherer {
     NextRows(count * kPlanBlockRows);
     stage_free_.Wait(step % kStages);
     for (int32_t done = 0; done < count;) {
-      const int32_t point = blocks.Point();
-      const bool held = Holds(point);
+      const int32_t range = blocks.Range();
+      const bool held = Holds(range);
       int32_t low = 0, high = 0;
-      if (!held) FindRange(point, low, high);
+      if (!held) FindRange(range, low, high);
       const bool far = !held && high - low >= window_rows_;
       if (!held && !far) {
         Use(low, high + 1);
-        LoadAhead(point + 1);
+        LoadAhead(range + 1);
       }
       int32_t taken = blocks.TakePoint(count - done);
       while (done + taken < count &&
-             (far ? Within(low, high, blocks.Point()) : Holds(blocks.Point())))
+             (far ? Within(low, high, blocks.Range()) : Holds(blocks.Range())))
         taken += blocks.TakePoint(count - done - taken);
       if (far)
-        TakeFar(stage, done, taken, low, high);
+        TakeFar(step, done, taken, low, high);
       else
         TakeBlocks(stage[done * Elements()], done, taken);
       done += taken;
@@ -127,11 +129,9 @@ class Gatherer {
   }
 
  private:
-  __aicore__ inline int32_t Elements() const { return kPlanBlockRows * tiling_.in_channels; }
+  __aicore__ inline int32_t Elements() const { return kPlanBlockRows * tiling_.in_step; }
   __aicore__ inline int32_t row_bytes() const { return features_.row_blocks() * kBlockBytes; }
-  __aicore__ inline int32_t window_elements() const {
-    return (window_rows_ + 2) * tiling_.in_channels;
-  }
+  __aicore__ inline int32_t window_elements() const { return (window_rows_ + 2) * tiling_.in_step; }
   __aicore__ inline LocalTensor<T> window() const { return windows_[current_ * window_elements()]; }
 
   // Loads the next input rows: whole chunks, as many as a list holds.
@@ -161,35 +161,35 @@ class Gatherer {
   }
 
   __aicore__ inline void Clear(int32_t row) {
-    Duplicate(window()[row * tiling_.in_channels].template ReinterpretCast<int32_t>(), 0,
-              tiling_.in_channels * kSize / kWord);
+    Duplicate(window()[row * tiling_.in_step].template ReinterpretCast<int32_t>(), 0,
+              tiling_.in_step * kSize / kWord);
   }
 
-  // Whether a kernel point has all its input rows from `low` to `high`; in the window.
-  __aicore__ inline bool Within(int32_t low, int32_t high, int32_t point) const {
-    return lowest_[point] >= low && highest_[point] <= high;
+  // Whether a range, that of a kernel point and section, is from `low` to `high`; in the window.
+  __aicore__ inline bool Within(int32_t low, int32_t high, int32_t range) const {
+    return lowest_[range] >= low && highest_[range] <= high;
   }
-  __aicore__ inline bool Holds(int32_t point) const { return Within(begin_, end_ - 1, point); }
-  // The input rows of a kernel point, and of those behind it as long as that takes no more windows.
-  __aicore__ inline void FindRange(int32_t point, int32_t& low, int32_t& high) const {
-    low = lowest_[point];
-    high = highest_[point];
+  __aicore__ inline bool Holds(int32_t range) const { return Within(begin_, end_ - 1, range); }
+  // The input rows of a range, and of those behind it as long as that takes no more windows.
+  __aicore__ inline void FindRange(int32_t range, int32_t& low, int32_t& high) const {
+    low = lowest_[range];
+    high = highest_[range];
     const int32_t windows = (high - low) / window_rows_;
-    while (++point < tiling_.volume) {
-      const int32_t lower = MinOf(low, lowest_[point]), higher = MaxOf(high, highest_[point]);
+    while (++range < ranges_) {
+      const int32_t lower = MinOf(low, lowest_[range]), higher = MaxOf(high, highest_[range]);
       if ((higher - lower) / window_rows_ > windows) break;
       low = lower;
       high = higher;
     }
   }
 
-  // Begins to load the window after this one, which the first kernel point from `point` on needs
-  // that this one does not serve.
-  __aicore__ inline void LoadAhead(int32_t point) {
-    while (point < tiling_.volume && Holds(point)) ++point;
-    if (point == tiling_.volume) return;
+  // Begins to load the window after this one, which the first range from `range` on needs that this
+  // one does not serve.
+  __aicore__ inline void LoadAhead(int32_t range) {
+    while (range < ranges_ && Holds(range)) ++range;
+    if (range == ranges_) return;
     int32_t low, high;
-    FindRange(point, low, high);
+    FindRange(range, low, high);
     Load(low, MinOf(high + 1, low + window_rows_));
   }
   // Begins to load rows [begin, end) into the other window.
@@ -199,7 +199,7 @@ class Gatherer {
     loading_begin_ = begin;
     loading_end_ = end;
     window_free_.Wait(1 - current_);
-    features_.Copy(windows_[(1 - current_) * window_elements() + tiling_.in_channels],
+    features_.Copy(windows_[(1 - current_) * window_elements() + tiling_.in_step],
                    Run{begin, 1, end - begin}, column_);
     window_full_.Set(1 - current_);
   }
@@ -235,37 +235,35 @@ class Gatherer {
       Mins(row_address_, row_address_, (end_ - begin_ + 1) * row_bytes(), rows);
       PipeBarrier<PIPE_V>();
     }
-    // The fractals of 16 rows, up to 8 at once; a half of the rows is a block of addresses in each.
-    for (int32_t i = 0; i < row_blocks; i += kRepeatBlocks)
-      for (int32_t upper = 0; upper < 2; ++upper)
-        Add(address_[i * kFractalRows + upper * kBlockWords], row_address_[upper * kBlockWords],
-            in_row_[i * kBlockWords],
-            static_cast<uint64_t>(MinOf(kRepeatBlocks, row_blocks - i) * kBlockWords),
-            rows / kFractalRows, BinaryRepeatParams(2, 0, 1, row_blocks * 2, 2, 0));
+    // The fractals of 16 rows at once; a half of the rows is a block of addresses in each.
+    for (int32_t upper = 0; upper < 2; ++upper)
+      Add(address_[upper * kBlockWords], row_address_[upper * kBlockWords], in_row_,
+          static_cast<uint64_t>(row_blocks * kBlockWords), rows / kFractalRows,
+          BinaryRepeatParams(2, 0, 1, row_blocks * 2, 2, 0));
     PipeBarrier<PIPE_V>();
     Gatherb(to.template ReinterpretCast<uint32_t>(), window().template ReinterpretCast<uint32_t>(),
             address_.ReinterpretCast<uint32_t>(), rows * row_blocks / 8, GatherRepeatParams(1, 8));
     PipeBarrier<PIPE_V>();
   }
 
-  // The same for blocks whose rows, from `lowest` to `highest`, lie in several windows.
-  __aicore__ inline void TakeFar(const LocalTensor<T>& stage, int32_t first, int32_t count,
-                                 int32_t lowest, int32_t highest) {
+  // The same for blocks whose rows, from `lowest` to `highest`, lie in several windows: what the
+  // later ones have is gathered into the next stage.
+  __aicore__ inline void TakeFar(int32_t step, int32_t first, int32_t count, int32_t lowest,
+                                 int32_t highest) {
+    const int32_t next = (step + 1) % kStages;
+    const LocalTensor<T> to = stage_[step % kStages * chunk_ + first * Elements()];
+    const LocalTensor<T> part = stage_[next * chunk_];
+    stage_free_.Wait(next);
     for (int32_t low = lowest; low <= highest; low += window_rows_) {
       Use(low, MinOf(highest + 1, low + window_rows_));
       if (end_ <= highest) Load(end_, MinOf(highest + 1, end_ + window_rows_));
-      if (low == lowest) {
-        TakeBlocks(stage[first * Elements()], first, count, /*far=*/true);
-        continue;
-      }
-      for (int32_t i = first; i < first + count; ++i) {
-        TakeBlocks(part_, i, 1, /*far=*/true);
-        const LocalTensor<uint16_t> bits =
-            stage[i * Elements()].template ReinterpretCast<uint16_t>();
-        Or(bits, bits, part_.template ReinterpretCast<uint16_t>(), Elements() * kSize / 2);
-        PipeBarrier<PIPE_V>();
-      }
+      TakeBlocks(low == lowest ? to : part, first, count, /*far=*/true);
+      if (low == lowest) continue;
+      const LocalTensor<uint16_t> bits = to.template ReinterpretCast<uint16_t>();
+      Or(bits, bits, part.template ReinterpretCast<uint16_t>(), count * Elements() * kSize / 2);
+      PipeBarrier<PIPE_V>();
     }
+    stage_free_.Set(next);
   }
 
   const SparseConvTiling& tiling_;
@@ -273,24 +271,24 @@ class Gatherer {
   const sparse_conv::Rows<T> features_;
   const int32_t window_rows_;
   GlobalTensor<T> gathered_;
-  GlobalTensor<int32_t> list_rows_;             // that are not listed yet
+  GlobalTensor<int32_t> rows_, list_rows_;      // of the tile's blocks; that are not listed yet
   LocalTensor<int32_t> lists_, row_offset_;     // [2, rows]: bytes before input rows; the chunk's
   LocalTensor<T> stage_;                        // [kStages, chunk]
   LocalTensor<int32_t> row_address_, address_;  // of the rows, and of their fractals' rows
   LocalTensor<int32_t> in_row_;                 // [row_blocks, 8]: bytes before a fractal's rows
   LocalTensor<T> windows_;                      // [2, rows], each between two rows of zeros
-  LocalTensor<T> part_;
   Events<HardEvent::MTE3_V> stage_free_;
   Events<HardEvent::V_MTE2> list_free_, window_free_;
   Events<HardEvent::MTE2_V> list_full_, window_full_;
   // Rows that are in no list yet; which list is in use, how many rows it has, where the next chunk
   // begins, and how many rows the other list has ahead.
+  int32_t count_ = 0, ranges_ = 0;  // blocks, ranges of their input rows
   int32_t unlisted_ = 0, list_ = 0, listed_ = 0, at_ = 0, ahead_ = 0;
   int64_t column_ = 0;
   int32_t current_ = 0, begin_ = 0, end_ = 0;  // of the window
   bool loading_ = false;                       // the other window
   int32_t loading_begin_ = 0, loading_end_ = 0;
-  int32_t lowest_[kPlanPoints + 1], highest_[kPlanPoints + 1];
+  int32_t lowest_[kPlanRanges], highest_[kPlanRanges];
 };
 
 }  // namespace mxd::kernels::sparse_conv_planned

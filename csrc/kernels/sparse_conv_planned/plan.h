@@ -25,7 +25,7 @@ __aicore__ inline int32_t UnitOf(int32_t round, int32_t core_block, int32_t core
   return round * core_blocks + (round % 2 == 0 ? core_block : core_blocks - 1 - core_block);
 }
 
-// Goes through a tile's blocks by kernel point, then by place.
+// Goes through a tile's blocks by section, by kernel point, then by place.
 class Blocks {
   static constexpr int32_t kInWord = 64 / kPlanBlocks;  // masks of an int64
 
@@ -33,30 +33,52 @@ class Blocks {
   // int64s with the masks of a tile.
   __aicore__ static inline int32_t Words(int32_t volume) { return CeilDiv(volume, kInWord); }
 
-  // Begins a tile; `volume`: 0 for one that is not there.
+  // Reads a tile; `volume`: 0 for one that is not there.
   __aicore__ inline void Open(int32_t volume) {
     volume_ = volume;
-    count_ = taken_ = point_ = 0;
-    left_ = begun_ = 0;
+    count_ = 0;
+    begun_ = 0;
+    sections_ = 1;
     mask_[0] = 0;
   }
-  // The masks of a tile follow, word by word.
+  // The masks of a tile follow, word by word, and behind them whether it has sections.
   __aicore__ inline void Add(int32_t index, uint64_t word) {
-    for (int32_t k = index * kInWord; k < MinOf(volume_, (index + 1) * kInWord); ++k) {
-      mask_[k] = static_cast<uint32_t>(word) & ((1u << kPlanBlocks) - 1);
-      count_ += CountBits(mask_[k]);
+    for (int32_t k = index * kInWord; k < (index + 1) * kInWord && k <= volume_; ++k) {
+      const uint32_t mask = static_cast<uint32_t>(word) & kAll;
+      if (k == volume_) {
+        sections_ = mask != 0 ? kPlanSections : 1;
+      } else {
+        mask_[k] = mask;
+        count_ += CountBits(mask);
+      }
       word >>= kPlanBlocks;
     }
-    if (index == 0) left_ = mask_[0];
+  }
+  // Begins with the first block, once all masks are there.
+  __aicore__ inline void Begin() {
+    taken_ = point_ = section_ = 0;
+    left_ = InSection(0);
   }
   __aicore__ inline int32_t count() const { return count_; }
   __aicore__ inline int32_t left() const { return count_ - taken_; }
+  __aicore__ inline int32_t sections() const { return sections_; }
   // The kernel point of the next block.
   __aicore__ inline int32_t Point() {
-    while (left_ == 0) left_ = mask_[++point_];
+    while (left_ == 0) {
+      if (++point_ == volume_) {
+        point_ = 0;
+        ++section_;
+      }
+      left_ = InSection(point_);
+    }
     return point_;
   }
-  // The place of the next block, and whether it is its first.
+  // The same and its section: which of the ranges of input rows it has.
+  __aicore__ inline int32_t Range() {
+    Point();
+    return section_ * volume_ + point_;
+  }
+  // The place of the next block in the tile, and whether it is its first.
   __aicore__ inline int32_t Take(bool& first) {
     Point();
     int32_t place = 0;
@@ -67,7 +89,8 @@ class Blocks {
     begun_ |= 1u << place;
     return place;
   }
-  // Takes the blocks that the next one's kernel point still has, at most so many; returns how many.
+  // Takes the blocks that the next one's kernel point still has in its section, at most so many;
+  // returns how many.
   __aicore__ inline int32_t TakePoint(int32_t most) {
     Point();
     const int32_t count = MinOf(most, CountBits(left_));
@@ -77,12 +100,25 @@ class Blocks {
   }
 
  private:
-  int32_t volume_ = 0, count_ = 0, taken_ = 0, point_ = 0;
+  static constexpr uint32_t kAll = (1u << kPlanBlocks) - 1;
+  static constexpr int32_t kInSection = kPlanBlocks / kPlanSections;
+
+  __aicore__ inline uint32_t InSection(int32_t point) const {
+    if (sections_ == 1) return mask_[point];
+    return mask_[point] & ((1u << kInSection) - 1) << section_ * kInSection;
+  }
+
+  int32_t volume_ = 0, count_ = 0, taken_ = 0, sections_ = 1, section_ = 0, point_ = 0;
   uint32_t left_ = 0, begun_ = 0;
   uint32_t mask_[kPlanPoints];
 };
 
-// Steps for the blocks of two tiles.
+// Parts of the input channels, which are gathered and multiplied one after the other.
+__aicore__ inline int32_t Parts(const SparseConvTiling& tiling) {
+  return tiling.in_channels / tiling.in_step;
+}
+
+// Steps for the blocks of two tiles, for each part of the channels.
 __aicore__ inline int32_t Steps(const Blocks (&blocks)[2], const SparseConvTiling& tiling) {
   const int32_t most = MaxOf(blocks[0].count(), blocks[1].count());
   return CeilDiv(most, tiling.step_rows / kPlanBlockRows);

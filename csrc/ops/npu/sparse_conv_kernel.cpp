@@ -36,34 +36,35 @@ at::Tensor pad(const at::Tensor& tensor, int64_t padded) {
 }
 
 // A convolution's operands as the kernels want them, and what is the same in every tiling: groups
-// of whole channels, panels of at most `most_columns` output columns.
+// of whole channels, panels of at most `most_columns` output columns, steps of at most `step_bytes`
+// of a group's input channels.
 struct Operands {
   SparseConvTiling tiling{};
   at::Tensor rows, fractals, bias, out;
 
   Operands(const at::Tensor& features, const at::Tensor& weight,
            const c10::optional<at::Tensor>& bias_row, int64_t num_out, int64_t groups,
-           int64_t most_columns) {
+           int64_t most_columns, int64_t step_bytes) {
     const int64_t volume = weight.size(0), in = weight.size(1), columns = weight.size(2) / groups;
     const int64_t size = features.element_size(), depth = kernels::kBlockBytes / size;
-    const int64_t in_blocks = ceil_div(in * size, kContractionBytes);
+    const InSteps steps = in_steps(in, size, step_bytes);
     tiling.dtype = npu::kernel_dtype("features", features);
     tiling.num_out = num_out;
     tiling.volume = volume;
     tiling.groups = groups;
-    tiling.in_step = round_up(ceil_div(in, in_blocks), kFractal);
-    tiling.in_channels = in_blocks * tiling.in_step;
+    tiling.in_step = steps.channels;
+    tiling.in_channels = steps.count * steps.channels;
     tiling.panels = ceil_div(columns, most_columns);
     tiling.panel = round_up(ceil_div(columns, tiling.panels), kFractal);
     tiling.has_bias = bias_row.has_value();
     const int64_t padded_out = tiling.panels * tiling.panel;
     rows = pad(features.reshape({-1, groups, in}), tiling.in_channels).contiguous();
-    // Fractals of the weight's transpose, as L0B holds them: [groups, panels, K, in_blocks, in_step
-    // / depth, panel / 16, 16, depth].
+    // Fractals of the weight's transpose, as L0B holds them: [groups, panels, K, steps, in_step /
+    // depth, panel / 16, 16, depth].
     fractals =
         pad(pad(weight.reshape({volume, in, groups, columns}), padded_out).permute({0, 2, 3, 1}),
             tiling.in_channels)
-            .reshape({volume, groups, tiling.panels, tiling.panel / kFractal, kFractal, in_blocks,
+            .reshape({volume, groups, tiling.panels, tiling.panel / kFractal, kFractal, steps.count,
                       tiling.in_step / depth, depth})
             .permute({1, 2, 0, 5, 6, 3, 4, 7})
             .contiguous();
@@ -74,8 +75,8 @@ struct Operands {
 };
 
 // Rows of so many bytes, whole blocks of `unit` rows.
-int64_t step_rows(const SparseConvTiling& tiling, int64_t size, int64_t bytes, int64_t unit) {
-  return bytes / (tiling.in_channels * size) / unit * unit;
+int64_t step_rows(int64_t channels, int64_t size, int64_t bytes, int64_t unit) {
+  return bytes / (channels * size) / unit * unit;
 }
 
 at::Tensor forward_by_pairs(const Operands& operands, const at::Tensor& pairs,
@@ -86,8 +87,8 @@ at::Tensor forward_by_pairs(const Operands& operands, const at::Tensor& pairs,
   tiling.pairs = pairs.size(0);
   tiling.tiles = bounds.size(0);
   tiling.step_rows = std::clamp<int64_t>(
-      step_rows(tiling, operands.rows.element_size(), sizes::kStepBytes, kFractal), kFractal,
-      sizes::kMaxStepRows);
+      step_rows(tiling.in_channels, operands.rows.element_size(), sizes::kStepBytes, kFractal),
+      kFractal, sizes::kMaxStepRows);
   const int64_t units = static_cast<int64_t>(tiling.tiles) * tiling.groups * tiling.panels;
   const int64_t blocks = std::min(npu::cube_cores(), units);
   const auto gathered =
@@ -107,14 +108,17 @@ at::Tensor forward_by_plan(const Operands& operands, const at::Tensor& plan) {
   SparseConvTiling tiling = operands.tiling;
   const auto options = operands.rows.options();
   tiling.tiles = ceil_div(tiling.num_out, sizes::kPlanRows);
-  tiling.step_rows =
-      step_rows(tiling, operands.rows.element_size(), sizes::kChunkBytes, sizes::kPlanBlockRows);
+  tiling.step_rows = step_rows(tiling.in_step, operands.rows.element_size(), sizes::kChunkBytes,
+                               sizes::kPlanBlockRows);
+  // [rows, groups, steps, in_step] -> [groups, steps, rows, in_step]
+  const at::Tensor rows =
+      operands.rows.reshape({tiling.num_out, -1, tiling.in_step}).transpose(0, 1).contiguous();
   const int64_t units = ceil_div(tiling.tiles, 2) * tiling.groups * tiling.panels;
   const int64_t blocks = std::min(npu::cube_cores(), units);
   const auto gathered =
       at::empty({blocks, sizes::kSteps, 2, sizes::ChunkElements(tiling)}, options);
   const auto sums = at::empty({blocks, 2, 2, sizes::SumElements(tiling)}, options);
-  npu::launch(aclrtlaunch_sparse_conv_planned, "sparse_conv_planned", blocks, operands.rows,
+  npu::launch(aclrtlaunch_sparse_conv_planned, "sparse_conv_planned", blocks, rows,
               operands.fractals, operands.bias, plan.contiguous(), gathered, sums, operands.out,
               tiling);
   return operands.out;
@@ -137,7 +141,8 @@ at::Tensor forward_npu(const at::Tensor& features, const at::Tensor& weight,
   const bool in_order = !by_place.order.defined();
   const Operands operands(
       in_order ? features : features.index_select(0, by_place.order), weight, bias, num_out, groups,
-      planned ? kernels::sparse_conv_planned::kMaxPanel : kernels::sparse_conv::kMaxPanel);
+      planned ? kernels::sparse_conv_planned::kMaxPanel : kernels::sparse_conv::kMaxPanel,
+      planned ? kernels::sparse_conv_planned::kPartBytes : kContractionBytes);
   const at::Tensor result =
       (planned ? forward_by_plan(operands, *plan) : forward_by_pairs(operands, pairs, bounds))
           .narrow(2, 0, out)

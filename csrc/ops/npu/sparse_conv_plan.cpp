@@ -36,6 +36,9 @@ at::Tensor plan(const at::Tensor& features, const at::Tensor& weight, const at::
   SparseConvPlanTiling tiling{};
   tiling.rows = num_out;
   tiling.volume = weight.size(0);
+  const int64_t size = features.element_size();
+  tiling.window =
+      sizes::WindowRows(in_steps(weight.size(1), size, sizes::kPartBytes).channels * size);
   const int64_t tiles = npu::ceil_div(num_out, sizes::kPlanRows);
   const int64_t words = sizes::ListOf(tiles, tiles, tiling.volume);
   const at::Tensor records = at::empty({tiles, sizes::kPlanWords}, pairs.options());

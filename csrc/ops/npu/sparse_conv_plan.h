@@ -9,10 +9,10 @@
 
 namespace mxd::sparse_conv {
 
-constexpr int64_t kMostRowBytes = 128;  // of a group's input channels
+constexpr int64_t kMostRowBytes = 256;  // of a group's input channels
 
 // Where sums in the cube cores are faster than products that the vector cores add: of wider rows
-// fewer are loaded at once, and most kernel points need loads of their own.
+// the weights have no room in L1.
 inline bool plan_serves(const at::Tensor& features, const at::Tensor& weight,
                         const at::Tensor& pairs) {
   const int64_t volume = weight.size(0), channels = npu::round_up(weight.size(1), 16);
@@ -20,6 +20,16 @@ inline bool plan_serves(const at::Tensor& features, const at::Tensor& weight,
          volume <= kernels::sparse_conv_planned::kPlanPoints && pairs.size(0) > 0 &&
          weight.numel() > 0 &&
          features.size(0) * kMostRowBytes <= std::numeric_limits<int32_t>::max();
+}
+
+// A group's input channels as `count` steps of `channels`, of at most `bytes` each, padded to whole
+// fractals.
+struct InSteps {
+  int64_t count, channels;
+};
+inline InSteps in_steps(int64_t channels, int64_t element_bytes, int64_t bytes) {
+  const int64_t count = npu::ceil_div(channels * element_bytes, bytes);
+  return {count, npu::round_up(npu::ceil_div(channels, count), kernels::kFractalRows)};
 }
 
 // The end of a plan, where voxels are not in order.
