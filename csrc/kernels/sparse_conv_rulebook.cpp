@@ -34,7 +34,7 @@ class Join {
   static constexpr int32_t kWindowBytes = (kFill ? 2 : 1) * kTileRows * kWord;
   static constexpr int32_t kTableBytes = (kFill ? 2 : 1) * kTable * kWord;
   static constexpr int32_t kOutBytes = (kFill ? 2 * kTileRows : kRun * kPitch) * kWord;
-  static constexpr int32_t kFillWords = 4 * kTileRows + kSearchLanes / 32 + kBoundWords;
+  static constexpr int32_t kFillWords = 5 * kTileRows + kSearchLanes / 32 + kBoundWords;
   static constexpr int32_t kCountWords = kRun * kPitch + 2 * kLanes;
   static_assert(2 * kWindowBytes + kTableDepth * kTableBytes + kOutDepth * kOutBytes +
                     Heads::kBytes +
@@ -46,6 +46,8 @@ class Join {
                          GM_ADDR window_rows, GM_ADDR voxels, GM_ADDR voxel_rows, GM_ADDR heads,
                          GM_ADDR stats, GM_ADDR bounds, GM_ADDR out)
       : tiling_(tiling),
+        names_windows_(window_rows != nullptr),
+        names_voxels_(voxel_rows != nullptr),
         all_windows_(kFill || InOrder(stats) ? Resolve(tiling.windows, stats) : 0),
         heads_(pipe, heads, Resolve(tiling.voxels, stats)) {
     Bind(windows_, windows, window_rows_, window_rows, voxels_, voxels, voxel_rows_, voxel_rows,
@@ -57,6 +59,7 @@ class Join {
     Take(pipe, kSearchLanes, target_, position_, cell_, found_);
     if constexpr (kFill) {
       Take(pipe, 2 * kTileRows, compact_, interleave_);
+      Take(pipe, kTileRows, index_);
       hits_ = Take<uint8_t>(pipe, kSearchLanes / 8);
       bound_ = Take<int32_t>(pipe, kBoundWords);
     } else {
@@ -67,10 +70,12 @@ class Join {
 
   __aicore__ inline void Process() {
     heads_.Load();
-    if constexpr (kFill)
+    if constexpr (kFill) {
+      CreateVecIndex(index_, 0, kTileRows);
       MakeInterleave();
-    else
+    } else {
       Duplicate(sums_, 0.0f, kCountWords);
+    }
     PipeBarrier<PIPE_V>();
     const int32_t tiles = CeilDiv(all_windows_, kTileRows);
     for (int32_t tile = GetBlockIdx(); tile < tiles; tile += GetBlockNum()) ProcessTile(tile);
@@ -105,10 +110,11 @@ class Join {
     const int32_t count = MinOf(kTileRows, all_windows_ - begin);
     LocalTensor<int32_t> windows = window_queue_.AllocTensor<int32_t>();
     DataCopyPad(windows, windows_[begin], Words(count), {false, 0, 0, 0});
-    if constexpr (kFill)
+    if (kFill && names_windows_)
       DataCopyPad(windows[kTileRows], window_rows_[begin], Words(count), {false, 0, 0, 0});
     window_queue_.EnQue(windows);
     windows = window_queue_.DeQue<int32_t>();
+    if (kFill && !names_windows_) Adds(windows[kTileRows], index_, begin, count);
     SetWait<HardEvent::MTE2_S>();
     const int32_t first = windows.GetValue(0), last = windows.GetValue(count - 1);
     SetWait<HardEvent::S_MTE2>();
@@ -166,7 +172,7 @@ class Join {
                                 int32_t size, int32_t power) {
     LocalTensor<int32_t> table = LoadTable(at, size, power);
     FindRows(table, rows, power);
-    LookAlongRows(table, rows, kFill ? windows[kTileRows] : windows, count);
+    LookAlongRows(table, at, rows, kFill ? windows[kTileRows] : windows, count);
     table_queue_.FreeTensor(table);
     if constexpr (!kFill) AddCounts(tile, row, rows);
   }
@@ -177,7 +183,7 @@ class Join {
     LocalTensor<int32_t> table = table_queue_.template AllocTensor<int32_t>();
     DataCopyPad(table[kRun], voxels_[at], Words(size),
                 {true, 0, static_cast<uint8_t>(padding), kBehind});
-    if constexpr (kFill)
+    if (kFill && names_voxels_)
       DataCopyPad(table[kTable + kRun], voxel_rows_[at], Words(size),
                   {true, 0, static_cast<uint8_t>(padding), 0});
     table_queue_.EnQue(table);
@@ -185,7 +191,7 @@ class Join {
     // With sentinels behind the voxels neither the search nor the look along a row needs to know
     // the end.
     Duplicate(table[kRun + size + padding], kBehind, MinOf(power, kCells - size) - padding);
-    if constexpr (kFill) Duplicate(table[kTable + kRun + size + padding], 0, kBlockWords);
+    if (kFill && names_voxels_) Duplicate(table[kTable + kRun + size + padding], 0, kBlockWords);
     return table;
   }
 
@@ -200,13 +206,21 @@ class Join {
 
   // The points of a row follow each other, and so do those of its voxels that are there: a lane
   // goes on in the table where it finds its point.
-  __aicore__ inline void LookAlongRows(const LocalTensor<int32_t>& table, int32_t rows,
+  __aicore__ inline void LookAlongRows(const LocalTensor<int32_t>& table, int32_t at, int32_t rows,
                                        const LocalTensor<int32_t>& window_rows, int32_t count) {
     const int32_t lanes = rows * kTileRows;
     const LocalTensor<uint32_t> position = position_.template ReinterpretCast<uint32_t>();
     for (int32_t point = 0; point < tiling_.run; point++) {
       Gather(cell_, table, position, point * kWord, lanes);
-      if constexpr (kFill) Gather(found_, table[kTable], position, point * kWord, lanes);
+      if constexpr (kFill) {
+        if (names_voxels_) {
+          Gather(found_, table[kTable], position, point * kWord, lanes);
+        } else {
+          ShiftRight(found_, position_, 2, lanes);
+          PipeBarrier<PIPE_V>();
+          Adds(found_, found_, at + point - kRun, lanes);
+        }
+      }
       PipeBarrier<PIPE_V>();
       Sub(cell_, cell_, target_, lanes);
       PipeBarrier<PIPE_V>();
@@ -292,14 +306,15 @@ class Join {
   }
 
   const SparseConvJoinTiling tiling_;
+  const bool names_windows_, names_voxels_;  // else their rows are 0, 1, 2 ...
   const int32_t all_windows_;
   Heads heads_;
   GlobalTensor<int32_t> windows_, window_rows_, voxels_, voxel_rows_, bounds_, out_;
   TQue<TPosition::VECIN, 2> window_queue_;
   TQue<TPosition::VECIN, kTableDepth> table_queue_;
   TQue<TPosition::VECOUT, kOutDepth> out_queue_;
-  LocalTensor<int32_t> target_, position_, cell_, found_;  // by lanes
-  LocalTensor<int32_t> compact_, interleave_, bound_;      // second pass
+  LocalTensor<int32_t> target_, position_, cell_, found_;      // by lanes
+  LocalTensor<int32_t> compact_, interleave_, index_, bound_;  // second pass
   LocalTensor<uint8_t> hits_;
   LocalTensor<float> sums_, partial_;  // first pass
   int32_t begin_[kRows];               // of each kernel row in the stretch
@@ -321,7 +336,8 @@ extern "C" __global__ __aicore__ void sparse_conv_rulebook_count(GM_ADDR windows
 }
 
 // Writes the pairs: adds to pairs int32 [P, 2], which must hold zeros. The rows are what windows
-// and voxels are called in the pairs; bounds int64 [tiles, rows * run + 1].
+// and voxels are called in the pairs, 0, 1, 2 ... where there are none; bounds int64 [tiles, rows *
+// run + 1].
 extern "C" __global__ __aicore__ void sparse_conv_rulebook_fill(GM_ADDR windows,
                                                                 GM_ADDR window_rows, GM_ADDR voxels,
                                                                 GM_ADDR voxel_rows, GM_ADDR heads,

@@ -1,6 +1,5 @@
 // The rulebook of grids whose cells int32 can number: tilings and launches of
 // csrc/kernels/sparse_conv_rulebook*.cpp.
-#include <ATen/ops/arange.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
@@ -157,11 +156,9 @@ Join count_pairs(const Voxels& windows, const Voxels& voxels, const KernelRows& 
 std::tuple<at::Tensor, at::Tensor> write_pairs(const Join& join, int64_t outputs, int64_t pairs) {
   const auto known = [&](Voxels voxels) {
     if (voxels.count < 0) voxels.count = outputs;
-    if (!voxels.rows.defined()) voxels.rows = at::arange(voxels.count, voxels.cells.options());
     return voxels;
   };
-  const Voxels windows = known(join.windows);
-  const Voxels voxels = join.voxels.cells.is_same(windows.cells) ? windows : known(join.voxels);
+  const Voxels windows = known(join.windows), voxels = known(join.voxels);
   const at::Tensor to = at::zeros({pairs, 2}, windows.cells.options());
   if (pairs > 0)
     launch(aclrtlaunch_sparse_conv_rulebook_fill, "sparse_conv_rulebook_fill",
