@@ -14,6 +14,7 @@
 #include "sort/search.h"
 #include "sparse_conv/pairs.h"
 #include "sparse_conv_plan_tiling.h"
+#include "sparse_conv_planned/sections.h"
 #include "sparse_conv_rulebook_tiling.h"
 
 namespace mxd::kernels::sparse_conv_planned {
@@ -28,7 +29,6 @@ class Plan {
   static constexpr int32_t kBehind = 1 << 30;  // above all rows
   static constexpr int32_t kSort32 = 32;       // keys that one repeat sorts
   static constexpr int32_t kSectionRows = kPlanRows / kPlanSections;
-  static constexpr int32_t kSectionBlocks = kPlanBlocks / kPlanSections;
   static constexpr int32_t kFlags = RoundUp(kPlanPoints * kPlanBlocks, kLanes);
   static constexpr int32_t kBounds = RoundUp(2 * (kPlanPoints + 1), kBlockWords);
 
@@ -53,7 +53,7 @@ class Plan {
     CreateVecIndex(target_, 0, kTileRows);
     Duplicate(record_, 0, kPlanWords);
     Duplicate(flags_, 0.0f, kFlags);
-    ListSections();
+    ListSections(by_section_, arena_, tiling_.volume, kFlags);
     for (int32_t i = 1; i < kPoints; ++i) DataCopy(target_[i * kTileRows], target_, kTileRows);
     for (int32_t i = 0; i < kPlanBlocks; ++i) bit_.SetValue(i, static_cast<float>(1 << i));
     SetWait<HardEvent::S_V>();
@@ -70,42 +70,6 @@ class Plan {
   }
 
  private:
-  // by_section_: where in [volume, kPlanSections, kSectionBlocks] fp32 the elements of
-  // [kPlanSections, volume, kSectionBlocks] are.
-  __aicore__ inline void ListSections() {
-    const int32_t in_section = tiling_.volume * kSectionBlocks;
-    const LocalTensor<int32_t> index = arena_, section = arena_[kFlags], above = arena_[2 * kFlags];
-    CreateVecIndex(index, 0, kFlags);
-    Duplicate(section, 0, kFlags);
-    PipeBarrier<PIPE_V>();
-    for (int32_t i = 1; i < kPlanSections; ++i) {
-      Adds(above, index, 1 - i * in_section, kFlags);
-      PipeBarrier<PIPE_V>();
-      Maxs(above, above, 0, kFlags);
-      PipeBarrier<PIPE_V>();
-      Mins(above, above, 1, kFlags);
-      PipeBarrier<PIPE_V>();
-      Add(section, section, above, kFlags);
-      PipeBarrier<PIPE_V>();
-    }
-    Muls(above, section, in_section, kFlags);
-    PipeBarrier<PIPE_V>();
-    Sub(index, index, above, kFlags);  // in the section
-    PipeBarrier<PIPE_V>();
-    constexpr int32_t kShift = 2;
-    static_assert(kSectionBlocks == 1 << kShift);
-    ShiftRight(above, index, kShift, kFlags);  // the kernel point
-    Muls(section, section, kSectionBlocks, kFlags);
-    PipeBarrier<PIPE_V>();
-    Muls(above, above, kPlanBlocks - kSectionBlocks, kFlags);
-    Add(index, index, section, kFlags);
-    PipeBarrier<PIPE_V>();
-    Add(index, index, above, kFlags);
-    PipeBarrier<PIPE_V>();
-    Muls(by_section_, index, kWord, kFlags);
-    PipeBarrier<PIPE_V>();
-  }
-
   // map_: the input row of each kernel point and row of the tile, -1 for none.
   __aicore__ inline void FindRows(int32_t tile) {
     const int32_t volume = tiling_.volume;
