@@ -144,6 +144,12 @@ struct WeightGradUnit {
 
     const number_t<T>* in = args.features + group * args.in_channels;
     const number_t<T>* grad = args.grad + group * args.out_channels;
+    if constexpr (kNumbers<T> == 1) {
+      if (args.in_channels <= 3 * W::kRows && args.out_channels > 0 &&
+          args.padded_channels == args.out_channels &&
+          args.padded_channels <= W::kVectors * Simd<T, W::kBytes>::kLanes)
+        return add_short_rows<W>(args, k, slab_begin, slab_end, in, grad, out);
+    }
     std::array<const number_t<T>*, Product::kRows> left, right;
     Product product(args);
     int64_t filled = 0;
@@ -160,6 +166,40 @@ struct WeightGradUnit {
         if (++filled == Product::kRows) add();
       }
     if (filled > 0) add();
+  }
+
+ private:
+  // The products of rows so short that to list and pack them would take as long as the products.
+  template <typename W>
+  static MXD_INLINE void add_short_rows(const WeightGradArgs<T>& args, int64_t k, int64_t tile,
+                                        int64_t end, const T* in, const T* grad, T* out) {
+    constexpr int64_t kPairsInCache = 1024;
+    const Rulebook& book = args.rulebook;
+    const int64_t columns = args.padded_channels;
+    const int64_t in_stride = args.groups * args.in_channels, grad_stride = args.groups * columns;
+    for (int64_t next; tile < end; tile = next) {
+      int64_t pairs = 0;
+      for (next = tile; next < end && pairs < kPairsInCache; next++)
+        pairs += book.end(next, k) - book.begin(next, k);
+      if (pairs == 0) continue;
+      for (int64_t i = 0; i < args.in_channels; i += W::kRows)
+        cpu::with_tile<T, W>(std::min<int64_t>(W::kRows, args.in_channels - i), columns,
+                             [&](auto rows, auto vectors) MXD_INLINED {
+                               cpu::multiply_tile<T, W::kBytes, rows, vectors>(
+                                   [&](int r) MXD_INLINED { return out + (i + r) * columns; },
+                                   cpu::Start::kAdd, nullptr,
+                                   [&](const auto& add) MXD_INLINED {
+                                     for (int64_t t = tile; t < next; t++)
+                                       for (const Pair *pair = book.begin(t, k),
+                                                       *last = book.end(t, k);
+                                            pair < last; pair++) {
+                                         const T* left = in + pair->in * in_stride + i;
+                                         add([&](int r) MXD_INLINED { return left[r]; },
+                                             grad + pair->out * grad_stride);
+                                       }
+                                   });
+                             });
+    }
   }
 };
 
