@@ -22,7 +22,7 @@ namespace mxd::kernels::sparse_conv_planned {
 constexpr int32_t kPlanRows = 256;
 constexpr int32_t kPlanBlockRows = 16;
 constexpr int32_t kPlanBlocks = kPlanRows / kPlanBlockRows;
-constexpr int32_t kPlanPoints = 27;  // kernel points, at most; an odd number
+constexpr int32_t kPlanPoints = 27;  // at most; always an odd number, so a mask of a word is free
 constexpr int32_t kPlanSections = 4;
 constexpr int32_t kPlanRanges = 112;  // of kernel points and sections, in whole blocks
 // A record: which tile it is; for every kernel point a bit for each block of the tile, and behind

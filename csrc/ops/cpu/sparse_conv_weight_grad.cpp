@@ -1,6 +1,6 @@
 // Gradient of a sparse convolution's weight on the CPU: for every kernel offset the product of the
 // pairs' inputs, turned, and output gradients. The rows of some pairs are packed side by side, so
-// that they lie in a core's first cache.
+// that they lie in a core's first cache; short ones are read where they are.
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
