@@ -315,6 +315,7 @@ SPCONV_SCRIPT = """
 import torch, spconv.pytorch as spconv, mxd_mmplugin as mxd
 from spconv.pytorch import functional
 torch.manual_seed(0)
+torch.set_num_threads(1)  # on two, spconv's transposed convolution loses a sum now and then
 indices = torch.unique(torch.randint(0, 8, (90, 3)), dim=0)
 indices = torch.cat([torch.zeros(len(indices), 1, dtype=torch.long), indices], 1).int()
 args = torch.randn(len(indices), 4), indices, [8, 8, 8], 1
