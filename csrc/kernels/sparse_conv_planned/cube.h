@@ -60,12 +60,11 @@ class CubeCore {
       weights_.Open(unit / couples_);
       LoadBias(unit / couples_);
       blocks_ = all_blocks_[turn];
-      Begin();
       const int32_t part_steps = Steps(all_blocks_[turn], tiling_);
       const int32_t steps = part_steps * Parts(tiling_);
       Open(next, units, 1 - turn);
       for (int32_t i = 0; i < steps; ++i) {
-        if (i > 0 && i % part_steps == 0) Begin();
+        if (i % part_steps == 0) Begin();
         Load(step);
         for (int32_t side = 0; side < 2; ++side) Multiply(step, side, i / part_steps, i == 0);
         left_free_.Set(step++ % 2);

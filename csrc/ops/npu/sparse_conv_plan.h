@@ -19,7 +19,8 @@ inline bool plan_serves(const at::Tensor& features, const at::Tensor& weight,
   return channels * features.element_size() <= kMostRowBytes && volume % 2 == 1 &&
          volume <= kernels::sparse_conv_planned::kPlanPoints && pairs.size(0) > 0 &&
          weight.numel() > 0 &&
-         features.size(0) * kMostRowBytes <= std::numeric_limits<int32_t>::max();
+         features.size(0) * kernels::sparse_conv_planned::kPartBytes <=
+             std::numeric_limits<int32_t>::max();
 }
 
 // A group's input channels as `count` steps of `channels`, of at most `bytes` each, padded to whole
