@@ -95,6 +95,7 @@ class Plan {
     for (int32_t i = 0; i < points; ++i) {
       const int64_t begin = bounds.GetValue(first + i);
       const int32_t count = static_cast<int32_t>(bounds.GetValue(first + i + 1) - begin);
+      Rank(first + i, count);
       const uint8_t padding = (4 - count % 4) % 4 * 2;
       if (count > 0)
         DataCopyPad(pairs[2 * i * kTileRows], all_pairs_[2 * begin], Words(2 * count),
@@ -140,20 +141,36 @@ class Plan {
     PipeBarrier<PIPE_V>();
   }
 
-  // key_: of rows by their kernel points; those far from the middle, which are rare, count most.
+  // ranked_: the kernel points until this one, those with the fewest pairs in the tile first.
+  __aicore__ inline void Rank(int32_t point, int32_t pairs) {
+    int32_t at = point;
+    for (; at > 0 && ranked_pairs_[at - 1] > pairs; --at) {
+      ranked_pairs_[at] = ranked_pairs_[at - 1];
+      ranked_[at] = ranked_[at - 1];
+    }
+    ranked_pairs_[at] = pairs;
+    ranked_[at] = point;
+  }
+
+  // key_: which kernel points a row has, the rarest one counting most, read as a number in Gray
+  // code: rows that follow each other in this order differ in few of them. The last one, the
+  // middle, is in all rows. (fp32 drops the last bits of rows that have the very rarest.)
   __aicore__ inline void MakeKeys() {
     const int32_t volume = tiling_.volume, count = volume * kTileRows;
-    const LocalTensor<float> marks = arena_.ReinterpretCast<float>();
+    const LocalTensor<float> marks = arena_.ReinterpretCast<float>(), bit = marks[count];
     MarkRows(arena_, map_, count);
     Cast(marks, arena_, RoundMode::CAST_RINT, count);
     Duplicate(key_, 0.0f, kTileRows);
-    for (int32_t k = 0; k < volume; ++k) {
-      const int32_t from_middle = 2 * k - (volume - 1);
-      const int32_t power = from_middle < 0 ? -from_middle - 1 : from_middle;
-      PipeBarrier<PIPE_V>();
-      Axpy(key_, marks[k * kTileRows], static_cast<float>(1 << power), kTileRows);
-    }
+    Duplicate(bit, 0.0f, kTileRows);
     PipeBarrier<PIPE_V>();
+    for (int32_t i = 0; i < volume - 1; ++i) {
+      Sub(bit, marks[ranked_[i] * kTileRows], bit, kTileRows);  // 0 if it is as the one before
+      PipeBarrier<PIPE_V>();
+      Abs(bit, bit, kTileRows);
+      PipeBarrier<PIPE_V>();
+      Axpy(key_, bit, static_cast<float>(1 << (volume - 2 - i)), kTileRows);
+      PipeBarrier<PIPE_V>();
+    }
   }
 
   // to: the places of a plan tile's keys, the largest first in each `length` of them.
@@ -340,6 +357,7 @@ class Plan {
   LocalTensor<float> key_, flags_;   // of the tile's rows; of the blocks
   LocalTensor<float> bit_, ranges_;  // the values of the bits of a mask, several times
   LocalTensor<int32_t> order_, record_, bounds_, by_section_;
+  int32_t ranked_[kPlanPoints], ranked_pairs_[kPlanPoints];
 };
 
 }  // namespace

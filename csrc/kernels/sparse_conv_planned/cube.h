@@ -21,11 +21,12 @@ class CubeCore {
         block_(kPlanBlockRows * tiling.in_step),
         words_(Blocks::Words(tiling.volume)),
         couples_(CeilDiv(tiling.tiles, 2)),
-        rows_(Take<T, TPosition::A1>(pipe, 2 * 2 * chunk_)),
-        bias_row_(Take<float, TPosition::A1>(pipe, kMaxPanel)),
+        chunks_(RowChunks(tiling)),
+        rows_(Take<T, TPosition::A1>(pipe, chunks_ * chunk_)),
+        bias_row_(Take<float, TPosition::A1>(pipe, BiasElements(tiling))),
         weights_(pipe, weight,
                  Take<T, TPosition::A1>(
-                     pipe, (kL1Bytes - kMaxPanel * kWord) / sizeof(T) - 2 * 2 * chunk_),
+                     pipe, (kL1Bytes - BiasElements(tiling) * kWord) / kSize - chunks_ * chunk_),
                  tiling),
         left_(Take<T, TPosition::A2>(pipe, kL0Bytes / sizeof(T))),
         right_(Take<T, TPosition::B2>(pipe, kL0Bytes / sizeof(T))),
@@ -34,13 +35,13 @@ class CubeCore {
     const int64_t core_bytes = static_cast<int64_t>(GetBlockIdx()) * sizeof(T);
     Bind(bias_, bias, plan_, plan, gathered_, gathered + core_bytes * kSteps * 2 * chunk_,
          sums_out_, sums + core_bytes * 4 * SumElements(tiling));
-    rows_free_.Init(pipe, 2);
-    rows_full_.Init(pipe, 2);
+    rows_free_.Init(pipe, chunks_);
+    rows_full_.Init(pipe, chunks_);
     left_free_.Init(pipe, 2);
     right_free_.Init(pipe, 2);
     operands_full_.Init(pipe, 1);
-    sums_free_.Init(pipe, 2);
-    sums_full_.Init(pipe, 2);
+    sums_free_.Init(pipe, 2 * Blocks::kQuarters);
+    sums_full_.Init(pipe, 2 * Blocks::kQuarters);
   }
 
   __aicore__ inline void Process() {
@@ -66,11 +67,12 @@ class CubeCore {
       for (int32_t i = 0; i < steps; ++i) {
         if (i % part_steps == 0) Begin();
         Load(step);
-        for (int32_t side = 0; side < 2; ++side) Multiply(step, side, i / part_steps, i == 0);
+        const int32_t part = i / part_steps;
+        Multiply(step, turn, part);
+        for (int32_t side = 0; side < 2 && part == Parts(tiling_) - 1; ++side) Write(turn, side);
         left_free_.Set(step++ % 2);
         Read((i + 1) * 2 * words_ / steps - i * 2 * words_ / steps);
       }
-      for (int32_t side = 0; side < 2; ++side) Write(turn, side);
       CrossCoreSetFlag<2, PIPE_FIX>(kSummed);
       unit = next;
     }
@@ -82,8 +84,19 @@ class CubeCore {
   }
 
  private:
-  static constexpr int32_t kOperand = kOperandBytes / static_cast<int32_t>(sizeof(T));
+  static constexpr int32_t kSize = static_cast<int32_t>(sizeof(T));
+  static constexpr int32_t kOperand = kOperandBytes / kSize;
   static constexpr int32_t kSum = kSumBytes / static_cast<int32_t>(sizeof(float));
+
+  __aicore__ static inline int32_t BiasElements(const SparseConvTiling& tiling) {
+    return tiling.has_bias ? kMaxPanel : 0;
+  }
+  // Chunks of rows in L1: two steps at least, one chunk more where all weights stay beside them.
+  __aicore__ static inline int32_t RowChunks(const SparseConvTiling& tiling) {
+    const int32_t weights = tiling.volume * tiling.in_channels * tiling.panel * kSize;
+    const int32_t left = kL1Bytes - BiasElements(tiling) * kWord - weights;
+    return left >= 5 * ChunkElements(tiling) * kSize ? 5 : 4;
+  }
 
   // Begins to read which blocks a couple of tiles has.
   __aicore__ inline void Open(int32_t unit, int32_t units, int32_t turn) {
@@ -121,21 +134,25 @@ class CubeCore {
   // Loads a step's rows into the left operand.
   __aicore__ inline void Load(int32_t step) {
     const int32_t buffer = step % 2;
-    const LocalTensor<T> rows = rows_[buffer * 2 * chunk_];
     const GlobalTensor<T> from = gathered_[step % kSteps * 2 * chunk_];
     CrossCoreWaitFlag(kGathered);
-    rows_free_.Wait(buffer);
-    for (int32_t side = 0; side < 2; ++side)
-      if (const int32_t blocks = InChunk(side))
-        DataCopy(rows[side * chunk_], from[side * chunk_], blocks * block_);
+    for (int32_t side = 0; side < 2; ++side) {
+      const int32_t blocks = InChunk(side), place = (2 * step + side) % chunks_;
+      if (blocks == 0) continue;
+      rows_free_.Wait(place);
+      DataCopy(rows_[place * chunk_], from[side * chunk_], blocks * block_);
+      rows_full_.Set(place);
+    }
     CrossCoreSetFlag<2, PIPE_MTE2>(kTaken);
-    rows_full_.SetWait(buffer);
     left_free_.Wait(buffer);
-    for (int32_t side = 0; side < 2; ++side)
-      if (const int32_t blocks = InChunk(side))
-        LoadData(left_[buffer * kOperand + side * chunk_], rows[side * chunk_],
-                 LoadData2DParams(0, blocks * block_ / kFractalElements<T>, 1, 0, 0, false, 0));
-    rows_free_.Set(buffer);
+    for (int32_t side = 0; side < 2; ++side) {
+      const int32_t blocks = InChunk(side), place = (2 * step + side) % chunks_;
+      if (blocks == 0) continue;
+      rows_full_.Wait(place);
+      LoadData(left_[buffer * kOperand + side * chunk_], rows_[place * chunk_],
+               LoadData2DParams(0, blocks * block_ / kFractalElements<T>, 1, 0, 0, false, 0));
+      rows_free_.Set(place);
+    }
   }
 
   // Begins with the tiles' first blocks, for a part of the channels.
@@ -143,13 +160,16 @@ class CubeCore {
     for (int32_t side = 0; side < 2; ++side) blocks_[side].Begin();
   }
 
-  // Adds the products of one side's chunk, with a part of the channels.
-  __aicore__ inline void Multiply(int32_t step, int32_t side, int32_t part, bool first_step) {
-    Blocks& blocks = blocks_[side];
-    const int32_t count = InChunk(side);
-    if (first_step && count > 0) sums_free_.Wait(side);
-    for (int32_t i = 0; i < count;) {
-      const int32_t point = blocks.Point();
+  // Adds the products of a step, with a part of the channels: of both sides' blocks of a kernel
+  // point and section, then those of the next.
+  __aicore__ inline void Multiply(int32_t step, int32_t turn, int32_t part) {
+    int32_t done[2] = {0, 0};
+    const int32_t count[2] = {InChunk(0), InChunk(1)};
+    while (done[0] < count[0] || done[1] < count[1]) {
+      int32_t range = tiling_.volume * kPlanSections;
+      for (int32_t side = 0; side < 2; ++side)
+        if (done[side] < count[side]) range = MinOf(range, blocks_[side].Range());
+      const int32_t point = range % tiling_.volume;
       const LocalTensor<T> weight = weights_.Load(point, part);
       right_free_.Wait(buffer_);
       LoadData(
@@ -158,41 +178,64 @@ class CubeCore {
       weights_.Free(point, part);
       operands_full_.SetWait();
       PipeBarrier<PIPE_M>();
-      for (; i < count && blocks.Point() == point; ++i) {
-        bool first;
-        const int32_t place = blocks.Take(first);
-        const LocalTensor<float> sums = sums_[side * kSum + place * kPlanBlockRows * tiling_.panel];
-        const LocalTensor<T> rows = left_[step % 2 * kOperand + side * chunk_ + i * block_];
-        const bool biased = first && tiling_.has_bias;
-        const MmadParams how(kPlanBlockRows, tiling_.panel, tiling_.in_step, 0, false,
-                             first && !biased);
-        if (biased)
-          Mmad(sums, rows, right_[buffer_ * kOperand], bias_table_, how);
-        else
-          Mmad(sums, rows, right_[buffer_ * kOperand], how);
-      }
+      for (int32_t side = 0; side < 2; ++side)
+        for (; done[side] < count[side] && blocks_[side].Range() == range; ++done[side])
+          MultiplyBlock(left_[step % 2 * kOperand + side * chunk_ + done[side] * block_], turn,
+                        side);
       right_free_.Set(buffer_);
       buffer_ = 1 - buffer_;
     }
   }
+  // Adds the products of one side's next block.
+  __aicore__ inline void MultiplyBlock(const LocalTensor<T>& rows, int32_t turn, int32_t side) {
+    bool first;
+    const int32_t place = blocks_[side].Take(first), quarter = place / Blocks::kInQuarter;
+    const int32_t room = Room(turn, side, quarter);
+    if ((held_ >> room & 1) == 0) sums_free_.Wait(room);
+    held_ |= 1u << room;
+    const LocalTensor<float> sums =
+        Sums(room)[place % Blocks::kInQuarter * kPlanBlockRows * tiling_.panel];
+    const bool biased = first && tiling_.has_bias;
+    const MmadParams how(kPlanBlockRows, tiling_.panel, tiling_.in_step, 0, false,
+                         first && !biased);
+    if (biased)
+      Mmad(sums, rows, right_[buffer_ * kOperand], bias_table_, how);
+    else
+      Mmad(sums, rows, right_[buffer_ * kOperand], how);
+  }
 
-  // Writes a tile's sums, [block, panel / 16, kPlanBlockRows, 16], in the dtype of the output.
+  // Where in L0C a quarter of a tile's sums is. The first rows of a tile have the most kernel
+  // points, and often the first and the last one: they take turns with the last rows, whose sums
+  // are written long before a tile ends.
+  __aicore__ static inline int32_t Room(int32_t turn, int32_t side, int32_t quarter) {
+    return side * Blocks::kQuarters + (turn == 0 ? quarter : Blocks::kQuarters - 1 - quarter);
+  }
+  __aicore__ inline LocalTensor<float> Sums(int32_t room) const {
+    return sums_[room * (kSum / Blocks::kQuarters)];
+  }
+
+  // Writes the quarters of a tile's sums that are done, [block, panel / 16, kPlanBlockRows, 16], in
+  // the dtype of the output.
   __aicore__ inline void Write(int32_t turn, int32_t side) {
-    if (blocks_[side].count() == 0) return;
-    sums_full_.SetWait(side);
-    const int32_t rows = SumElements(tiling_) / kFractalRows;
+    const int32_t count = SumElements(tiling_) / Blocks::kQuarters, rows = count / kFractalRows;
     FixpipeParamsV220 how(kFractalRows, rows, rows, rows * 2, false);
     if constexpr (std::is_same_v<T, half>) how.quantPre = F322F16;
     if constexpr (std::is_same_v<T, bfloat16_t>) how.quantPre = F322BF16;
-    Fixpipe<T, float, CFG_NZ>(sums_out_[(turn * 2 + side) * SumElements(tiling_)],
-                              sums_[side * kSum], how);
-    sums_free_.Set(side);
+    for (int32_t i = 0; i < Blocks::kQuarters; ++i) {
+      const int32_t room = Room(turn, side, i);
+      if ((held_ >> room & 1) == 0 || blocks_[side].left_in_quarter(i) > 0) continue;
+      held_ &= ~(1u << room);
+      sums_full_.SetWait(room);
+      Fixpipe<T, float, CFG_NZ>(sums_out_[(turn * 2 + side) * SumElements(tiling_) + i * count],
+                                Sums(room), how);
+      sums_free_.Set(room);
+    }
   }
 
   const SparseConvTiling tiling_;
   const int32_t chunk_, block_;  // elements
-  const int32_t words_, couples_;
-  LocalTensor<T> rows_;  // [2, 2, chunk]: of two steps, of both sides
+  const int32_t words_, couples_, chunks_;
+  LocalTensor<T> rows_;  // [chunks_, chunk]: of steps and sides
   LocalTensor<float> bias_row_;
   sparse_conv::Weights<T> weights_;
   LocalTensor<T> left_, right_;
@@ -210,6 +253,7 @@ class CubeCore {
   Blocks all_blocks_[2][2];  // of this couple and the next one
   Blocks *blocks_ = nullptr, *opened_ = nullptr;
   int32_t opened_record_ = 0, unread_ = 0, buffer_ = 0, bias_panel_ = -1;
+  uint32_t held_ = 0;  // the quarters in L0C that have sums, a bit each
 };
 
 }  // namespace mxd::kernels::sparse_conv_planned

@@ -30,6 +30,8 @@ class Blocks {
   static constexpr int32_t kInWord = 64 / kPlanBlocks;  // masks of an int64
 
  public:
+  static constexpr int32_t kQuarters = 4, kInQuarter = kPlanBlocks / kQuarters;
+
   // int64s with the masks of a tile.
   __aicore__ static inline int32_t Words(int32_t volume) { return CeilDiv(volume, kInWord); }
 
@@ -40,6 +42,7 @@ class Blocks {
     begun_ = 0;
     sections_ = 1;
     mask_[0] = 0;
+    for (int32_t i = 0; i < kQuarters; ++i) in_quarter_[i] = 0;
   }
   // The masks of a tile follow, word by word, and behind them whether it has sections.
   __aicore__ inline void Add(int32_t index, uint64_t word) {
@@ -50,6 +53,8 @@ class Blocks {
       } else {
         mask_[k] = mask;
         count_ += CountBits(mask);
+        for (int32_t i = 0; i < kQuarters; ++i)
+          in_quarter_[i] += CountBits(mask >> i * kInQuarter & ((1u << kInQuarter) - 1));
       }
       word >>= kPlanBlocks;
     }
@@ -58,9 +63,14 @@ class Blocks {
   __aicore__ inline void Begin() {
     taken_ = point_ = section_ = 0;
     left_ = InSection(0);
+    for (int32_t i = 0; i < kQuarters; ++i) left_in_quarter_[i] = in_quarter_[i];
   }
   __aicore__ inline int32_t count() const { return count_; }
   __aicore__ inline int32_t left() const { return count_ - taken_; }
+  // Blocks at the places of a quarter of the tile that `Take` has not taken yet.
+  __aicore__ inline int32_t left_in_quarter(int32_t quarter) const {
+    return left_in_quarter_[quarter];
+  }
   __aicore__ inline int32_t sections() const { return sections_; }
   // The kernel point of the next block.
   __aicore__ inline int32_t Point() {
@@ -87,6 +97,7 @@ class Blocks {
     ++taken_;
     first = (begun_ >> place & 1) == 0;
     begun_ |= 1u << place;
+    --left_in_quarter_[place / kInQuarter];
     return place;
   }
   // Takes the blocks that the next one's kernel point still has in its section, at most so many;
@@ -111,6 +122,7 @@ class Blocks {
   int32_t volume_ = 0, count_ = 0, taken_ = 0, sections_ = 1, section_ = 0, point_ = 0;
   uint32_t left_ = 0, begun_ = 0;
   uint32_t mask_[kPlanPoints];
+  int32_t in_quarter_[kQuarters] = {}, left_in_quarter_[kQuarters] = {};
 };
 
 // Parts of the input channels, which are gathered and multiplied one after the other.
