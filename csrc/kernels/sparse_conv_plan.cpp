@@ -209,7 +209,7 @@ class Plan {
                  order_[i * kSectionRows].ReinterpretCast<uint32_t>(), 0, kSectionRows);
       PipeBarrier<PIPE_V>();
     }
-    Write(own, rows, list, marks.ReinterpretCast<int16_t>());
+    Write(own, rows, list, marks.ReinterpretCast<int16_t>(), sections);
   }
 
   // The order of the rows, in each `length` of them, the rows of all kernel points in it, and which
@@ -333,13 +333,13 @@ class Plan {
   // Writes the blocks that are flagged, and the record.
   __aicore__ inline void Write(int32_t own, const LocalTensor<int32_t>& rows,
                                const LocalTensor<int32_t>& list,
-                               const LocalTensor<int16_t>& flagged) {
+                               const LocalTensor<int16_t>& flagged, int32_t sections) {
     const int32_t volume = tiling_.volume;
     uint64_t listed = 0;
     GatherMask(list, rows, flagged.ReinterpretCast<uint32_t>(), true, volume * kPlanRows,
                {1, 1, 8, 0}, listed);
     PipeBarrier<PIPE_V>();
-    Duplicate(ranges_, static_cast<float>(listed), kBlockWords);
+    Duplicate(ranges_, static_cast<float>(listed + (sections > 1 ? 512 : 0)), kBlockWords);
     SetWait<HardEvent::V_MTE3>();
     DataCopy(plan_[ListOf(own, CeilDiv(tiling_.rows, kPlanRows), volume)], list,
              static_cast<uint32_t>(listed));

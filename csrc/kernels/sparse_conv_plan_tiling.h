@@ -34,11 +34,11 @@ constexpr int32_t kPlanTile = 0, kPlanMasks = 8, kPlanMaskWords = (kPlanPoints +
 static_assert(2 * kPlanBlocks == 32 && kPlanMasks + kPlanMaskWords <= kPlanLowest &&
               kPlanPoints * kPlanSections < kPlanRanges);
 
-// Two windows are in UB, each with a row of zeros on both sides.
-constexpr int32_t kWindowBytes = 44032;
+// Two windows are in UB, or four halves of them, each with a row of zeros on both sides.
+constexpr int32_t kWindowBytes = 41984;
 constexpr int32_t kMostWindowRows = 2048;
 __aicore__ constexpr int32_t WindowRows(int32_t row_bytes) {
-  return MinOf(kWindowBytes / row_bytes - 2, kMostWindowRows);
+  return MinOf(kWindowBytes / row_bytes / 2 * 2 - 2, kMostWindowRows);
 }
 
 // Words of a tile's blocks, at most, and where in the plan they are.

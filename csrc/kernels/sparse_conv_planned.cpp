@@ -44,6 +44,7 @@ class VectorCore {
         epilogue_(pipe, sums, out, tiling_),
         gatherer_(pipe, features, gathered, tiling_) {
     plan_.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t*>(plan));
+    heads_full_.Init(pipe, 1);
   }
 
   __aicore__ inline void Process() {
@@ -51,12 +52,13 @@ class VectorCore {
     gatherer_.FreeAll();
     epilogue_.Begin();
     const int32_t core_block = GetBlockIdx() / 2, side = GetSubBlockIdx();
-    LoadHeads(core_block);
-    for (int32_t round = 0, unit = core_block; unit < units_; ++round) {
-      const int32_t next = UnitOf(round + 1, core_block, GetBlockNum());
+    const int32_t first = UnitOf(0, core_block, GetBlockNum(), units_);
+    LoadHeads(first);
+    for (int32_t round = 0, unit = first; unit < units_; ++round) {
+      const int32_t next = UnitOf(round + 1, core_block, GetBlockNum(), units_);
       const int32_t record = unit % couples_ * 2 + side, panel = unit / couples_;
       const bool there = record < tiling_.tiles;
-      SetWait<HardEvent::MTE2_S>();
+      heads_full_.Wait();
       const int32_t tile = there ? heads_.GetValue(side * kHeadWords + kPlanTile) : 0;
       Open(record, there);
       LoadHeads(next);
@@ -81,6 +83,7 @@ class VectorCore {
     DataCopy(heads_, plan_[static_cast<int64_t>(first) * kPlanWords],
              DataCopyParams(MinOf(2, tiling_.tiles - first), kHeadWords / kBlockWords,
                             (kPlanWords - kHeadWords) / kBlockWords, 0));
+    heads_full_.Set();
   }
 
   // Reads the heads.
@@ -120,6 +123,7 @@ class VectorCore {
   const int32_t couples_, units_;
   GlobalTensor<int32_t> plan_;
   LocalTensor<int32_t> heads_;
+  Events<HardEvent::MTE2_S> heads_full_;
   Epilogue<T> epilogue_;
   Gatherer<T> gatherer_;
   Blocks blocks_[2];

@@ -54,10 +54,11 @@ class CubeCore {
     left_free_.SetAll();
     right_free_.SetAll();
     sums_free_.SetAll();
-    Open(core_block, units, 0);
+    const int32_t first = UnitOf(0, core_block, core_blocks, units);
+    Open(first, units, 0);
     Read(2 * words_);
-    for (int32_t round = 0, unit = core_block; unit < units; ++round) {
-      const int32_t turn = round % 2, next = UnitOf(round + 1, core_block, core_blocks);
+    for (int32_t round = 0, unit = first; unit < units; ++round) {
+      const int32_t turn = round % 2, next = UnitOf(round + 1, core_block, core_blocks, units);
       weights_.Open(unit / couples_);
       LoadBias(unit / couples_);
       blocks_ = all_blocks_[turn];

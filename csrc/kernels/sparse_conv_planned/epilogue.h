@@ -15,12 +15,12 @@ class Epilogue {
   static constexpr int32_t kSize = static_cast<int32_t>(sizeof(T));
   static constexpr int32_t kRowBytes = 128;  // of the columns at a time, at most
   static constexpr int32_t kRowElements = kRowBytes / kSize;
-  static constexpr int32_t kRows = 32;
+  static constexpr int32_t kRows = 32, kPieces = 4;  // of a piece, and pieces in UB
   static constexpr int32_t kStored = kPlanRows * kRowBytes / kSize,
                            kPiece = kRows * kRowBytes / kSize;
 
  public:
-  static constexpr int32_t kUbBytes = (kStored + 2 * kPiece) * kSize + 3 * kPlanRows * kWord;
+  static constexpr int32_t kUbBytes = (kStored + kPieces * kPiece) * kSize + 3 * kPlanRows * kWord;
 
   __aicore__ inline Epilogue(TPipe& pipe, GM_ADDR sums, GM_ADDR out, const SparseConvTiling& tiling)
       : tiling_(tiling),
@@ -29,7 +29,7 @@ class Epilogue {
                                                     : kFractalRows),
         row_blocks_(columns_ * kSize / kBlockBytes),
         stored_(Take<T>(pipe, kStored)),
-        rows_(Take<T>(pipe, 2 * kPiece)),
+        rows_(Take<T>(pipe, kPieces * kPiece)),
         places_(Take<int32_t>(pipe, kPlanRows)),
         block_(Take<int32_t>(pipe, kPlanRows)),
         address_(Take<int32_t>(pipe, kPlanRows)) {
@@ -37,9 +37,10 @@ class Epilogue {
                           (static_cast<int64_t>(GetBlockIdx() / 2) * 4 + GetSubBlockIdx()) *
                               SumElements(tiling));
     out_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(out));
-    rows_free_.Init(pipe, 2);
+    rows_free_.Init(pipe, kPieces);
     stored_free_.Init(pipe, 1);
     stored_full_.Init(pipe, 1);
+    read_.Init(pipe, 1);
   }
   __aicore__ inline void Begin() {
     rows_free_.SetAll();
@@ -79,7 +80,8 @@ class Epilogue {
   // Does all that is left.
   __aicore__ inline void Finish() {
     while (waiting_ || count_ > 0) Advance();
-    SetWait<HardEvent::MTE2_MTE3>();  // rows gathered from now on say that the sums are read
+    if (has_read_) read_.Wait();  // rows gathered from now on say that the sums are read
+    has_read_ = false;
   }
 
  private:
@@ -92,6 +94,8 @@ class Epilogue {
              DataCopyParams(kPlanBlocks, strips * blocks, others * blocks, 0));
     stored_full_.Set();
     loaded_ = true;
+    has_read_ = column_ + columns_ == tiling_.panel;
+    if (has_read_) read_.Set();
   }
 
   // Writes some rows of the columns that are loaded.
@@ -117,7 +121,7 @@ class Epilogue {
              DataCopyParams(rows, row_blocks_, 0,
                             static_cast<int32_t>(stride_) * kSize / kBlockBytes - row_blocks_));
     rows_free_.Set(buffer_);
-    buffer_ = 1 - buffer_;
+    buffer_ = (buffer_ + 1) % kPieces;
     row_ += rows;
     if (row_ < count_) return;
     stored_free_.Set();
@@ -146,16 +150,17 @@ class Epilogue {
   const int32_t columns_, row_blocks_;  // at a time
   GlobalTensor<T> sums_, out_;
   LocalTensor<T> stored_;  // [blocks, strips, kPlanBlockRows, 16]
-  LocalTensor<T> rows_;    // [2, kRows, columns]
+  LocalTensor<T> rows_;    // [kPieces, kRows, columns]
   LocalTensor<int32_t> places_, block_, address_;
   Events<HardEvent::MTE3_V> rows_free_;
   Events<HardEvent::V_MTE2> stored_free_;
   Events<HardEvent::MTE2_V> stored_full_;
+  Events<HardEvent::MTE2_MTE3> read_;
   GlobalTensor<T> stored_from_, to_;
   GlobalTensor<int32_t> places_from_;
   int64_t stride_ = 0;
   int32_t count_ = 0, row_ = 0, column_ = 0, buffer_ = 0;  // rows of the tile; the next part
-  bool waiting_ = false, loaded_ = false;
+  bool waiting_ = false, loaded_ = false, has_read_ = false;
 };
 
 }  // namespace mxd::kernels::sparse_conv_planned

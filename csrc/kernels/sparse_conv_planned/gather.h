@@ -2,16 +2,16 @@
 // 16, 32 B].
 //
 // Rows of neighbours are neighbours, where voxels are sorted: the input rows that a tile's blocks
-// name lie in a few windows, which are loaded whole. Blocks are gathered within UB, from a window
-// while the next one is loaded. The features are [groups, parts, rows, in_step].
+// name lie in a few windows. Blocks are gathered from one within UB, while the next ones are
+// loaded. The features are [groups, parts, rows, in_step].
 #pragma once
 
 #include "../common/buffers.h"
 #include "../common/events.h"
 #include "../common/nz.h"
-#include "../sparse_conv/pairs.h"
 #include "kernel_operator.h"
 #include "plan.h"
+#include "windows.h"
 
 namespace mxd::kernels::sparse_conv_planned {
 
@@ -19,82 +19,60 @@ template <typename T>
 class Gatherer {
   static constexpr int32_t kSize = static_cast<int32_t>(sizeof(T));
   static constexpr int32_t kAddresses = kChunkBytes / kBlockBytes;
-  static constexpr int32_t kListRows = 2 * kAddresses;  // of a list, at most
+  static constexpr int32_t kListRows = kAddresses;  // of a list, at most
   static constexpr int32_t kStages = 3;
   static constexpr int32_t kRowBlocks = kPartBytes / kBlockBytes;  // of an input row, at most
 
  public:
   static constexpr int32_t kUbBytes = 2 * kListRows * kWord + kStages * kChunkBytes +
                                       2 * kAddresses * kWord + kRowBlocks * kBlockBytes +
-                                      2 * kWindowBytes;
+                                      Windows<T>::kUbBytes;
 
   __aicore__ inline Gatherer(TPipe& pipe, GM_ADDR features, GM_ADDR gathered,
                              const SparseConvTiling& tiling)
       : tiling_(tiling),
         chunk_(ChunkElements(tiling)),
-        features_(features, tiling.in_step, tiling.in_step),
-        window_rows_(WindowRows(tiling.in_step * kSize)),
         lists_(Take<int32_t>(pipe, 2 * kListRows)),
         stage_(Take<T>(pipe, kStages * chunk_)),
         row_address_(Take<int32_t>(pipe, kAddresses)),
         address_(Take<int32_t>(pipe, kAddresses)),
         in_row_(Take<int32_t>(pipe, kRowBlocks * kBlockWords)),
-        windows_(Take<T>(pipe, 2 * (window_rows_ + 2) * tiling.in_step)) {
+        windows_(pipe, features, tiling) {
     gathered_.SetGlobalBuffer(
         reinterpret_cast<__gm__ T*>(gathered) +
         (static_cast<int64_t>(GetBlockIdx() / 2) * kSteps * 2 + GetSubBlockIdx()) * chunk_);
     stage_free_.Init(pipe, kStages);
     list_free_.Init(pipe, 2);
     list_full_.Init(pipe, 2);
-    window_free_.Init(pipe, 2);
-    window_full_.Init(pipe, 2);
-    for (current_ = 1; current_ >= 0; --current_) Clear(0);
-    current_ = 0;
-    for (int32_t i = 0; i < features_.row_blocks(); ++i)
+    for (int32_t i = 0; i < windows_.row_blocks(); ++i)
       Duplicate(in_row_[i * kBlockWords], i * kBlockBytes, kBlockWords);
   }
   __aicore__ inline void FreeAll() {
     stage_free_.SetAll();
     list_free_.SetAll();
-    window_free_.SetAll();
-    window_free_.Wait(current_);
+    windows_.FreeAll();
   }
   __aicore__ inline void End() {
     stage_free_.WaitAll();
     list_free_.WaitAll();
-    if (loading_) Drop();
-    window_free_.Set(current_);
-    window_free_.WaitAll();
+    windows_.End();
   }
 
   // Takes over a tile: `rows` are the input rows of its blocks, `record` has their ranges.
   __aicore__ inline void Open(const GlobalTensor<int32_t>& rows, const Blocks& blocks,
                               const LocalTensor<int64_t>& record) {
-    const int32_t sections = blocks.sections();
     rows_ = rows;
     count_ = blocks.count();
-    ranges_ = tiling_.volume * sections;
-    for (int32_t i = 0; i < ranges_; i += 2) {
-      const uint64_t low = record.GetValue((kPlanLowest + i) / 2);
-      const uint64_t high = record.GetValue((kPlanHighest + i) / 2);
-      const int32_t here = i % sections * tiling_.volume + i / sections;
-      const int32_t next = sections == 1 ? here + 1 : here + tiling_.volume;
-      lowest_[here] = static_cast<int32_t>(low);
-      lowest_[next] = static_cast<int32_t>(low >> 32);
-      highest_[here] = static_cast<int32_t>(high);
-      highest_[next] = static_cast<int32_t>(high >> 32);
-    }
+    windows_.Open(record, blocks.sections());
   }
   // Begins with the tile's first block, and a part of the channels.
   __aicore__ inline void Begin(int32_t part) {
-    column_ = static_cast<int64_t>(part) * tiling_.num_out * tiling_.in_step;
     list_rows_ = rows_;
     unlisted_ = count_ * kPlanBlockRows;
     listed_ = at_ = 0;
     ahead_ = 0;
     if (unlisted_ > 0) List();
-    begin_ = end_ = 0;
-    LoadAhead(0);
+    windows_.Begin(static_cast<int64_t>(part) * tiling_.num_out * tiling_.in_step);
   }
 
   // Gathers the next chunk, of `count` blocks, into the workspace of a step.
@@ -104,20 +82,20 @@ class Gatherer {
     stage_free_.Wait(step % kStages);
     for (int32_t done = 0; done < count;) {
       const int32_t range = blocks.Range();
-      const bool held = Holds(range);
+      const bool held = windows_.Holds(range);
       int32_t low = 0, high = 0;
-      if (!held) FindRange(range, low, high);
-      const bool far = !held && high - low >= window_rows_;
+      if (!held) windows_.FindRange(range, low, high);
+      const bool far = !held && high - low >= windows_.most_rows();
       if (!held && !far) {
-        Use(low, high + 1);
-        LoadAhead(range + 1);
+        windows_.Use(range, low, high + 1);
+        windows_.LoadAhead();
       }
       int32_t taken = blocks.TakePoint(count - done);
       while (done + taken < count &&
-             (far ? Within(low, high, blocks.Range()) : Holds(blocks.Range())))
+             (far ? windows_.Within(low, high, blocks.Range()) : windows_.Holds(blocks.Range())))
         taken += blocks.TakePoint(count - done - taken);
       if (far)
-        TakeFar(step, done, taken, low, high);
+        TakeFar(step, done, taken, range, low, high);
       else
         TakeBlocks(stage[done * Elements()], done, taken);
       done += taken;
@@ -130,9 +108,6 @@ class Gatherer {
 
  private:
   __aicore__ inline int32_t Elements() const { return kPlanBlockRows * tiling_.in_step; }
-  __aicore__ inline int32_t row_bytes() const { return features_.row_blocks() * kBlockBytes; }
-  __aicore__ inline int32_t window_elements() const { return (window_rows_ + 2) * tiling_.in_step; }
-  __aicore__ inline LocalTensor<T> window() const { return windows_[current_ * window_elements()]; }
 
   // Loads the next input rows: whole chunks, as many as a list holds.
   __aicore__ inline void List() {
@@ -151,7 +126,7 @@ class Gatherer {
       at_ = ahead_ = 0;
       list_full_.Wait(list_);
       const LocalTensor<int32_t> rows = lists_[list_ * kListRows];
-      Muls(rows, rows, row_bytes(), listed_);
+      Muls(rows, rows, windows_.row_bytes(), listed_);
       PipeBarrier<PIPE_V>();
     } else if (ahead_ == 0 && unlisted_ > 0) {
       List();  // not before a chunk of this list: the other one's last rows are in use until then
@@ -160,79 +135,19 @@ class Gatherer {
     at_ += count;
   }
 
-  __aicore__ inline void Clear(int32_t row) {
-    Duplicate(window()[row * tiling_.in_step].template ReinterpretCast<int32_t>(), 0,
-              tiling_.in_step * kSize / kWord);
-  }
-
-  // Whether a range, that of a kernel point and section, is from `low` to `high`; in the window.
-  __aicore__ inline bool Within(int32_t low, int32_t high, int32_t range) const {
-    return lowest_[range] >= low && highest_[range] <= high;
-  }
-  __aicore__ inline bool Holds(int32_t range) const { return Within(begin_, end_ - 1, range); }
-  // The input rows of a range, and of those behind it as long as that takes no more windows.
-  __aicore__ inline void FindRange(int32_t range, int32_t& low, int32_t& high) const {
-    low = lowest_[range];
-    high = highest_[range];
-    const int32_t windows = (high - low) / window_rows_;
-    while (++range < ranges_) {
-      const int32_t lower = MinOf(low, lowest_[range]), higher = MaxOf(high, highest_[range]);
-      if ((higher - lower) / window_rows_ > windows) break;
-      low = lower;
-      high = higher;
-    }
-  }
-
-  // Begins to load the window after this one, which the first range from `range` on needs that this
-  // one does not serve.
-  __aicore__ inline void LoadAhead(int32_t range) {
-    while (range < ranges_ && Holds(range)) ++range;
-    if (range == ranges_) return;
-    int32_t low, high;
-    FindRange(range, low, high);
-    Load(low, MinOf(high + 1, low + window_rows_));
-  }
-  // Begins to load rows [begin, end) into the other window.
-  __aicore__ inline void Load(int32_t begin, int32_t end) {
-    if (loading_) Drop();
-    loading_ = true;
-    loading_begin_ = begin;
-    loading_end_ = end;
-    window_free_.Wait(1 - current_);
-    features_.Copy(windows_[(1 - current_) * window_elements() + tiling_.in_step],
-                   Run{begin, 1, end - begin}, column_);
-    window_full_.Set(1 - current_);
-  }
-  // Gives up what is being loaded.
-  __aicore__ inline void Drop() {
-    window_full_.Wait(1 - current_);
-    window_free_.Set(1 - current_);
-    loading_ = false;
-  }
-  // Goes on to the window of rows [begin, end).
-  __aicore__ inline void Use(int32_t begin, int32_t end) {
-    if (!loading_ || begin != loading_begin_ || end != loading_end_) Load(begin, end);
-    begin_ = begin;
-    end_ = end;
-    loading_ = false;
-    window_free_.Set(current_);
-    current_ = 1 - current_;
-    window_full_.Wait(current_);
-    Clear(end - begin + 1);
-    PipeBarrier<PIPE_V>();
-  }
-
   // Takes blocks [first, first + count) of the chunk from the window, zeros for what is not in it.
   // Rows that are none are negative; `far`: others may lie outside of the window, too.
   __aicore__ inline void TakeBlocks(const LocalTensor<T>& to, int32_t first, int32_t count,
                                     bool far = false) {
-    const int32_t rows = count * kPlanBlockRows, row_blocks = features_.row_blocks();
-    Adds(row_address_, row_offset_[first * kPlanBlockRows], (1 - begin_) * row_bytes(), rows);
+    const int32_t rows = count * kPlanBlockRows, row_blocks = windows_.row_blocks();
+    Adds(row_address_, row_offset_[first * kPlanBlockRows],
+         (1 - windows_.begin()) * windows_.row_bytes(), rows);
     PipeBarrier<PIPE_V>();
     Maxs(row_address_, row_address_, 0, rows);
     PipeBarrier<PIPE_V>();
     if (far) {
-      Mins(row_address_, row_address_, (end_ - begin_ + 1) * row_bytes(), rows);
+      Mins(row_address_, row_address_,
+           (windows_.end() - windows_.begin() + 1) * windows_.row_bytes(), rows);
       PipeBarrier<PIPE_V>();
     }
     // The fractals of 16 rows at once; a half of the rows is a block of addresses in each.
@@ -241,22 +156,24 @@ class Gatherer {
           static_cast<uint64_t>(row_blocks * kBlockWords), rows / kFractalRows,
           BinaryRepeatParams(2, 0, 1, row_blocks * 2, 2, 0));
     PipeBarrier<PIPE_V>();
-    Gatherb(to.template ReinterpretCast<uint32_t>(), window().template ReinterpretCast<uint32_t>(),
+    Gatherb(to.template ReinterpretCast<uint32_t>(),
+            windows_.rows().template ReinterpretCast<uint32_t>(),
             address_.ReinterpretCast<uint32_t>(), rows * row_blocks / 8, GatherRepeatParams(1, 8));
     PipeBarrier<PIPE_V>();
   }
 
   // The same for blocks whose rows, from `lowest` to `highest`, lie in several windows: what the
   // later ones have is gathered into the next stage.
-  __aicore__ inline void TakeFar(int32_t step, int32_t first, int32_t count, int32_t lowest,
-                                 int32_t highest) {
-    const int32_t next = (step + 1) % kStages;
+  __aicore__ inline void TakeFar(int32_t step, int32_t first, int32_t count, int32_t range,
+                                 int32_t lowest, int32_t highest) {
+    const int32_t next = (step + 1) % kStages, most = windows_.most_rows();
     const LocalTensor<T> to = stage_[step % kStages * chunk_ + first * Elements()];
     const LocalTensor<T> part = stage_[next * chunk_];
     stage_free_.Wait(next);
-    for (int32_t low = lowest; low <= highest; low += window_rows_) {
-      Use(low, MinOf(highest + 1, low + window_rows_));
-      if (end_ <= highest) Load(end_, MinOf(highest + 1, end_ + window_rows_));
+    for (int32_t low = lowest; low <= highest; low += most) {
+      const int32_t end = MinOf(highest + 1, low + most);
+      windows_.Use(range, low, end);
+      if (end <= highest) windows_.Load(end, MinOf(highest + 1, end + most));
       TakeBlocks(low == lowest ? to : part, first, count, /*far=*/true);
       if (low == lowest) continue;
       const LocalTensor<uint16_t> bits = to.template ReinterpretCast<uint16_t>();
@@ -268,27 +185,20 @@ class Gatherer {
 
   const SparseConvTiling& tiling_;
   const int32_t chunk_;  // elements
-  const sparse_conv::Rows<T> features_;
-  const int32_t window_rows_;
   GlobalTensor<T> gathered_;
   GlobalTensor<int32_t> rows_, list_rows_;      // of the tile's blocks; that are not listed yet
   LocalTensor<int32_t> lists_, row_offset_;     // [2, rows]: bytes before input rows; the chunk's
   LocalTensor<T> stage_;                        // [kStages, chunk]
   LocalTensor<int32_t> row_address_, address_;  // of the rows, and of their fractals' rows
   LocalTensor<int32_t> in_row_;                 // [row_blocks, 8]: bytes before a fractal's rows
-  LocalTensor<T> windows_;                      // [2, rows], each between two rows of zeros
+  Windows<T> windows_;
   Events<HardEvent::MTE3_V> stage_free_;
-  Events<HardEvent::V_MTE2> list_free_, window_free_;
-  Events<HardEvent::MTE2_V> list_full_, window_full_;
+  Events<HardEvent::V_MTE2> list_free_;
+  Events<HardEvent::MTE2_V> list_full_;
   // Rows that are in no list yet; which list is in use, how many rows it has, where the next chunk
   // begins, and how many rows the other list has ahead.
-  int32_t count_ = 0, ranges_ = 0;  // blocks, ranges of their input rows
+  int32_t count_ = 0;  // blocks
   int32_t unlisted_ = 0, list_ = 0, listed_ = 0, at_ = 0, ahead_ = 0;
-  int64_t column_ = 0;
-  int32_t current_ = 0, begin_ = 0, end_ = 0;  // of the window
-  bool loading_ = false;                       // the other window
-  int32_t loading_begin_ = 0, loading_end_ = 0;
-  int32_t lowest_[kPlanRanges], highest_[kPlanRanges];
 };
 
 }  // namespace mxd::kernels::sparse_conv_planned

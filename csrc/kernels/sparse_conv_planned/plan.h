@@ -19,10 +19,25 @@ __aicore__ inline int32_t CountBits(uint32_t bits) {
   return static_cast<int32_t>((bits + (bits >> 8)) & 0x1f);
 }
 
-// The units of a core block, as it takes one after the other: in turn from the first core block to
-// the last and back, since the plan has tiles with many blocks first.
-__aicore__ inline int32_t UnitOf(int32_t round, int32_t core_block, int32_t core_blocks) {
-  return round * core_blocks + (round % 2 == 0 ? core_block : core_blocks - 1 - core_block);
+// The unit that a core block takes in a round, at least `units` if there is none left. Units with
+// many blocks come first: rounds go from the first core block to the last and back. The last round
+// may be a short one: the core blocks that have a unit in it take the smaller ones in every other
+// round before.
+__aicore__ inline int32_t UnitOf(int32_t round, int32_t core_block, int32_t core_blocks,
+                                 int32_t units) {
+  const int32_t longer = units % core_blocks, shorter = core_blocks - longer;
+  const int32_t rounds_left = units / core_blocks - round;
+  const bool is_longer = core_block < longer;
+  if (rounds_left <= 0 && !is_longer) return units;
+  int32_t begin = 0, count = core_blocks, place = core_block;
+  if (rounds_left % 2 == 1) {
+    begin = is_longer ? shorter : 0;
+    count = is_longer ? longer : shorter;
+    place -= is_longer ? 0 : longer;
+  } else if (rounds_left == 0) {
+    count = longer;
+  }
+  return round * core_blocks + begin + (round / 2 % 2 == 0 ? place : count - 1 - place);
 }
 
 // Goes through a tile's blocks by section, by kernel point, then by place.

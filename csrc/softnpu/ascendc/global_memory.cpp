@@ -150,15 +150,16 @@ void GlobalMemory::Check(Core& core, Page& page, uint32_t at, uint32_t mask, uin
     auto& reads = page.reads[by_scalar];
     if (reads.empty()) reads.resize(static_cast<size_t>(cores_));
     reads[core.index] = core.number;
-    if (cell.read && (cell.reader != core.index || cell.read_pipe != core.pipe)) {
-      cell.readers |= 1ull << (cell.reader % 64) | 1ull << (core.index % 64);
+    for (Reading& reading : cell.readings) {
+      if (reading.number && (reading.reader != core.index || reading.pipe != core.pipe)) continue;
+      reading = {core.number, static_cast<uint16_t>(core.index), core.pipe};
+      return;
     }
-    cell.read = core.number;
-    cell.reader = static_cast<uint16_t>(core.index);
-    cell.read_pipe = core.pipe;
+    for (const Reading& reading : cell.readings) cell.readers |= 1ull << (reading.reader % 64);
+    cell.readers |= 1ull << (core.index % 64);
     return;
   }
-  if (cell.read) {
+  if (cell.readings[0].number) {
     const auto report = [&](int reader) {
       core.Reject(
           "race: writes 32 B of global memory at %p that %s reads, and nothing orders the two",
@@ -166,7 +167,10 @@ void GlobalMemory::Check(Core& core, Page& page, uint32_t at, uint32_t mask, uin
           reader == core.index ? "the same core" : CoreName(reader).c_str());
     };
     if (cell.readers == 0) {
-      if (!Ordered(core, cell.reader, cell.read_pipe, cell.read)) report(cell.reader);
+      for (const Reading& reading : cell.readings) {
+        if (reading.number && !Ordered(core, reading.reader, reading.pipe, reading.number))
+          report(reading.reader);
+      }
     } else {
       for (int s = 0; s < 2; ++s) {
         for (size_t reader = 0; reader < page.reads[s].size(); ++reader) {
@@ -178,6 +182,10 @@ void GlobalMemory::Check(Core& core, Page& page, uint32_t at, uint32_t mask, uin
         }
       }
     }
+  }
+  if (!atomic) {  // what comes after this write comes after those reads
+    cell.readings[0] = cell.readings[1] = Reading();
+    cell.readers = 0;
   }
   const bool adds = cell.written && cell.writer == core.index && !ordered;
   cell.bytes = adds ? cell.bytes | mask : mask;

@@ -28,16 +28,19 @@ class GlobalMemory {
  private:
   static constexpr uint32_t kPageBlocks = 128;
 
+  struct Reading {
+    int32_t number = 0;  // of the last one, 0 for none
+    uint16_t reader = 0;
+    uint8_t pipe = 0;
+  };
   struct Cell {
     int32_t written = 0;   // the number of the last write, 0 for none
-    int32_t read = 0;      // and of the last read
+    Reading readings[2];   // since then
     uint32_t bytes = 0;    // the bytes of the last writes that nothing has ordered
     int32_t line = 0;      // of the last write
-    uint64_t readers = 0;  // a bit for each core that read, modulo 64, where there are several
+    uint64_t readers = 0;  // a bit for each core that read, modulo 64, where there are more
     uint16_t writer = 0;
-    uint16_t reader = 0;
     uint8_t write_pipe = 0;
-    uint8_t read_pipe = 0;
     bool atomic = false;
     bool cached = false;  // in the data cache of the writer
   };
