@@ -30,14 +30,14 @@ __aicore__ inline int32_t UnitOf(int32_t round, int32_t core_block, int32_t core
   const bool is_longer = core_block < longer;
   if (rounds_left <= 0 && !is_longer) return units;
   int32_t begin = 0, count = core_blocks, place = core_block;
-  if (rounds_left % 2 == 1) {
+  if (rounds_left > 0 && round % 2 == 0) {
     begin = is_longer ? shorter : 0;
     count = is_longer ? longer : shorter;
     place -= is_longer ? 0 : longer;
   } else if (rounds_left == 0) {
     count = longer;
   }
-  return round * core_blocks + begin + (round / 2 % 2 == 0 ? place : count - 1 - place);
+  return round * core_blocks + begin + (round % 4 % 3 == 0 ? place : count - 1 - place);
 }
 
 // Goes through a tile's blocks by section, by kernel point, then by place.
