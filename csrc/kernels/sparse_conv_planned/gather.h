@@ -128,9 +128,8 @@ class Gatherer {
       const LocalTensor<int32_t> rows = lists_[list_ * kListRows];
       Muls(rows, rows, windows_.row_bytes(), listed_);
       PipeBarrier<PIPE_V>();
-    } else if (ahead_ == 0 && unlisted_ > 0) {
-      List();  // not before a chunk of this list: the other one's last rows are in use until then
     }
+    if (ahead_ == 0 && unlisted_ > 0) List();
     row_offset_ = lists_[list_ * kListRows + at_];
     at_ += count;
   }
