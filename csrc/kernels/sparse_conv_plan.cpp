@@ -29,6 +29,7 @@ class Plan {
   static constexpr int32_t kBehind = 1 << 30;  // above all rows
   static constexpr int32_t kSort32 = 32;       // keys that one repeat sorts
   static constexpr int32_t kSectionRows = kPlanRows / kPlanSections;
+  static constexpr int32_t kSectionsBlocks = 16;  // that take as long as it does to have sections
   static constexpr int32_t kFlags = RoundUp(kPlanPoints * kPlanBlocks, kLanes);
   static constexpr int32_t kBounds = RoundUp(2 * (kPlanPoints + 1), kBlockWords);
 
@@ -339,7 +340,9 @@ class Plan {
     GatherMask(list, rows, flagged.ReinterpretCast<uint32_t>(), true, volume * kPlanRows,
                {1, 1, 8, 0}, listed);
     PipeBarrier<PIPE_V>();
-    Duplicate(ranges_, static_cast<float>(listed + (sections > 1 ? 512 : 0)), kBlockWords);
+    const auto blocks = static_cast<int32_t>(listed) / kPlanBlockRows;
+    const auto size = static_cast<float>(blocks + (sections > 1 ? kSectionsBlocks : 0));
+    Duplicate(ranges_, size, kBlockWords);
     SetWait<HardEvent::V_MTE3>();
     DataCopy(plan_[ListOf(own, CeilDiv(tiling_.rows, kPlanRows), volume)], list,
              static_cast<uint32_t>(listed));
@@ -364,7 +367,7 @@ class Plan {
 }  // namespace mxd::kernels::sparse_conv_planned
 
 // records int32 [tiles, kPlanWords] in the order of the tiles; sizes fp32 [tiles, 8]: how many
-// input rows a tile's blocks have; the blocks go to the plan.
+// blocks a tile has, or takes as long as; the blocks go to the plan.
 extern "C" __global__ __aicore__ void sparse_conv_plan(GM_ADDR pairs, GM_ADDR bounds,
                                                        GM_ADDR records, GM_ADDR sizes, GM_ADDR plan,
                                                        SparseConvPlanTiling tiling) {

@@ -1,8 +1,8 @@
 // The plan of a sparse convolution whose sums stay in the cube cores, int32: a record for each tile
-// of kPlanRows output rows, those with many blocks first, and behind the records the blocks of each
-// tile, by section, kernel point and place. A section of a tile has its rows in an order in which
-// those with the same kernel points are together; a block is the input rows of kPlanBlockRows of
-// them for one kernel point, -1 for none, and is there if one of them has a pair.
+// of kPlanRows output rows, in an order that gives core blocks equal shares, and behind the records
+// the blocks of each tile, by section, kernel point and place. A section of a tile has its rows in
+// an order in which those with the same kernel points are together; a block is the input rows of
+// kPlanBlockRows of them for one kernel point, -1 for none, and is there if one of them has a pair.
 //
 // Input rows come to UB by windows. A tile is one section where a window has room for the rows of
 // each kernel point; else it is kPlanSections, of rows that follow each other, whose neighbours are
@@ -15,6 +15,11 @@ struct SparseConvPlanTiling {
   int32_t rows;    // of input and output
   int32_t volume;  // kernel points
   int32_t window;  // input rows of a window
+};
+
+struct SparseConvPlanSharesTiling {
+  int32_t tiles;
+  int32_t shares;  // core blocks of the convolution, kMostShares at most
 };
 
 namespace mxd::kernels::sparse_conv_planned {
@@ -33,6 +38,8 @@ constexpr int32_t kPlanTile = 0, kPlanMasks = 8, kPlanMaskWords = (kPlanPoints +
                   kPlanPlaces = kPlanHighest + kPlanRanges, kPlanWords = kPlanPlaces + kPlanRows;
 static_assert(2 * kPlanBlocks == 32 && kPlanMasks + kPlanMaskWords <= kPlanLowest &&
               kPlanPoints * kPlanSections < kPlanRanges);
+
+constexpr int32_t kMostShares = 32;
 
 // Two windows are in UB, or four halves of them, each with a row of zeros on both sides.
 constexpr int32_t kWindowBytes = 41984;

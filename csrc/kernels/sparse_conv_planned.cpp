@@ -52,10 +52,9 @@ class VectorCore {
     gatherer_.FreeAll();
     epilogue_.Begin();
     const int32_t core_block = GetBlockIdx() / 2, side = GetSubBlockIdx();
-    const int32_t first = UnitOf(0, core_block, GetBlockNum(), units_);
-    LoadHeads(first);
-    for (int32_t round = 0, unit = first; unit < units_; ++round) {
-      const int32_t next = UnitOf(round + 1, core_block, GetBlockNum(), units_);
+    LoadHeads(core_block);
+    for (int32_t round = 0, unit = core_block; unit < units_; ++round) {
+      const int32_t next = UnitOf(round + 1, core_block, GetBlockNum(), couples_);
       const int32_t record = unit % couples_ * 2 + side, panel = unit / couples_;
       const bool there = record < tiling_.tiles;
       heads_full_.Wait();

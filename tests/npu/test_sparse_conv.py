@@ -173,6 +173,7 @@ def test_kernels_run(tmp_path, monkeypatch):
         launched = [json.loads(text)['kernel'] for text in path.read_text().splitlines()]
         assert sorted(launched) == [
             'sparse_conv_plan',
+            'sparse_conv_plan_shares',
             'sparse_conv_planned',
             'sparse_conv_planned',
             'sparse_conv_weight_grad',
@@ -192,8 +193,8 @@ def test_cost(sweep, tmp_path, monkeypatch):
     book = subm(indices.unique(dim=0), batch_size)
     features, weight = (t.to('npu') for t in layer(64, 64, len(indices)))
     sparse_conv(features, weight, None, to_npu(book)).cpu()
-    plan, launch = (json.loads(text) for text in path.read_text().splitlines())
-    assert plan['kernel'] == 'sparse_conv_plan'
+    plan, shares, launch = (json.loads(text) for text in path.read_text().splitlines())
+    assert (plan['kernel'], shares['kernel']) == ('sparse_conv_plan', 'sparse_conv_plan_shares')
     bound = (
         len(book.pairs) * 64 * 64 / 1024 / 20 / 1800
     )  # us: fp32, a cycle's products, cores, cycles a us

@@ -54,11 +54,10 @@ class CubeCore {
     left_free_.SetAll();
     right_free_.SetAll();
     sums_free_.SetAll();
-    const int32_t first = UnitOf(0, core_block, core_blocks, units);
-    Open(first, units, 0);
+    Open(core_block, units, 0);
     Read(2 * words_);
-    for (int32_t round = 0, unit = first; unit < units; ++round) {
-      const int32_t turn = round % 2, next = UnitOf(round + 1, core_block, core_blocks, units);
+    for (int32_t round = 0, unit = core_block; unit < units; ++round) {
+      const int32_t turn = round % 2, next = UnitOf(round + 1, core_block, core_blocks, couples_);
       weights_.Open(unit / couples_);
       LoadBias(unit / couples_);
       blocks_ = all_blocks_[turn];
@@ -70,7 +69,7 @@ class CubeCore {
         Load(step);
         const int32_t part = i / part_steps;
         Multiply(step, turn, part);
-        for (int32_t side = 0; side < 2 && part == Parts(tiling_) - 1; ++side) Write(turn, side);
+        if (part == Parts(tiling_) - 1) Write(turn);
         left_free_.Set(step++ % 2);
         Read((i + 1) * 2 * words_ / steps - i * 2 * words_ / steps);
       }
@@ -215,20 +214,20 @@ class CubeCore {
     return sums_[room * (kSum / Blocks::kQuarters)];
   }
 
-  // Writes the quarters of a tile's sums that are done, [block, panel / 16, kPlanBlockRows, 16], in
-  // the dtype of the output.
-  __aicore__ inline void Write(int32_t turn, int32_t side) {
+  // Writes the quarters of the tiles' sums that are done, [block, panel / 16, kPlanBlockRows, 16],
+  // in the dtype of the output; those first whose rooms the next tiles need first.
+  __aicore__ inline void Write(int32_t turn) {
     const int32_t count = SumElements(tiling_) / Blocks::kQuarters, rows = count / kFractalRows;
     FixpipeParamsV220 how(kFractalRows, rows, rows, rows * 2, false);
     if constexpr (std::is_same_v<T, half>) how.quantPre = F322F16;
     if constexpr (std::is_same_v<T, bfloat16_t>) how.quantPre = F322BF16;
-    for (int32_t i = 0; i < Blocks::kQuarters; ++i) {
-      const int32_t room = Room(turn, side, i);
-      if ((held_ >> room & 1) == 0 || blocks_[side].left_in_quarter(i) > 0) continue;
+    for (int32_t i = 2 * Blocks::kQuarters - 1; i >= 0; --i) {
+      const int32_t side = i % 2, quarter = i / 2, room = Room(turn, side, quarter);
+      if ((held_ >> room & 1) == 0 || blocks_[side].left_in_quarter(quarter) > 0) continue;
       held_ &= ~(1u << room);
       sums_full_.SetWait(room);
-      Fixpipe<T, float, CFG_NZ>(sums_out_[(turn * 2 + side) * SumElements(tiling_) + i * count],
-                                Sums(room), how);
+      Fixpipe<T, float, CFG_NZ>(
+          sums_out_[(turn * 2 + side) * SumElements(tiling_) + quarter * count], Sums(room), how);
       sums_free_.Set(room);
     }
   }

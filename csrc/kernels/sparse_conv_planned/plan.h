@@ -19,25 +19,12 @@ __aicore__ inline int32_t CountBits(uint32_t bits) {
   return static_cast<int32_t>((bits + (bits >> 8)) & 0x1f);
 }
 
-// The unit that a core block takes in a round, at least `units` if there is none left. Units with
-// many blocks come first: rounds go from the first core block to the last and back. The last round
-// may be a short one: the core blocks that have a unit in it take the smaller ones in every other
-// round before.
+// The unit, a couple of tiles and a panel, that a core block takes in a round. The plan's order of
+// couples makes about equal shares; every other panel evens out what is left.
 __aicore__ inline int32_t UnitOf(int32_t round, int32_t core_block, int32_t core_blocks,
-                                 int32_t units) {
-  const int32_t longer = units % core_blocks, shorter = core_blocks - longer;
-  const int32_t rounds_left = units / core_blocks - round;
-  const bool is_longer = core_block < longer;
-  if (rounds_left <= 0 && !is_longer) return units;
-  int32_t begin = 0, count = core_blocks, place = core_block;
-  if (rounds_left > 0 && round % 2 == 0) {
-    begin = is_longer ? shorter : 0;
-    count = is_longer ? longer : shorter;
-    place -= is_longer ? 0 : longer;
-  } else if (rounds_left == 0) {
-    count = longer;
-  }
-  return round * core_blocks + begin + (round % 4 % 3 == 0 ? place : count - 1 - place);
+                                 int32_t couples) {
+  const int32_t first = round * core_blocks;
+  return first + (first / couples % 2 == 0 ? core_block : core_blocks - 1 - core_block);
 }
 
 // Goes through a tile's blocks by section, by kernel point, then by place.

@@ -1,15 +1,16 @@
 // The plan of a submanifold convolution whose sums stay in the cube cores: puts its voxels in order
-// and launches csrc/kernels/sparse_conv_plan.cpp.
+// and launches csrc/kernels/sparse_conv_plan.cpp and sparse_conv_plan_shares.cpp.
 #include "sparse_conv_plan.h"
 
 #include <ATen/ops/arange.h>
-#include <ATen/ops/argsort.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/equal.h>
 #include <ATen/ops/index_select.h>
+#include <ATen/ops/sort.h>
 #include <torch/library.h>
 
 #include "aclrtlaunch_sparse_conv_plan.h"
+#include "aclrtlaunch_sparse_conv_plan_shares.h"
 #include "launch.h"
 #include "sparse_conv_plan_tiling.h"
 
@@ -57,14 +58,18 @@ at::Tensor plan(const at::Tensor& features, const at::Tensor& weight, const at::
               std::min(tile_count(num_out), npu::vector_cores()),
               in_order ? pairs.contiguous() : end.pairs, bounds.contiguous(), records, counts, plan,
               tiling);
-  // Tiles with many blocks first, so that the cores are done at about the same time. (CANN sorts no
-  // single number on the AI core.)
-  at::Tensor first = plan.narrow(0, 0, records.numel()).view_as(records);
-  if (tiles == 1)
-    first.copy_(records);
-  else
-    at::index_select_out(first, records, 0,
-                         at::argsort(counts.select(1, 0), /*stable=*/true, 0, /*descending=*/true));
+  if (tiles == 1) {  // CANN sorts no single number on the AI core
+    plan.narrow(0, 0, records.numel()).copy_(records.flatten());
+    return plan;
+  }
+  const auto [sizes_of, order_of] =
+      at::sort(counts.select(1, 0), /*stable=*/true, 0, /*descending=*/true);
+  const int64_t couples = npu::ceil_div(tiles, 2);
+  SparseConvPlanSharesTiling shares{};
+  shares.tiles = tiles;
+  shares.shares = std::min<int64_t>({npu::cube_cores(), couples, sizes::kMostShares});
+  npu::launch(aclrtlaunch_sparse_conv_plan_shares, "sparse_conv_plan_shares",
+              std::min(couples, npu::vector_cores()), sizes_of, order_of, records, plan, shares);
   return plan;
 }
 
