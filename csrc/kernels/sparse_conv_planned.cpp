@@ -38,8 +38,6 @@ class VectorCore {
   __aicore__ inline VectorCore(TPipe& pipe, const SparseConvTiling& tiling, GM_ADDR features,
                                GM_ADDR plan, GM_ADDR gathered, GM_ADDR sums, GM_ADDR out)
       : tiling_(tiling),
-        couples_(CeilDiv(tiling.tiles, 2)),
-        units_(couples_ * tiling.groups * tiling.panels),
         heads_(Take<int32_t>(pipe, 2 * kHeadWords)),
         epilogue_(pipe, sums, out, tiling_),
         gatherer_(pipe, features, gathered, tiling_) {
@@ -51,11 +49,12 @@ class VectorCore {
     PipeBarrier<PIPE_ALL>();  // zeros are written
     gatherer_.FreeAll();
     epilogue_.Begin();
-    const int32_t core_block = GetBlockIdx() / 2, side = GetSubBlockIdx();
-    LoadHeads(core_block);
-    for (int32_t round = 0, unit = core_block; unit < units_; ++round) {
-      const int32_t next = UnitOf(round + 1, core_block, GetBlockNum(), couples_);
-      const int32_t record = unit % couples_ * 2 + side, panel = unit / couples_;
+    const int32_t side = GetSubBlockIdx();
+    Units unit(tiling_, GetBlockIdx() / 2);
+    LoadHeads(unit);
+    for (int32_t turn = 0; unit.IsThere(); turn = 1 - turn) {
+      const Units next = unit.Next();
+      const int32_t record = 2 * unit.couple() + side, panel = unit.panel();
       const bool there = record < tiling_.tiles;
       heads_full_.Wait();
       const int32_t tile = there ? heads_.GetValue(side * kHeadWords + kPlanTile) : 0;
@@ -63,8 +62,8 @@ class VectorCore {
       LoadHeads(next);
       Gather(panel / tiling_.panels);
       epilogue_.Finish();
-      epilogue_.Open(round % 2, plan_[static_cast<int64_t>(record) * kPlanWords + kPlanPlaces],
-                     tile, panel, there);
+      epilogue_.Open(turn, plan_[static_cast<int64_t>(record) * kPlanWords + kPlanPlaces], tile,
+                     panel, there);
       unit = next;
     }
     epilogue_.Finish();
@@ -75,9 +74,9 @@ class VectorCore {
 
  private:
   // Loads the heads of a unit's records.
-  __aicore__ inline void LoadHeads(int32_t unit) {
-    if (unit >= units_) return;
-    const int32_t first = unit % couples_ * 2;
+  __aicore__ inline void LoadHeads(const Units& unit) {
+    if (!unit.IsThere()) return;
+    const int32_t first = 2 * unit.couple();
     SetWait<HardEvent::S_MTE2>();
     DataCopy(heads_, plan_[static_cast<int64_t>(first) * kPlanWords],
              DataCopyParams(MinOf(2, tiling_.tiles - first), kHeadWords / kBlockWords,
@@ -119,7 +118,6 @@ class VectorCore {
   }
 
   const SparseConvTiling tiling_;
-  const int32_t couples_, units_;
   GlobalTensor<int32_t> plan_;
   LocalTensor<int32_t> heads_;
   Events<HardEvent::MTE2_S> heads_full_;

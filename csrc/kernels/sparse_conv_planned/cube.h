@@ -20,7 +20,6 @@ class CubeCore {
         chunk_(ChunkElements(tiling)),
         block_(kPlanBlockRows * tiling.in_step),
         words_(Blocks::Words(tiling.volume)),
-        couples_(CeilDiv(tiling.tiles, 2)),
         chunks_(RowChunks(tiling)),
         rows_(Take<T, TPosition::A1>(pipe, chunks_ * chunk_)),
         bias_row_(Take<float, TPosition::A1>(pipe, BiasElements(tiling))),
@@ -45,8 +44,6 @@ class CubeCore {
   }
 
   __aicore__ inline void Process() {
-    const int32_t units = couples_ * tiling_.groups * tiling_.panels;
-    const int32_t core_block = GetBlockIdx(), core_blocks = GetBlockNum();
     int32_t step = 0;
     SetHF32Mode(false);  // plain fp32, whatever the kernel before left set
     weights_.Begin();
@@ -54,16 +51,17 @@ class CubeCore {
     left_free_.SetAll();
     right_free_.SetAll();
     sums_free_.SetAll();
-    Open(core_block, units, 0);
+    Units unit(tiling_, GetBlockIdx());
+    Open(unit, 0);
     Read(2 * words_);
-    for (int32_t round = 0, unit = core_block; unit < units; ++round) {
-      const int32_t turn = round % 2, next = UnitOf(round + 1, core_block, core_blocks, couples_);
-      weights_.Open(unit / couples_);
-      LoadBias(unit / couples_);
+    for (int32_t turn = 0; unit.IsThere(); turn = 1 - turn) {
+      const Units next = unit.Next();
+      weights_.Open(unit.panel());
+      LoadBias(unit.panel());
       blocks_ = all_blocks_[turn];
       const int32_t part_steps = Steps(all_blocks_[turn], tiling_);
       const int32_t steps = part_steps * Parts(tiling_);
-      Open(next, units, 1 - turn);
+      Open(next, 1 - turn);
       for (int32_t i = 0; i < steps; ++i) {
         if (i % part_steps == 0) Begin();
         Load(step);
@@ -99,10 +97,10 @@ class CubeCore {
   }
 
   // Begins to read which blocks a couple of tiles has.
-  __aicore__ inline void Open(int32_t unit, int32_t units, int32_t turn) {
+  __aicore__ inline void Open(const Units& unit, int32_t turn) {
     unread_ = 2 * words_;
     opened_ = all_blocks_[turn];
-    opened_record_ = unit < units ? unit % couples_ * 2 : tiling_.tiles;
+    opened_record_ = unit.IsThere() ? 2 * unit.couple() : tiling_.tiles;
     for (int32_t side = 0; side < 2; ++side)
       opened_[side].Open(opened_record_ + side < tiling_.tiles ? tiling_.volume : 0);
   }
@@ -234,7 +232,7 @@ class CubeCore {
 
   const SparseConvTiling tiling_;
   const int32_t chunk_, block_;  // elements
-  const int32_t words_, couples_, chunks_;
+  const int32_t words_, chunks_;
   LocalTensor<T> rows_;  // [chunks_, chunk]: of steps and sides
   LocalTensor<float> bias_row_;
   sparse_conv::Weights<T> weights_;

@@ -19,13 +19,43 @@ __aicore__ inline int32_t CountBits(uint32_t bits) {
   return static_cast<int32_t>((bits + (bits >> 8)) & 0x1f);
 }
 
-// The unit, a couple of tiles and a panel, that a core block takes in a round. The plan's order of
-// couples makes about equal shares; every other panel evens out what is left.
-__aicore__ inline int32_t UnitOf(int32_t round, int32_t core_block, int32_t core_blocks,
-                                 int32_t couples) {
-  const int32_t first = round * core_blocks;
-  return first + (first / couples % 2 == 0 ? core_block : core_blocks - 1 - core_block);
-}
+// The units that a core block takes, one after the other: of each panel some couples of tiles. The
+// plan's order makes those that are `core_blocks` apart about equal shares. Every other panel is
+// shared from the other end, which evens out the rest; one that has no couple for each core block,
+// from where the panel before has ended.
+class Units {
+ public:
+  __aicore__ inline Units(const SparseConvTiling& tiling, int32_t core_block)
+      : couples_(CeilDiv(tiling.tiles, 2)),
+        panels_(tiling.groups * tiling.panels),
+        core_blocks_(GetBlockNum()),
+        core_block_(core_block) {
+    couple_ = First();
+    Skip();
+  }
+  __aicore__ inline bool IsThere() const { return panel_ < panels_; }
+  __aicore__ inline int32_t couple() const { return couple_; }
+  __aicore__ inline int32_t panel() const { return panel_; }
+  __aicore__ inline Units Next() const {
+    Units next = *this;
+    next.couple_ += core_blocks_;
+    next.Skip();
+    return next;
+  }
+
+ private:
+  __aicore__ inline int32_t First() const {
+    if (couples_ >= core_blocks_)
+      return panel_ % 2 == 0 ? core_block_ : core_blocks_ - 1 - core_block_;
+    const int32_t begun = panel_ * couples_ % core_blocks_;
+    return (core_block_ + core_blocks_ - begun) % core_blocks_;
+  }
+  __aicore__ inline void Skip() {
+    while (couple_ >= couples_ && ++panel_ < panels_) couple_ = First();
+  }
+
+  int32_t couples_, panels_, core_blocks_, core_block_, couple_, panel_ = 0;
+};
 
 // Goes through a tile's blocks by section, by kernel point, then by place.
 class Blocks {
