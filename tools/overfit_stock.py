@@ -29,7 +29,7 @@ from mmengine.runner import set_random_seed
 from mmengine.structures import InstanceData
 from overfit_frame import overfit, settle_norms
 from zoo import CONFIGS
-from zoo_inputs import make_batch
+from zoo_inputs import class_names, make_batch
 
 from mxd_mmplugin.engine.bev import PALETTE, draw_bev
 
@@ -57,7 +57,7 @@ def recorded(batch: dict, info_file: Path, config: Config) -> None:
     to_camera = torch.tensor(info['images']['CAM2']['lidar2cam'])
     boxes = CameraInstance3DBoxes(torch.tensor([found['bbox_3d'] for found in truth]))
     boxes = boxes.convert_to(0, to_camera.inverse().numpy())
-    sample, names = batch['data_samples'][0], config.class_names
+    sample, names = batch['data_samples'][0], class_names(config)
     if is_segmentation(sample):
         inside = boxes.points_in_boxes_part(points[:, :3]) >= 0
         road, rest = names.index('road'), names.index('vegetation')
@@ -90,9 +90,9 @@ def draw(path: Path, model: BaseModel, batch: dict, names: Sequence[str], title:
         seen = found.pred_pts_seg.pts_semantic_mask.cpu().numpy()
         figure = Figure(figsize=(16, 8), dpi=100, layout='constrained')
         for axes, part, name in zip(figure.subplots(1, 2), (labels, seen), ('label', 'predicted')):
-            for label in np.unique(np.concatenate([labels, seen])):
+            for place, label in enumerate(np.unique(np.concatenate([labels, seen]))):
                 mine = points[part == label]
-                color = PALETTE[label % len(PALETTE)]
+                color = PALETTE[place % len(PALETTE)]
                 axes.plot(mine[:, 0], mine[:, 1], '.', ms=1, color=color, label=names[label])
             axes.set(title=name, aspect='equal')
             axes.legend(markerscale=10)
@@ -151,7 +151,7 @@ def main() -> None:
     name = Path(args.config).name
     picture = args.out / f'{name}.png'
     title = f'{name}, after {args.steps} steps on this frame'
-    print(draw(picture, model, batch, config.class_names, title))
+    print(draw(picture, model, batch, class_names(config), title))
     print('picture:', picture)
 
 

@@ -39,6 +39,16 @@ def innermost(dataset: ConfigDict) -> ConfigDict:
     return dataset
 
 
+def class_names(config: Config) -> Sequence[str]:
+    """The names of the classes of a config of mmdet3d: its dataset has them, or they stand by themselves.
+
+    Raises:
+        AttributeError: there is no `train_dataloader`, or there are no names.
+    """
+    dataset = innermost(config.train_dataloader.dataset)
+    return (dataset.get('metainfo') or {}).get('classes') or config.class_names
+
+
 def make_batch(config: Config, training: bool = True) -> dict:
     """A batch for a config.
 
@@ -60,7 +70,7 @@ def make_batch(config: Config, training: bool = True) -> dict:
         steps.pop('IndoorPatchPointSample', None)
     pack = TRANSFORMS.build(pipeline[-1])
     box_type = (dataset.get('box_type_3d') or _coordinates(steps)).replace('Lidar', 'LiDAR')
-    classes = len((dataset.get('metainfo') or {}).get('classes') or config.class_names)
+    classes = len(class_names(config))
     rng = np.random.default_rng(0)
     samples = []
     # Models of rooms have norms over the samples of a batch, which need two.

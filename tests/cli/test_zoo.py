@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -154,3 +155,18 @@ def test_the_table(tmp_path):
 def test_mmdet3d_alone_is_without_this_package():
     code = 'import sys, zoo; print([name for name in sys.modules if name.startswith("mxd")])'
     assert run(ROOT / 'tools', '-c', code, env=on_cpu()).strip().endswith('[]')
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'votenet/votenet_8xb8_scannet-3d',  # its data set has the names of the classes
+        'minkunet/minkunet18_w16_torchsparse_8xb2-amp-15e_semantickitti',
+    ],
+)
+def test_a_stock_config_on_one_frame(tmp_path, name):
+    """What a model sees in it becomes a picture, of boxes or of points."""
+    command = ROOT / 'tools' / 'overfit_stock.py', name, '--steps', '1', '--out', tmp_path
+    text = run(ROOT, *command, env=on_cpu())
+    assert 'of the first)' in text
+    assert (tmp_path / f'{Path(name).name}.png').stat().st_size > 10_000
