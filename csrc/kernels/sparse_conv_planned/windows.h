@@ -103,7 +103,7 @@ class Windows {
     first_ = (first_ + 1) % kSlots;
     --loading_;
     full_.Wait(used_.slot);
-    Clear(0);
+    Clear(0);  // a window of two slots may have been here before
     Clear(end - begin + 1);
     PipeBarrier<PIPE_V>();
   }
