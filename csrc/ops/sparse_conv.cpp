@@ -36,8 +36,8 @@ at::Tensor forward_meta(const at::Tensor& features, const at::Tensor& weight,
 
 // Where only shapes are known there is no plan.
 at::Tensor plan_meta(const at::Tensor& features, const at::Tensor& weight, const at::Tensor& pairs,
-                     const at::Tensor& bounds, c10::SymInt num_out, int64_t groups) {
-  check_plan(features, weight, pairs, bounds, num_out, groups);
+                     const at::Tensor& bounds, c10::SymInt num_out, int64_t groups, bool in_order) {
+  check_plan(features, weight, pairs, bounds, num_out, groups, in_order);
   return at::empty({0}, pairs.options());
 }
 
@@ -65,9 +65,11 @@ TORCH_LIBRARY_FRAGMENT(mxd, m) {
          check_transpose_input);
   // What a convolution of such features and such a weight may be handed as its plan, int32: of a
   // submanifold convolution's rulebook, and of any that shares it. Empty where a plan is of no use.
+  // in_order: its voxels are in the order of their cells. To find out would be to wait for the
+  // device.
   define(m,
          "sparse_conv_plan(Tensor features, Tensor weight, Tensor pairs, Tensor bounds, SymInt "
-         "num_out, int groups) -> Tensor",
+         "num_out, int groups, bool in_order=False) -> Tensor",
          check_plan, plan_meta);
   define(m,
          "sparse_conv(Tensor features, Tensor weight, Tensor? bias, Tensor pairs, Tensor bounds, "

@@ -211,7 +211,7 @@ inline void check_forward(const at::Tensor& features, const at::Tensor& weight,
 
 inline void check_plan(const at::Tensor& features, const at::Tensor& weight,
                        const at::Tensor& pairs, const at::Tensor& bounds, c10::SymInt num_out,
-                       int64_t groups) {
+                       int64_t groups, bool /*in_order*/) {
   check_forward(features, weight, c10::nullopt, pairs, bounds, num_out, groups, c10::nullopt);
 }
 

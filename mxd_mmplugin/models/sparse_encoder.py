@@ -7,6 +7,8 @@ import torch
 from mmdet3d.models import middle_encoders
 from torch import Tensor
 
+from ..ops.sparse_conv import mark_in_order
+
 
 def in_order(
     voxel_features: Tensor, coors: Tensor, batch_size: int, sparse_shape: Sequence[int]
@@ -29,7 +31,7 @@ def in_order(
     if coors.device.type != 'npu':
         return voxel_features, coors
     order = torch.ops.mxd._voxel_order(coors, [batch_size, *map(int, sparse_shape)])
-    return voxel_features.index_select(0, order), coors.index_select(0, order)
+    return voxel_features.index_select(0, order), mark_in_order(coors.index_select(0, order))
 
 
 class SparseEncoder(middle_encoders.SparseEncoder):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from .autocast import autocast
 from .sizes import whole, wholes
@@ -43,6 +44,28 @@ def output_shape(
 def _version(tensor: Tensor) -> int:
     """How often a tensor was changed in place. Inference tensors do not count it, and a trace sees no change."""
     return 0 if is_compiling() or tensor.is_inference() else tensor._version
+
+
+# Voxels known to be in the order of their cells, and how often they had been changed by then.
+_IN_ORDER: Any = WeakTensorKeyDictionary()
+
+
+def mark_in_order(indices: Tensor) -> Tensor:
+    """Tell that voxels are sorted by batch and coordinates, so that nobody waits for a device to find out.
+
+    Args:
+        indices (Tensor): int32 [N, ndim + 1]. A change in place ends it.
+
+    Returns:
+        Tensor: the same.
+    """
+    if not (is_compiling() or indices.is_inference()):
+        _IN_ORDER[indices] = indices._version
+    return indices
+
+
+def _is_in_order(indices: Tensor) -> bool:
+    return not indices.is_inference() and _IN_ORDER.get(indices) == indices._version
 
 
 @dataclass(eq=False)
@@ -151,7 +174,13 @@ class Rulebook:
             return None
         if self._plan is None:
             plan = torch.ops.mxd.sparse_conv_plan(
-                features, weight, self.pairs, self.bounds, self.out_indices.shape[0], groups
+                features,
+                weight,
+                self.pairs,
+                self.bounds,
+                self.out_indices.shape[0],
+                groups,
+                _is_in_order(self.indices),
             )
             self._plan = plan if plan.numel() else None
         return self._plan
@@ -222,7 +251,8 @@ def build_rulebook(
         'transposed': flags[1],
     }
     out_shape = tuple(output_shape(*lists, *flags))
-    return Rulebook(indices, indices if subm else out_indices, out_shape, pairs, bounds, geometry)
+    out_indices = indices if subm else mark_in_order(out_indices)
+    return Rulebook(indices, out_indices, out_shape, pairs, bounds, geometry)
 
 
 def check_features(features: Tensor, rulebook: Rulebook) -> None:

@@ -230,3 +230,27 @@ def test_sweep(sweep):
     indices, batch_size = voxels(80_000)
     indices = indices.unique(dim=0)
     compare(subm(indices, batch_size), *layer(16, 16, len(indices)))
+
+
+def test_voxels_known_to_be_in_order_are_not_looked_at(monkeypatch, tmp_path):
+    """Those of a strided layer's output, until something changes them."""
+    path = tmp_path / 'profile.jsonl'
+    monkeypatch.setenv('MXD_SOFTNPU_PROFILE', str(path))
+    monkeypatch.setenv('MXD_SOFTNPU_PROFILE_ATEN', '1')
+    indices, grid = scattered(900)
+    strided = [[3] * 3, [2] * 3, [1] * 3, [1] * 3]
+    outputs = build_rulebook(indices.npu(), 1, grid, *strided).out_indices
+    features, weight = (t.npu() for t in layer(16, 16, len(outputs)))
+
+    def convolve(indices):
+        book = subm(indices, grid=[-(-g // 2) for g in grid])
+        path.unlink(missing_ok=True)
+        out = sparse_conv(features, weight, None, book)
+        return out, '"operator": "equal"' in path.read_text()
+
+    expected, is_looked_at = convolve(outputs)
+    assert not is_looked_at
+    actual, is_looked_at = convolve(outputs.clone())
+    assert is_looked_at and torch.equal(actual, expected)
+    outputs.add_(0)
+    assert convolve(outputs)[1]

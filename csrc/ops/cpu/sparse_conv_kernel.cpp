@@ -269,8 +269,8 @@ at::Tensor forward_cpu(const at::Tensor& features, const at::Tensor& weight,
 
 // Sums stay in the cache as it is.
 at::Tensor plan_cpu(const at::Tensor& features, const at::Tensor& weight, const at::Tensor& pairs,
-                    const at::Tensor& bounds, int64_t num_out, int64_t groups) {
-  check_plan(features, weight, pairs, bounds, num_out, groups);
+                    const at::Tensor& bounds, int64_t num_out, int64_t groups, bool in_order) {
+  check_plan(features, weight, pairs, bounds, num_out, groups, in_order);
   return at::empty({0}, pairs.options());
 }
 

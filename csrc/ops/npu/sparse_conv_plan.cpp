@@ -27,13 +27,16 @@ at::Tensor voxels_in_order(const at::Tensor& pairs, const at::Tensor& bounds, in
 }
 
 at::Tensor plan(const at::Tensor& features, const at::Tensor& weight, const at::Tensor& pairs,
-                const at::Tensor& bounds, int64_t num_out, int64_t groups) {
-  check_plan(features, weight, pairs, bounds, num_out, groups);
+                const at::Tensor& bounds, int64_t num_out, int64_t groups, bool in_order) {
+  check_plan(features, weight, pairs, bounds, num_out, groups, in_order);
   check_tiles(bounds, num_out);
   if (!plan_serves(features, weight, pairs)) return at::empty({0}, pairs.options());
-  const at::Tensor order = voxels_in_order(pairs, bounds, num_out);
-  const at::Tensor numbers = at::arange(num_out, pairs.options());
-  const bool in_order = at::equal(order, numbers);
+  at::Tensor order, numbers;
+  if (!in_order) {
+    order = voxels_in_order(pairs, bounds, num_out);
+    numbers = at::arange(num_out, pairs.options());
+    in_order = at::equal(order, numbers);
+  }
   SparseConvPlanTiling tiling{};
   tiling.rows = num_out;
   tiling.volume = weight.size(0);

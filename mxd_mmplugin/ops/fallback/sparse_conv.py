@@ -94,7 +94,13 @@ def rulebook_transpose(
 
 @plain_form('sparse_conv_plan')
 def make_plan(
-    features: Tensor, weight: Tensor, pairs: Tensor, bounds: Tensor, num_out: int, groups: int
+    features: Tensor,
+    weight: Tensor,
+    pairs: Tensor,
+    bounds: Tensor,
+    num_out: int,
+    groups: int,
+    in_order: bool = False,
 ) -> Tensor:
     """See `Rulebook.plan`: none."""
     return pairs.new_empty(0)
