@@ -128,10 +128,10 @@ def _corners(boxes: np.ndarray) -> np.ndarray:
 def _draw_boxes(
     axes: Axes, boxes: np.ndarray, colors: Sequence[str], fill: float, width: float
 ) -> None:
-    """Draw outlines with a heading tick from the centre to one metre beyond the front."""
+    """Draw outlines with a heading tick beyond the front: one metre long, half as long as a short box."""
     heading = np.stack([np.cos(boxes[:, 6]), np.sin(boxes[:, 6])], axis=-1)
     fronts = boxes[:, :2] + heading * boxes[:, 3:4] / 2
-    ticks = np.stack([fronts, fronts + heading], axis=1)
+    ticks = np.stack([fronts, fronts + heading * np.minimum(1, boxes[:, 3:4] / 2)], axis=1)
     corners = _corners(boxes)
     if fill:
         axes.add_collection(PolyCollection(list(corners), facecolors=colors, alpha=fill))

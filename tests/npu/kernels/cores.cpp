@@ -94,6 +94,44 @@ extern "C" __global__ __aicore__ void cores_sync_all(GM_ADDR x, GM_ADDR y) {
   op.Store(at, kCount / 4);
 }
 
+// What two cores have read is written by a third, while one of them reads beside it.
+// blocks: 4
+extern "C" __global__ __aicore__ void cores_two_readers(GM_ADDR x, GM_ADDR y) {
+  KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
+  Double op(x, y);
+  const int32_t part = kCount / 4, own = GetBlockIdx();
+  if (own < 2) DataCopy(op.b, op.y, part);
+  PipeBarrier<PIPE_ALL>();
+  SyncAll();
+  if (own == 0) DataCopy(op.b, op.y[part], part);
+  if (own == 2) {
+    DoublePart(op, 0);
+    op.Store(0, part);
+  }
+  PipeBarrier<PIPE_ALL>();
+  SyncAll();
+  if (own == 0) return;
+  DoublePart(op, own);
+  op.Store(own * part, part);
+}
+
+// blocks: 4
+extern "C" __global__ __aicore__ void cores_second_reader_too_late(GM_ADDR x, GM_ADDR y) {
+  KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
+  Double op(x, y);
+  const int32_t part = kCount / 4, own = GetBlockIdx();
+  if (own == 0) DataCopy(op.b, op.y, part);
+  PipeBarrier<PIPE_ALL>();
+  SyncAll();
+  if (own == 1) DataCopy(op.b, op.y, part);
+  if (own != 2) return;
+  DoublePart(op, 0);
+  SetFlag<HardEvent::V_MTE3>(EVENT_ID0);
+  WaitFlag<HardEvent::V_MTE3>(EVENT_ID0);
+  // error: race: writes 32 B of global memory .* that AIV 1 reads, and nothing orders the two
+  DataCopy(op.y, op.b, part);
+}
+
 // blocks: 4
 extern "C" __global__ __aicore__ void cores_sync_of_some(GM_ADDR x, GM_ADDR y) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIV_ONLY);
