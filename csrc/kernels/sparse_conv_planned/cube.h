@@ -221,7 +221,7 @@ class CubeCore {
     if constexpr (std::is_same_v<T, bfloat16_t>) how.quantPre = F322BF16;
     for (int32_t i = 2 * Blocks::kQuarters - 1; i >= 0; --i) {
       const int32_t side = i % 2, quarter = i / 2, room = Room(turn, side, quarter);
-      if ((held_ >> room & 1) == 0 || blocks_[side].left_in_quarter(quarter) > 0) continue;
+      if ((held_ >> room & 1) == 0 || !blocks_[side].IsDone(quarter)) continue;
       held_ &= ~(1u << room);
       sums_full_.SetWait(room);
       Fixpipe<T, float, CFG_NZ>(

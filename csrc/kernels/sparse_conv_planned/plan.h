@@ -1,4 +1,4 @@
-// The blocks of a tile, as its record in the plan has them.
+// The units of a core block, and the blocks of a tile, as the plan has them.
 #pragma once
 
 #include "../sparse_conv_tiling.h"
@@ -17,6 +17,13 @@ __aicore__ inline int32_t CountBits(uint32_t bits) {
   bits = (bits & 0x3333) + (bits >> 2 & 0x3333);
   bits = (bits + (bits >> 4)) & 0x0f0f;
   return static_cast<int32_t>((bits + (bits >> 8)) & 0x1f);
+}
+
+// The bits of each quarter of a mask, a byte each.
+__aicore__ inline uint32_t CountByQuarter(uint32_t bits) {
+  bits -= bits >> 1 & 0x5555;
+  bits = (bits & 0x3333) + (bits >> 2 & 0x3333);
+  return (bits & 0xf) | (bits & 0xf0) << 4 | (bits & 0xf00) << 8 | (bits & 0xf000) << 12;
 }
 
 // The units that a core block takes, one after the other: of each panel some couples of tiles. The
@@ -63,6 +70,7 @@ class Blocks {
 
  public:
   static constexpr int32_t kQuarters = 4, kInQuarter = kPlanBlocks / kQuarters;
+  static_assert(kInQuarter == 4 && kPlanPoints * kInQuarter < 256);
 
   // int64s with the masks of a tile.
   __aicore__ static inline int32_t Words(int32_t volume) { return CeilDiv(volume, kInWord); }
@@ -74,7 +82,7 @@ class Blocks {
     begun_ = 0;
     sections_ = 1;
     mask_[0] = 0;
-    for (int32_t i = 0; i < kQuarters; ++i) in_quarter_[i] = 0;
+    in_quarters_ = 0;
   }
   // The masks of a tile follow, word by word, and behind them whether it has sections.
   __aicore__ inline void Add(int32_t index, uint64_t word) {
@@ -85,8 +93,7 @@ class Blocks {
       } else {
         mask_[k] = mask;
         count_ += CountBits(mask);
-        for (int32_t i = 0; i < kQuarters; ++i)
-          in_quarter_[i] += CountBits(mask >> i * kInQuarter & ((1u << kInQuarter) - 1));
+        in_quarters_ += CountByQuarter(mask);
       }
       word >>= kPlanBlocks;
     }
@@ -95,13 +102,13 @@ class Blocks {
   __aicore__ inline void Begin() {
     taken_ = point_ = section_ = 0;
     left_ = InSection(0);
-    for (int32_t i = 0; i < kQuarters; ++i) left_in_quarter_[i] = in_quarter_[i];
+    left_in_quarters_ = in_quarters_;
   }
   __aicore__ inline int32_t count() const { return count_; }
   __aicore__ inline int32_t left() const { return count_ - taken_; }
-  // Blocks at the places of a quarter of the tile that `Take` has not taken yet.
-  __aicore__ inline int32_t left_in_quarter(int32_t quarter) const {
-    return left_in_quarter_[quarter];
+  // Whether `Take` has taken all blocks at the places of a quarter of the tile.
+  __aicore__ inline bool IsDone(int32_t quarter) const {
+    return (left_in_quarters_ >> quarter * 8 & 0xff) == 0;
   }
   __aicore__ inline int32_t sections() const { return sections_; }
   // The kernel point of the next block.
@@ -129,7 +136,7 @@ class Blocks {
     ++taken_;
     first = (begun_ >> place & 1) == 0;
     begun_ |= 1u << place;
-    --left_in_quarter_[place / kInQuarter];
+    left_in_quarters_ -= 1u << place / kInQuarter * 8;
     return place;
   }
   // Takes the blocks that the next one's kernel point still has in its section, at most so many;
@@ -154,7 +161,7 @@ class Blocks {
   int32_t volume_ = 0, count_ = 0, taken_ = 0, sections_ = 1, section_ = 0, point_ = 0;
   uint32_t left_ = 0, begun_ = 0;
   uint32_t mask_[kPlanPoints];
-  int32_t in_quarter_[kQuarters] = {}, left_in_quarter_[kQuarters] = {};
+  uint32_t in_quarters_ = 0, left_in_quarters_ = 0;  // blocks of each quarter, a byte each
 };
 
 // Parts of the input channels, which are gathered and multiplied one after the other.
