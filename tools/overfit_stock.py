@@ -89,8 +89,9 @@ def draw(path: Path, model: BaseModel, batch: dict, names: Sequence[str], title:
         labels = truth.gt_pts_seg.pts_semantic_mask.cpu().numpy()
         seen = found.pred_pts_seg.pts_semantic_mask.cpu().numpy()
         figure = Figure(figsize=(16, 8), dpi=100, layout='constrained')
+        there = np.unique(np.concatenate([labels, seen]))
         for axes, part, name in zip(figure.subplots(1, 2), (labels, seen), ('label', 'predicted')):
-            for place, label in enumerate(np.unique(np.concatenate([labels, seen]))):
+            for place, label in enumerate(there):
                 mine = points[part == label]
                 color = PALETTE[place % len(PALETTE)]
                 axes.plot(mine[:, 0], mine[:, 1], '.', ms=1, color=color, label=names[label])

@@ -39,7 +39,7 @@ constexpr int32_t kPlanTile = 0, kPlanMasks = 8, kPlanMaskWords = (kPlanPoints +
 static_assert(2 * kPlanBlocks == 32 && kPlanMasks + kPlanMaskWords <= kPlanLowest &&
               kPlanPoints * kPlanSections < kPlanRanges);
 
-constexpr int32_t kMostShares = 32;
+constexpr int32_t kMostShares = 32;  // that one Sort32 puts in order
 
 // Two windows are in UB, or four halves of them, each with a row of zeros on both sides.
 constexpr int32_t kWindowBytes = 41984;

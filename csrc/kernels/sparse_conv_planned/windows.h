@@ -89,16 +89,16 @@ class Windows {
     }
   }
 
-  // Goes on to the window of rows [begin, end), of a range and those behind it, and begins to load
-  // those that follow.
+  // Goes on to the window of rows [begin, end), which a range needs; it is the next one, if that
+  // was loaded ahead.
   __aicore__ inline void Use(int32_t range, int32_t begin, int32_t end) {
-    if (loading_ == 0 || next().begin != begin || next().end != end) {
-      Drop();
-      Leave();
+    const bool is_next = loading_ > 0 && next().begin == begin && next().end == end;
+    if (!is_next) Drop();
+    Leave();
+    if (!is_next) {
       Load(begin, end);
       ahead_ = range + 1;
     }
-    Leave();
     used_ = next();
     first_ = (first_ + 1) % kSlots;
     --loading_;
